@@ -1,0 +1,105 @@
+#include "base/threads.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace choir::base {
+namespace {
+
+constexpr int kSpins = 4000;  // some microseconds: the pause between two loops of one step is shorter than a wake-up
+
+void pause_briefly(int spin) {
+  if (spin % 64 == 63)
+    std::this_thread::yield();
+  else
+    __builtin_ia32_pause();
+}
+
+}  // namespace
+
+struct Threads::Pool {
+  std::vector<std::thread> workers;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::atomic<unsigned> round{0};  // odd or even does not matter: a change is a new loop
+  std::atomic<bool> stop{false};
+  std::atomic<int> next{0}, busy{0};
+  int iterations = 0;
+  Call call = nullptr;
+  const void* body = nullptr;
+  std::exception_ptr failure;
+
+  void take_iterations() {
+    try {
+      for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < iterations;) call(body, i);
+    } catch (...) {
+      next.store(iterations, std::memory_order_relaxed);
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  }
+
+  void wait_for_round(unsigned seen) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (round.load(std::memory_order_acquire) != seen) return;
+      pause_briefly(spin);
+    }
+    std::unique_lock lock(mutex);
+    wake.wait(lock, [&] { return round.load(std::memory_order_acquire) != seen; });
+  }
+
+  void work() {
+    for (unsigned seen = 0;;) {
+      wait_for_round(seen);
+      if (stop.load(std::memory_order_acquire)) return;
+      ++seen;
+      take_iterations();
+      busy.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void start_round() {
+    {
+      const std::lock_guard lock(mutex);
+      round.fetch_add(1, std::memory_order_release);
+    }
+    wake.notify_all();
+  }
+};
+
+Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
+  if (count <= 0) count = static_cast<int>(std::thread::hardware_concurrency());
+  for (int i = 1; i < count; ++i) pool_->workers.emplace_back([this] { pool_->work(); });
+}
+
+Threads::~Threads() {
+  pool_->stop.store(true, std::memory_order_release);
+  pool_->start_round();
+  for (std::thread& worker : pool_->workers) worker.join();
+}
+
+int Threads::count() const { return static_cast<int>(pool_->workers.size()) + 1; }
+
+void Threads::run(int iterations, Call call, const void* body) {
+  Pool& pool = *pool_;
+  if (iterations <= 1 || pool.workers.empty()) {
+    for (int i = 0; i < iterations; ++i) call(body, i);
+    return;
+  }
+  pool.call = call;
+  pool.body = body;
+  pool.iterations = iterations;
+  pool.next.store(0, std::memory_order_relaxed);
+  pool.busy.store(static_cast<int>(pool.workers.size()), std::memory_order_relaxed);
+  pool.start_round();
+  pool.take_iterations();
+  for (int spin = 0; pool.busy.load(std::memory_order_acquire) != 0; ++spin) pause_briefly(spin);
+  if (pool.failure) std::rethrow_exception(std::exchange(pool.failure, nullptr));
+}
+
+}  // namespace choir::base

@@ -1,0 +1,34 @@
+// A fixed pool of threads that share out the iterations of a loop.
+#pragma once
+
+#include <memory>
+
+namespace choir::base {
+
+// One loop runs at a time; the calling thread takes part. Iterations are handed out in order, one by one, so cut the
+// work into pieces of at least some microseconds. Results must not depend on which thread runs an iteration.
+class Threads {
+ public:
+  explicit Threads(int count);  // 0 means one for each processor
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+  ~Threads();
+
+  int count() const;
+
+  // Calls body(i) for every i in [0, iterations) and returns when all are done. A body that throws stops the hand-out;
+  // the first exception is thrown again here. Bodies must not call for_each themselves.
+  template <class Body>
+  void for_each(int iterations, const Body& body) {
+    run(iterations, [](const void* b, int i) { (*static_cast<const Body*>(b))(i); }, &body);
+  }
+
+ private:
+  using Call = void (*)(const void* body, int i);
+  void run(int iterations, Call call, const void* body);
+
+  struct Pool;
+  std::unique_ptr<Pool> pool_;
+};
+
+}  // namespace choir::base

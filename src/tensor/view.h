@@ -1,0 +1,51 @@
+// Blocks of numbers that somebody else owns.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include "tensor/dtype.h"
+
+namespace choir::tensor {
+
+// rows x cols numbers; row i begins at data + i * stride (in elements), columns are contiguous.
+template <class T>
+struct Matrix {
+  T* data = nullptr;
+  int rows = 0, cols = 0;
+  ptrdiff_t stride = 0;
+
+  Matrix() = default;
+  Matrix(T* d, int r, int c) : Matrix(d, r, c, c) {}
+  Matrix(T* d, int r, int c, ptrdiff_t s) : data(d), rows(r), cols(c), stride(s) {}
+  Matrix(const Matrix<std::remove_const_t<T>>& other)
+    requires std::is_const_v<T>
+      : Matrix(other.data, other.rows, other.cols, other.stride) {}
+
+  T* operator[](int row) const { return data + row * stride; }
+  std::span<T> row(int i) const { return {data + i * stride, static_cast<size_t>(cols)}; }
+  Matrix slice_rows(int begin, int count) const { return {data + begin * stride, count, cols, stride}; }
+  Matrix slice_cols(int begin, int count) const { return {data + begin, rows, count, stride}; }
+};
+
+// The weight of a linear map, rows = outputs, cols = inputs, row-major without gaps, in the format of its file.
+// Kernels widen it to float as they read it. A vector is a Weight of one row.
+struct Weight {
+  const void* data = nullptr;
+  DType type = DType::kF32;
+  int rows = 0, cols = 0;
+
+  Weight() = default;
+  Weight(const void* d, DType t, int r, int c) : data(d), type(t), rows(r), cols(c) {}
+  Weight(Matrix<const float> m) : data(m.data), rows(m.rows), cols(m.cols) {}  // m must be without gaps
+
+  size_t size() const { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+  size_t bytes() const { return size() * size_of(type); }
+  Weight row(int i) const;  // a Weight of one row
+};
+
+// out[i] = element i of the weight, in row-major order. out.size() must be weight.size().
+void widen(const Weight& weight, std::span<float> out);
+
+}  // namespace choir::tensor
