@@ -1,0 +1,289 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/error.h"
+#include "kernels/lanes.h"
+#include "kernels/vec.h"
+
+namespace choir::kernels {
+namespace {
+
+constexpr int kKeys = 64;     // of a block: their scores stand on the stack
+constexpr int kQueries = 16;  // rows of a piece of the forward
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// `count` rows of one head, `width` wide, from position 0 of one sequence on.
+template <class T>
+struct Rows {
+  T* data;
+  ptrdiff_t stride;
+
+  T* operator[](int i) const { return data + i * stride; }
+  Rows from(int i) const { return {data + i * stride, stride}; }
+  Rows columns_from(int c) const { return {data + c, stride}; }
+};
+
+using Source = Rows<const float>;
+using Target = Rows<float>;
+
+// result[j] = a . row_j for the first K rows. One sum per row, so K does not change the result.
+template <int W, int K>
+CHOIR_INLINE void dot_some(const float* a, Source rows, int width, float* result) {
+  Lanes<W> total[K] = {};
+  int c = 0;
+  for (; c + kLanes <= width; c += kLanes) {
+    const Lanes<W> v = load_lanes<W>(a + c);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) multiply_add(total[k], load_lanes<W>(rows[k] + c), v);
+  }
+  if (c < width) {
+    const Lanes<W> v = load_lanes_part<W>(a + c, width - c);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) multiply_add(total[k], load_lanes_part<W>(rows[k] + c, width - c), v);
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) result[k] = sum(total[k]);
+}
+
+template <int W>
+CHOIR_INLINE void dot_rows(const float* a, Source rows, int count, int width, float* result) {
+  int j = 0;
+  for (; j + 4 <= count; j += 4) dot_some<W, 4>(a, rows.from(j), width, result + j);
+  for (; j < count; ++j) dot_some<W, 1>(a, rows.from(j), width, result + j);
+}
+
+struct Combination {
+  const float* weight;
+  Source rows;
+  int count;
+};
+
+// C vectors of columns: total = keep * total + sum_j weight_j row_j, in the order of j.
+template <int W, int C>
+CHOIR_INLINE void combine_columns(float* total, float keep, const Combination& of) {
+  Lanes<W> sums[C] = {};
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) multiply_add(sums[c], load_lanes<W>(total + c * kLanes), keep);
+  for (int j = 0; j < of.count; ++j) {
+    const float* row = of.rows[j];
+    const float weight = of.weight[j];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) multiply_add(sums[c], load_lanes<W>(row + c * kLanes), weight);
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) store_lanes<W>(total + c * kLanes, sums[c]);
+}
+
+CHOIR_INLINE void combine_last_columns(float* total, float keep, const Combination& of, int left) {
+  for (int c = 0; c < left; ++c) total[c] *= keep;
+  for (int j = 0; j < of.count; ++j)
+    for (int c = 0; c < left; ++c) total[c] += of.rows[j][c] * of.weight[j];
+}
+
+template <int W>
+CHOIR_INLINE void combine_rows(float* total, float keep, const Combination& of, int width) {
+  int c = 0;
+  for (; c + 4 * kLanes <= width; c += 4 * kLanes)
+    combine_columns<W, 4>(total + c, keep, {of.weight, of.rows.columns_from(c), of.count});
+  for (; c + kLanes <= width; c += kLanes)
+    combine_columns<W, 1>(total + c, keep, {of.weight, of.rows.columns_from(c), of.count});
+  if (c < width) combine_last_columns(total + c, keep, {of.weight, of.rows.columns_from(c), of.count}, width - c);
+}
+
+// row_j += weight_j a. Element by element: the compiler makes the vectors.
+CHOIR_INLINE void spread(Target rows, const float* weight, int count, const float* __restrict a, int width) {
+  for (int j = 0; j < count; ++j) {
+    float* __restrict row = rows[j];
+    for (int c = 0; c < width; ++c) row[c] += a[c] * weight[j];
+  }
+}
+
+int first_visible(int position, int window) { return window > 0 ? std::max(0, position + 1 - window) : 0; }
+
+// One query row of one head.
+struct Query {
+  const float* q;
+  Source k, v;
+  int begin, end;  // the visible keys
+  int width;
+  float scale;  // 1 / sqrt(width)
+};
+
+// Softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the maximum, what is
+// summed so far shrinks by e^(old - new). The blocks are counted from the first visible key, so a row is computed in
+// the same way alone and among others.
+template <int W>
+CHOIR_INLINE float forward_row(const Query& at, float* out) {
+  float weight[kKeys];
+  float peak = -kInfinity, total = 0;
+  std::fill_n(out, at.width, 0.0f);
+  for (int begin = at.begin; begin < at.end; begin += kKeys) {
+    const int count = std::min(kKeys, at.end - begin);
+    dot_rows<W>(at.q, at.k.from(begin), count, at.width, weight);
+    Vec peaks = broadcast(-kInfinity);
+    for (int j = 0; j < count; j += kLanes) peaks = max(load(weight + j, count - j, -kInfinity) * at.scale, peaks);
+    const float raised = std::max(peak, largest(peaks));
+    const float shrink = exp(broadcast(peak - raised))[0];
+    Vec sums{};
+    for (int j = 0; j < count; j += kLanes) {
+      const Vec e = exp(load(weight + j, count - j, -kInfinity) * at.scale - raised);
+      sums += e;
+      store(weight + j, e);
+    }
+    total = total * shrink + sum(sums);
+    peak = raised;
+    combine_rows<W>(out, shrink, {weight, at.v.from(begin), count}, at.width);
+  }
+  const float share = 1 / total;
+  for (int c = 0; c < at.width; c += kLanes) store(out + c, load(out + c, at.width - c) * share, at.width - c);
+  return peak + std::log(total);
+}
+
+struct QueryGradient {
+  const float *out, *dout;
+  float log_sum;
+  float* dq;
+  Target dk, dv;
+};
+
+// With s_j = scale q.k_j, p = softmax(s) and out = sum_j p_j v_j:
+//   dv_j += p_j dout,   ds_j = p_j (dout.v_j - dout.out),   dq += scale sum_j ds_j k_j,   dk_j += scale ds_j q.
+template <int W>
+CHOIR_INLINE void backward_row(const Query& at, const QueryGradient& g) {
+  float p[kKeys], ds[kKeys];
+  float delta;
+  dot_some<W, 1>(g.dout, {g.out, 0}, at.width, &delta);
+  for (int begin = at.begin; begin < at.end; begin += kKeys) {
+    const int count = std::min(kKeys, at.end - begin);
+    const Source k = at.k.from(begin);
+    dot_rows<W>(at.q, k, count, at.width, p);
+    dot_rows<W>(g.dout, at.v.from(begin), count, at.width, ds);
+    for (int j = 0; j < count; j += kLanes) {
+      const Vec share = exp(load(p + j, count - j) * at.scale - g.log_sum);
+      store(p + j, share);
+      store(ds + j, share * (load(ds + j, count - j) - delta) * at.scale);
+    }
+    combine_rows<W>(g.dq, 1, {ds, k, count}, at.width);
+    spread(g.dk.from(begin), ds, count, at.q, at.width);
+    spread(g.dv.from(begin), p, count, g.dout, at.width);
+  }
+}
+
+struct Forward {
+  const AttentionInput& in;
+  Matrix<float> out, log_sum;
+};
+
+struct Backward {
+  Matrix<const float> dout;
+  const AttentionInput& in;
+  const AttentionSaved& saved;
+  const AttentionGradient& gradient;
+};
+
+CHOIR_INLINE Query query_of(const AttentionInput& in, const Sequence& s, int row, int head) {
+  const AttentionShape& shape = in.shape;
+  const int kv_column = head / (shape.heads / shape.kv_heads) * shape.head_width;
+  const int position = s.first + row;
+  return {in.q[s.row + row] + head * shape.head_width,
+          {in.k[s.kv_row] + kv_column, in.k.stride},
+          {in.v[s.kv_row] + kv_column, in.v.stride},
+          first_visible(position, shape.window),
+          position + 1,
+          shape.head_width,
+          1 / std::sqrt(static_cast<float>(shape.head_width))};
+}
+
+int chunks(const AttentionInput& in) {
+  int most = 0;
+  for (const Sequence& s : in.sequences) most = std::max(most, (s.count + kQueries - 1) / kQueries);
+  return most;
+}
+
+// A piece is one chunk of rows of one key-value head of one sequence; short sequences have empty pieces.
+template <int W>
+CHOIR_INLINE void forward_body(const Forward& f, int chunk, int kv_head, const Sequence& s) {
+  const AttentionShape& shape = f.in.shape;
+  const int group = shape.heads / shape.kv_heads, end = std::min(s.count, (chunk + 1) * kQueries);
+  for (int row = chunk * kQueries; row < end; ++row)
+    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head)
+      f.log_sum[s.row + row][head] =
+          forward_row<W>(query_of(f.in, s, row, head), f.out[s.row + row] + head * shape.head_width);
+}
+
+// A piece is one key-value head of one sequence: its dk and dv are added to by one thread, in the order of the rows.
+template <int W>
+CHOIR_INLINE void backward_body(const Backward& b, int kv_head, const Sequence& s) {
+  const AttentionShape& shape = b.in.shape;
+  const AttentionGradient& to = b.gradient;
+  const int group = shape.heads / shape.kv_heads, width = shape.head_width;
+  for (int row = s.row; row < s.row + s.count; ++row)
+    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      const int column = head * width;
+      backward_row<W>(query_of(b.in, s, row - s.row, head),
+                   {b.saved.out[row] + column, b.dout[row] + column, b.saved.log_sum[row][head], to.dq[row] + column,
+                    {to.dk[s.kv_row] + kv_head * width, to.dk.stride},
+                    {to.dv[s.kv_row] + kv_head * width, to.dv.stride}});
+    }
+}
+
+using ForwardPiece = void(const Forward&, int, int, const Sequence&);
+void forward_plain(const Forward& f, int chunk, int head, const Sequence& s) { forward_body<4>(f, chunk, head, s); }
+CHOIR_AVX2 void forward_avx2(const Forward& f, int chunk, int head, const Sequence& s) {
+  forward_body<8>(f, chunk, head, s);
+}
+CHOIR_AVX512 void forward_avx512(const Forward& f, int chunk, int head, const Sequence& s) {
+  forward_body<16>(f, chunk, head, s);
+}
+constexpr Versions<ForwardPiece> forward_piece{forward_plain, forward_avx2, forward_avx512};
+
+using BackwardPiece = void(const Backward&, int, const Sequence&);
+void backward_plain(const Backward& b, int head, const Sequence& s) { backward_body<4>(b, head, s); }
+CHOIR_AVX2 void backward_avx2(const Backward& b, int head, const Sequence& s) { backward_body<8>(b, head, s); }
+CHOIR_AVX512 void backward_avx512(const Backward& b, int head, const Sequence& s) { backward_body<16>(b, head, s); }
+constexpr Versions<BackwardPiece> backward_piece{backward_plain, backward_avx2, backward_avx512};
+
+void check(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum) {
+  const AttentionShape& s = in.shape;
+  CHOIR_CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_width > 0,
+              std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " key-value heads");
+  CHOIR_CHECK(in.q.cols == s.heads * s.head_width && in.k.cols == s.kv_heads * s.head_width && in.v.cols == in.k.cols,
+              std::to_string(in.q.cols) + " and " + std::to_string(in.k.cols) + " columns");
+  CHOIR_CHECK(out.rows == in.q.rows && out.cols == in.q.cols && log_sum.rows == in.q.rows && log_sum.cols == s.heads,
+              std::to_string(out.rows) + " x " + std::to_string(out.cols));
+  const int keys = std::min(in.k.rows, in.v.rows);
+  for (const Sequence& q : in.sequences)
+    CHOIR_CHECK(q.row >= 0 && q.first >= 0 && q.kv_row >= 0 && q.row + q.count <= in.q.rows &&
+                    q.kv_row + q.first + q.count <= keys,
+                std::to_string(q.count) + " rows from position " + std::to_string(q.first));
+}
+
+}  // namespace
+
+void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads) {
+  check(in, out, log_sum);
+  const Forward f{in, out, log_sum};
+  const int per_head = chunks(in), per_sequence = per_head * in.shape.kv_heads;
+  threads.for_each(static_cast<int>(in.sequences.size()) * per_sequence, [&](int piece) {
+    const Sequence& s = in.sequences[static_cast<size_t>(piece / per_sequence)];
+    forward_piece(f, piece % per_head, piece / per_head % in.shape.kv_heads, s);
+  });
+}
+
+void attention_backward(Matrix<const float> dout, const AttentionInput& in, const AttentionSaved& saved,
+                        const AttentionGradient& gradient, Threads& threads) {
+  check(in, dout, saved.log_sum);
+  check(in, saved.out, saved.log_sum);
+  for (const Sequence& s : in.sequences) CHOIR_CHECK(s.first == 0, "position " + std::to_string(s.first));
+  const Backward b{dout, in, saved, gradient};
+  const int heads = in.shape.kv_heads;
+  threads.for_each(static_cast<int>(in.sequences.size()) * heads, [&](int piece) {
+    backward_piece(b, piece % heads, in.sequences[static_cast<size_t>(piece / heads)]);
+  });
+}
+
+}  // namespace choir::kernels

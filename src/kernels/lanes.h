@@ -1,0 +1,67 @@
+// Sixteen lanes as the machine holds them: one register of 16 floats, two of 8 or four of 4. GCC 12 keeps a Vec that is
+// wider than a register in memory; loops whose sums must stay in registers are written over these instead.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/vec.h"
+
+namespace choir::kernels {
+
+template <int Width>  // 16, 8 or 4: what the shell's instructions hold
+struct Lanes {
+  typedef float Native __attribute__((vector_size(Width * sizeof(float))));
+  static constexpr int kParts = kLanes / Width;
+  Native part[kParts];
+};
+
+template <int W>
+CHOIR_INLINE Lanes<W> load_lanes(const float* p) {
+  Lanes<W> result;
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) std::memcpy(&result.part[i], p + i * W, sizeof result.part[i]);
+  return result;
+}
+
+// The first n of sixteen; the rest is zero.
+template <int W>
+CHOIR_INLINE Lanes<W> load_lanes_part(const float* p, int n) {
+  float part[kLanes];
+  for (int i = 0; i < kLanes; ++i) part[i] = i < n ? p[i] : 0.0f;
+  return load_lanes<W>(part);
+}
+
+template <int W>
+CHOIR_INLINE void store_lanes(float* p, const Lanes<W>& v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) std::memcpy(p + i * W, &v.part[i], sizeof v.part[i]);
+}
+
+template <int W>
+CHOIR_INLINE void multiply_add(Lanes<W>& total, const Lanes<W>& a, float b) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) total.part[i] += a.part[i] * b;
+}
+
+template <int W>
+CHOIR_INLINE void multiply_add(Lanes<W>& total, const Lanes<W>& a, const Lanes<W>& b) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) total.part[i] += a.part[i] * b.part[i];
+}
+
+// The tree of sum(Vec): i with i+8, then +4, +2, +1.
+CHOIR_INLINE float sum(const Lanes<16>& v) { return sum(v.part[0]); }
+CHOIR_INLINE float sum(const Lanes<4>& v) {
+  const auto four = (v.part[0] + v.part[2]) + (v.part[1] + v.part[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+CHOIR_INLINE float sum(const Lanes<8>& v) {
+  const auto eight = v.part[0] + v.part[1];
+  Lanes<4>::Native low, high;
+  std::memcpy(&low, &eight, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&eight) + sizeof low, sizeof high);
+  const auto four = low + high;
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+}  // namespace choir::kernels

@@ -1,0 +1,86 @@
+// Text to token ids and back, by the rules of a Hugging Face tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/atomic_output.h"
+
+namespace choir::text {
+
+class AddedTokens;
+class TokenModel;
+
+// Whether decoded text shows special tokens such as <|endoftext|>.
+enum class Specials { kSkip, kKeep };
+
+// Immutable: any number of threads may use one tokenizer at the same time. Ids are dense: 0 .. vocab_size() - 1.
+// Text is bytes, UTF-8 by custom; bytes that are not valid UTF-8 survive encoding and decoding unchanged.
+class Tokenizer {
+ public:
+  Tokenizer(std::unique_ptr<const TokenModel> model, std::unique_ptr<const AddedTokens> added, std::string json);
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
+  ~Tokenizer();
+
+  // Special and other added tokens written out in the text become their single ids: for prompts with control tokens.
+  std::vector<int32_t> encode(std::string_view text) const;
+
+  // Special tokens are not recognised, their letters are ordinary text: for training data, calibration, user input.
+  std::vector<int32_t> encode_ordinary(std::string_view text) const;
+
+  // The bytes of all tokens in a row. Throws Error (input) for an id outside the vocabulary.
+  std::string decode(std::span<const int32_t> ids, Specials specials = Specials::kSkip) const;
+
+  // The bytes of one token, perhaps a part of a character; they live as long as the tokenizer. Throws as decode does.
+  std::string_view bytes(int32_t id) const;
+  bool is_special(int32_t id) const;
+
+  int vocab_size() const;
+
+  // By the token's name in tokenizer.json: "<|endoftext|>", or the byte-level form "Ġthe" of " the".
+  std::optional<int32_t> id_of(std::string_view token) const;
+
+  // The added token that ends a document under one of its usual names, <|endoftext|> or </s>; a model's own
+  // configuration may say otherwise.
+  std::optional<int32_t> end_of_text() const;
+
+  // The tokenizer.json it was made from.
+  const std::string& json() const { return json_; }
+
+ private:
+  std::unique_ptr<const TokenModel> model_;
+  std::unique_ptr<const AddedTokens> added_;
+  std::string json_;
+};
+
+// Both throw Error (input) that names the file and the field when it is damaged, or uses a part Choir does not know.
+// `where` stands for the path in messages.
+std::unique_ptr<const Tokenizer> load_tokenizer(const std::string& path_to_tokenizer_json);
+std::unique_ptr<const Tokenizer> parse_tokenizer(std::string json, const std::string& where);
+
+// Writes json() to a file that the `tokenizers` package can load.
+void write_tokenizer_json(const Tokenizer& tokenizer, const std::string& path, base::Existing existing);
+
+// Decodes a growing answer. Never emits half a UTF-8 character: the start of one is kept back until it is complete.
+// All pushes and the flush together are the bytes of decode(). One thread; the tokenizer must outlive it.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, Specials specials = Specials::kSkip)
+      : tokenizer_(tokenizer), specials_(specials) {}
+
+  std::string push(int32_t id);  // what can be shown now, perhaps nothing
+  std::string flush();           // what was kept back, as it is; the decoder is then as new
+
+ private:
+  const Tokenizer& tokenizer_;
+  Specials specials_;
+  std::string pending_;
+};
+
+}  // namespace choir::text
