@@ -8,7 +8,8 @@
 namespace choir::base {
 namespace {
 
-// Worked by hand from the state {1, 2, 3, 4}: rotl(2 * 5, 7) * 9 = 11520; then s[1] becomes 1 ^ (2 ^ 4 ...) = 0.
+// Worked by hand: from the state {1, 2, 3, 4} the first word is rotl(2 * 5, 7) * 9 = 11520, and s[1] becomes
+// 2 ^ (3 ^ 1) = 0, so the second is 0.
 TEST_CASE("rng: the first words of xoshiro256**") {
   Rng rng(Rng::State{1, 2, 3, 4});
   CHECK(rng.next() == 11520u);

@@ -27,7 +27,7 @@ struct Job {
 // Plain loop: the compiler turns it into vectors, square root included.
 CHOIR_INLINE void update_body(const Job& job, const AdamwState& state) {
   const AdamwStep& s = job.step;
-  float *__restrict value = state.value.data(), *__restrict first = state.first.data();
+  float* __restrict value = state.value.data(), * __restrict first = state.first.data();
   float* __restrict second = state.second.data();
   const float* __restrict gradient = state.gradient.data();
   const size_t size = state.value.size();

@@ -224,10 +224,12 @@ CHOIR_INLINE void backward_body(const Backward& b, int kv_head, const Sequence& 
   for (int row = s.row; row < s.row + s.count; ++row)
     for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const int column = head * width;
-      backward_row<W>(query_of(b.in, s, row - s.row, head),
-                   {b.saved.out[row] + column, b.dout[row] + column, b.saved.log_sum[row][head], to.dq[row] + column,
-                    {to.dk[s.kv_row] + kv_head * width, to.dk.stride},
-                    {to.dv[s.kv_row] + kv_head * width, to.dv.stride}});
+      backward_row<W>(query_of(b.in, s, row - s.row, head), {b.saved.out[row] + column,
+                                                             b.dout[row] + column,
+                                                             b.saved.log_sum[row][head],
+                                                             to.dq[row] + column,
+                                                             {to.dk[s.kv_row] + kv_head * width, to.dk.stride},
+                                                             {to.dv[s.kv_row] + kv_head * width, to.dv.stride}});
     }
 }
 

@@ -41,8 +41,8 @@ Result run(const Problem& p, int threads) {
 TEST_CASE("cross_entropy: the double backward agrees with the complex step") {
   for (const double size : reference::scales(1e-3, 30)) {
     const std::vector<double> logits = reference::random(9, size, 5);
-    const auto numeric = complex_step(
-        logits, [](const std::vector<std::complex<double>>& z) { return reference::cross_entropy(z, 4); });
+    const auto numeric =
+        complex_step(logits, [](const std::vector<std::complex<double>>& z) { return reference::cross_entropy(z, 4); });
     CHECK(reference::error(numeric, reference::cross_entropy_backward(logits, 4)) < 1e-12);
   }
 }

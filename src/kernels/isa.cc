@@ -25,8 +25,6 @@ Isa best_isa() {
 IsaLimit::IsaLimit(Isa most) : before_(limit.exchange(most, std::memory_order_relaxed)) {}
 IsaLimit::~IsaLimit() { limit.store(before_, std::memory_order_relaxed); }
 
-std::string_view name_of(Isa isa) {
-  return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "x86-64";
-}
+std::string_view name_of(Isa isa) { return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "x86-64"; }
 
 }  // namespace choir::kernels

@@ -64,8 +64,8 @@ TEST_CASE("rms_norm: the double backward agrees with the complex step") {
     std::vector<double> variables = p.x;
     variables.insert(variables.end(), p.scale.begin(), p.scale.end());
     const auto numeric = complex_step(variables, [&](const std::vector<std::complex<double>>& z) {
-      const auto y = reference::rms_norm<std::complex<double>>({z.begin(), z.begin() + 7}, {z.begin() + 7, z.end()},
-                                                               kEpsilon);
+      const auto y =
+          reference::rms_norm<std::complex<double>>({z.begin(), z.begin() + 7}, {z.begin() + 7, z.end()}, kEpsilon);
       std::complex<double> loss = 0;
       for (size_t d = 0; d < y.size(); ++d) loss += p.dy[d] * y[d];
       return loss;

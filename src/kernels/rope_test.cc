@@ -85,7 +85,8 @@ TEST_CASE("rope: the product of two turned vectors depends on their distance alo
     p.position = {a, b};
     const std::vector<float> y = run(p, reference::narrow(p.x), Turn::kForward, 1);
     double dot = 0;
-    for (size_t i = 0; i < static_cast<size_t>(width); ++i) dot += static_cast<double>(y[i]) * static_cast<double>(y[i + width]);
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i)
+      dot += static_cast<double>(y[i]) * static_cast<double>(y[i + width]);
     return dot;
   };
   for (const int shift : {1, 50, 500}) CHECK(std::abs(dot_at(7 + shift, 40 + shift) - dot_at(7, 40)) < 1e-5);

@@ -39,8 +39,8 @@ int failed_roundings(int exponent_bits, int fraction_bits) {
   for (uint32_t bits = 0; bits < infinity; ++bits) {
     const double low = defined(bits, exponent_bits, fraction_bits);
     // Above the largest number stands the one that infinity's pattern would be, were it one more exponent.
-    const double high = bits + 1 < infinity ? defined(bits + 1, exponent_bits, fraction_bits)
-                                            : std::ldexp(1, 1 << (exponent_bits - 1));
+    const double high =
+        bits + 1 < infinity ? defined(bits + 1, exponent_bits, fraction_bits) : std::ldexp(1, 1 << (exponent_bits - 1));
     const auto middle = static_cast<float>((low + high) / 2);
     const uint32_t even = bits % 2 == 0 ? bits : bits + 1;
     for (const float sign : {1.0f, -1.0f}) {
@@ -87,9 +87,16 @@ TEST_CASE("F16: what is too large becomes infinite") {
 }
 
 TEST_CASE("dtype: names and sizes are those of safetensors") {
-  for (const auto& [name, bytes] : std::vector<std::pair<std::string_view, size_t>>{
-           {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U8", 1},
-           {"BOOL", 1}}) {
+  for (const auto& [name, bytes] : std::vector<std::pair<std::string_view, size_t>>{{"F32", 4},
+                                                                                    {"F16", 2},
+                                                                                    {"BF16", 2},
+                                                                                    {"F64", 8},
+                                                                                    {"I64", 8},
+                                                                                    {"I32", 4},
+                                                                                    {"I16", 2},
+                                                                                    {"I8", 1},
+                                                                                    {"U8", 1},
+                                                                                    {"BOOL", 1}}) {
     const auto type = dtype_named(name);
     REQUIRE(type);
     CHECK(name_of(*type) == name);

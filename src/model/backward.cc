@@ -1,0 +1,98 @@
+#include "model/backward.h"
+
+#include <algorithm>
+
+#include "kernels/cross_entropy.h"
+#include "kernels/gemm.h"
+#include "kernels/rms_norm.h"
+#include "nn/embedding.h"
+
+namespace choir::model {
+namespace {
+
+size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
+// The residual stream before block l is blocks[l].input, after the last it is h.
+Matrix<float> stream(const TrainingActivations& a, size_t l, int rows, int width) {
+  return (l < a.blocks.size() ? a.blocks[l].input : a.h).matrix(rows, width);
+}
+
+void prepare(const Model& model, int n, TrainingActivations& a) {
+  const int d = model.config().width;
+  a.blocks.resize(model.config().layers.size());
+  for (BlockActivations& block : a.blocks)
+    for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
+  for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
+  for (Buffer<float>* buffer : {&a.inverse_rms, &a.loss, &a.log_sum}) buffer->reserve(area(n, 1));
+  a.logits.reserve(area(n, model.config().vocab));
+}
+
+TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<const int32_t> targets,
+                         TrainingActivations& a, Threads& threads) {
+  const int n = pass.rows(), d = model.config().width;
+  TrainingLoss loss;
+  pass.embed(stream(a, 0, n, d));
+  for (size_t l = 0; l < a.blocks.size(); ++l) {
+    const int layer = static_cast<int>(l);
+    const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
+    pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
+    pass.mix(layer, middle, moe::Balancing::kOn, a.blocks[l], stream(a, l + 1, n, d));
+    loss.balance += a.blocks[l].moe.routing.balance_loss;
+  }
+  const auto rows = static_cast<size_t>(n);
+  const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
+  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.inverse_rms.span().first(rows), logits);
+  kernels::cross_entropy_forward(logits, targets, a.loss.span().first(rows), a.log_sum.span().first(rows), threads);
+  loss.tokens = static_cast<int>(std::ranges::count_if(targets, [](int32_t t) { return t >= 0; }));
+  for (const float nll : a.loss.span().first(rows)) loss.cross_entropy += static_cast<double>(nll);
+  loss.cross_entropy /= std::max(1, loss.tokens);
+  return loss;
+}
+
+// From the logits to dh, the gradient of the residual stream behind the last block.
+void head_backward(const Model& model, std::span<const int32_t> targets, float scale, TrainingActivations& a,
+                   ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const int n = static_cast<int>(targets.size()), d = model.config().width;
+  const auto rows = static_cast<size_t>(n);
+  const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
+  const Matrix<float> dnormed = a.dnormed.matrix(n, d);
+  kernels::cross_entropy_backward(dlogits, targets, a.log_sum.span().first(rows), scale, threads);
+  kernels::gemm_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, threads);
+  kernels::gemm_backward_input(dlogits, nn::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet, threads);
+  std::ranges::fill(a.dh.span(), 0.0f);
+  kernels::rms_norm_backward(
+      dnormed, {a.h.matrix(n, d), nn::as_vector(model.tensors().norm), a.inverse_rms.span().first(rows)},
+      a.dh.matrix(n, d), gradients.norm.row(0), threads);
+}
+
+void block_backward(const Model& model, const ForwardPass& pass, size_t l, float scale, TrainingActivations& a,
+                    BlockTensors<Matrix<float>>& gradients, Threads& threads) {
+  const int n = pass.rows(), d = model.config().width;
+  const BlockTensors<Weight>& weights = model.tensors().blocks[l];
+  BlockActivations& block = a.blocks[l];
+  const Matrix<float> dh = a.dh.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
+  std::ranges::fill(a.dnormed.span(), 0.0f);
+  moe::moe_backward(model.router(static_cast<int>(l)), weights.moe, block.moe,
+                    {block.normed.matrix(n, d), dh, dnormed, scale}, gradients.moe, threads);
+  kernels::rms_norm_backward(dnormed,
+                             {block.middle.matrix(n, d), nn::as_vector(weights.moe_norm),
+                              block.inverse_rms.span().first(static_cast<size_t>(n))},
+                             dh, gradients.moe_norm.row(0), threads);
+  nn::attention_layer_backward(pass.context(), weights.attention, block.attention, {block.input.matrix(n, d), dh},
+                               gradients.attention, threads);
+}
+
+}  // namespace
+
+TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, float scale, TrainingActivations& a,
+                              ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const ForwardPass pass(model, batch.batch, threads);
+  prepare(model, pass.rows(), a);
+  const TrainingLoss loss = run_forward(model, pass, batch.targets, a, threads);
+  head_backward(model, batch.targets, scale / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
+  for (size_t l = a.blocks.size(); l-- > 0;) block_backward(model, pass, l, scale, a, gradients.blocks[l], threads);
+  nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
+  return loss;
+}
+
+}  // namespace choir::model

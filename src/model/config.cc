@@ -1,0 +1,215 @@
+#include "model/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "io/json.h"
+#include "model/families/mixtral.h"
+
+namespace choir::model {
+namespace {
+
+using io::Fields;
+using io::Json;
+
+constexpr int64_t kMost = 1 << 20;  // of any width or count: products of three stay inside 64 bits
+
+int get(const Fields& fields, const std::string& key, std::optional<int64_t> fallback = {}) {
+  return static_cast<int>(fields.get_int(key, 1, kMost, fallback));
+}
+
+// A default is used, and said.
+int get_defaulted(const Fields& fields, const std::string& key, int64_t fallback, Config& config) {
+  if (!fields.has(key)) config.defaulted.push_back(fmt::format("{} = {}", key, fallback));
+  return get(fields, key, fallback);
+}
+
+double number_defaulted(const Fields& fields, const std::string& key, double most, double fallback, Config& config) {
+  if (!fields.has(key)) config.defaulted.push_back(fmt::format("{} = {}", key, fallback));
+  return fields.get_number(key, 0, most, fallback);
+}
+
+void require(bool condition, const std::string& what, const std::string& where) {
+  if (!condition) base::input_error(what, where, "the configuration contradicts itself");
+}
+
+// transformers 4.x writes rope_theta beside rope_scaling, 5.x writes both into rope_parameters.
+void read_rope(const Json& json, const std::string& where, Config& config) {
+  const Fields fields(json, where);
+  const auto plain = [&](const Json& rope, const std::string& name) {
+    const Fields f(rope, where + ": " + name);
+    const std::string type = f.get_string("rope_type", f.get_string("type", "default"));
+    if (type != "default")
+      base::input_error("rotary scaling \"" + type + "\" is not known for this family", where + ": " + name,
+                        "only plain RoPE is supported here");
+  };
+  if (fields.has("rope_scaling")) plain(json["rope_scaling"], "rope_scaling");
+  if (fields.has("rope_parameters")) {
+    plain(json["rope_parameters"], "rope_parameters");
+    const Fields rope(json["rope_parameters"], where + ": rope_parameters");
+    config.rope_theta = number_defaulted(rope, "rope_theta", 1e12, mixtral::kRopeTheta, config);
+  } else {
+    config.rope_theta = number_defaulted(fields, "rope_theta", 1e12, mixtral::kRopeTheta, config);
+  }
+  require(config.rope_theta > 0, "rope_theta must be positive", where);
+}
+
+void read_attention(const Fields& fields, const std::string& where, Config& config) {
+  auto& a = config.attention;
+  a.heads = get(fields, "num_attention_heads");
+  a.kv_heads = get_defaulted(fields, "num_key_value_heads", 8, config);
+  require(a.heads % a.kv_heads == 0,
+          fmt::format("{} heads cannot share {} key-value heads", a.heads, a.kv_heads), where);
+  if (!fields.has("head_dim"))
+    require(config.width % a.heads == 0,
+            fmt::format("hidden_size {} is no multiple of {} heads", config.width, a.heads), where);
+  a.head_width = get(fields, "head_dim", std::max(1, config.width / a.heads));
+  require(a.head_width % 2 == 0, fmt::format("head width {} is odd: RoPE turns pairs", a.head_width), where);
+  a.window = fields.has("sliding_window") ? static_cast<int>(fields.get_int("sliding_window", 1, 1 << 30)) : 0;
+}
+
+// The array `key` of the extension block, one number for each layer, or `scalar` for all of them.
+std::vector<int> per_layer(const Json& json, const std::string& key, int scalar, int depth, const std::string& where) {
+  std::vector<int> result(static_cast<size_t>(depth), scalar);
+  if (!json.contains("choir") || !json["choir"].is_object() || !json["choir"].contains(key)) return result;
+  const Json& array = json["choir"][key];
+  const std::string field = where + ": choir." + key;
+  if (!array.is_array() || array.size() != result.size())
+    base::input_error("not an array of one number for each layer", field, fmt::format("{} layers", depth));
+  for (size_t l = 0; l < result.size(); ++l) {
+    if (!array[l].is_number_integer() || array[l] < 1 || array[l] > kMost)
+      base::input_error("not a whole number from 1 on", fmt::format("{}[{}]", field, l), array[l].dump());
+    result[l] = array[l].get<int>();
+  }
+  return result;
+}
+
+void read_kept(const Json& json, const std::string& where, Config& config) {
+  if (!json.contains("choir") || !json["choir"].contains("kept_experts")) return;
+  const Json& kept = json["choir"]["kept_experts"];
+  const std::string field = where + ": choir.kept_experts";
+  if (!kept.is_array() || kept.size() != config.layers.size())
+    base::input_error("not one list for each layer", field, fmt::format("{} layers", config.depth()));
+  for (size_t l = 0; l < kept.size(); ++l) {
+    LayerConfig& layer = config.layers[l];
+    if (!kept[l].is_array() || static_cast<int>(kept[l].size()) != layer.experts)
+      base::input_error("not one number for each expert", fmt::format("{}[{}]", field, l),
+                        fmt::format("{} experts", layer.experts));
+    for (const Json& e : kept[l]) {
+      if (!e.is_number_unsigned() || e > kMost)
+        base::input_error("not an expert's number", fmt::format("{}[{}]", field, l), e.dump());
+      layer.kept.push_back(e.get<int>());
+    }
+  }
+}
+
+// The published skipping code keeps its thresholds as "betas", a map from layer to number.
+void read_betas(const Json& json, const std::string& where, Config& config) {
+  if (!json.contains("betas") || json["betas"].is_null()) return;
+  const Fields betas(json["betas"], where + ": betas");
+  for (int l = 0; l < config.depth(); ++l) {
+    if (!betas.has(std::to_string(l))) continue;
+    LayerConfig& layer = config.layers[l];
+    layer.skip_beta = static_cast<float>(betas.get_number(std::to_string(l), 0, 1e30));
+    require(layer.top_k == 2, fmt::format("betas.{}: skipping needs top-2 routing", l), where);
+  }
+}
+
+void read_end_tokens(const Json& json, Config& config) {
+  if (!json.contains("eos_token_id")) return;
+  const Json& eos = json["eos_token_id"];
+  for (const Json& id : eos.is_array() ? eos : Json::array({eos}))
+    if (id.is_number_integer() && id >= 0 && id < config.vocab) config.end_tokens.push_back(id.get<int>());
+}
+
+Json per_layer_json(const Config& config, int LayerConfig::* member) {
+  Json array = Json::array();
+  for (const LayerConfig& layer : config.layers) array.push_back(layer.*member);
+  return array;
+}
+
+}  // namespace
+
+std::string router_expression(const Config& config, const LayerConfig& layer) {
+  const std::string admit = layer.skip_beta ? fmt::format("skip({})", *layer.skip_beta) : "all";
+  const std::string balance = config.load_weight > 0 ? fmt::format(" + load({})", config.load_weight) : "";
+  return fmt::format("linear > top_k({}) > {} > chosen{}", layer.top_k, admit, balance);
+}
+
+Config parse_config(const Json& json, const std::string& where) {
+  const Fields fields(json, where);
+  Config config;
+  config.family = fields.get_string("model_type");
+  if (config.family != mixtral::kFamily)
+    base::input_error("unknown family \"" + config.family + "\"", where + ": model_type", "known: mixtral");
+  if (const std::string act = fields.get_string("hidden_act", "silu"); act != "silu")
+    base::input_error("unknown activation \"" + act + "\"", where + ": hidden_act", "known: silu");
+  config.width = get(fields, "hidden_size");
+  config.vocab = static_cast<int>(fields.get_int("vocab_size", 1, 1 << 24));
+  config.max_positions = static_cast<int>(fields.get_int("max_position_embeddings", 1, 1 << 30, 32768));
+  config.norm_epsilon = number_defaulted(fields, "rms_norm_eps", 1, 1e-5, config);
+  config.tied = fields.get_bool("tie_word_embeddings", false);
+  config.load_weight = fields.get_number("router_aux_loss_coef", 0, 1000, 0.001);
+  read_rope(json, where, config);
+  read_attention(fields, where, config);
+  const int depth = static_cast<int>(fields.get_int("num_hidden_layers", 1, 4096));
+  const auto experts = per_layer(json, mixtral::kExpertsKey, get_defaulted(fields, mixtral::kExpertsKey, 8, config),
+                                 depth, where);
+  const auto top_k =
+      per_layer(json, mixtral::kTopKKey, get_defaulted(fields, mixtral::kTopKKey, 2, config), depth, where);
+  const auto widths = per_layer(json, mixtral::kExpertWidthKey, get(fields, mixtral::kExpertWidthKey), depth, where);
+  for (int l = 0; l < depth; ++l) {
+    require(top_k[l] <= experts[l], fmt::format("layer {} chooses {} of {} experts", l, top_k[l], experts[l]), where);
+    config.layers.push_back({experts[l], top_k[l], widths[l], {}, {}});
+  }
+  read_kept(json, where, config);
+  read_betas(json, where, config);
+  read_end_tokens(json, config);
+  return config;
+}
+
+Config read_config(const std::string& path) { return parse_config(io::read_json(path), path); }
+
+Json config_json(const Config& config, const Json& base) {
+  Json json = base.is_object() ? base : Json::object();
+  json.erase("choir");
+  json.erase("betas");
+  const auto most = [&](int LayerConfig::* member) {
+    int result = 0;
+    for (const LayerConfig& layer : config.layers) result = std::max(result, layer.*member);
+    return result;
+  };
+  const std::pair<const char*, int LayerConfig::*> counts[] = {{mixtral::kExpertsKey, &LayerConfig::experts},
+                                                               {mixtral::kTopKKey, &LayerConfig::top_k},
+                                                               {mixtral::kExpertWidthKey, &LayerConfig::expert_width}};
+  for (const auto& [key, member] : counts) {
+    json[key] = most(member);
+    if (std::ranges::any_of(config.layers, [&](const LayerConfig& l) { return l.*member != most(member); }))
+      json["choir"][key] = per_layer_json(config, member);
+  }
+  for (int l = 0; l < config.depth(); ++l)
+    if (config.layers[l].skip_beta) json["betas"][std::to_string(l)] = *config.layers[l].skip_beta;
+  if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.kept.empty(); }))
+    for (const LayerConfig& layer : config.layers) json["choir"]["kept_experts"].push_back(layer.kept);
+  return json;
+}
+
+ParameterCount count_parameters(const Config& config) {
+  const int64_t d = config.width, table = static_cast<int64_t>(config.vocab) * d;
+  const int64_t q = config.attention.heads * config.attention.head_width;
+  const int64_t kv = config.attention.kv_heads * config.attention.head_width;
+  ParameterCount count{table + d, d + table};  // of the embedding a token uses one row, of the head all
+  if (!config.tied) count.total += table;
+  for (const LayerConfig& layer : config.layers) {
+    const int64_t shared = 2 * d * (q + kv) + 2 * d + layer.experts * d;
+    const int64_t expert = 3 * d * layer.expert_width;
+    count.total += shared + layer.experts * expert;
+    count.active += shared + layer.top_k * expert;
+  }
+  return count;
+}
+
+}  // namespace choir::model

@@ -1,0 +1,57 @@
+// The shape of a transformer: what config.json says, layer by layer.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+
+namespace choir::model {
+
+struct LayerConfig {
+  int experts = 0;
+  int top_k = 0;
+  int expert_width = 0;            // F
+  std::optional<float> skip_beta;  // the second expert is skipped below this ratio of weights (published key: betas)
+  std::vector<int> kept;           // after pruning: the expert's number in the original model; empty when unpruned
+
+  bool operator==(const LayerConfig&) const = default;
+};
+
+struct Config {
+  std::string family;  // model_type
+  int width = 0;       // D
+  int vocab = 0;       // V
+  kernels::AttentionShape attention;
+  int max_positions = 0;
+  double rope_theta = 0;
+  double norm_epsilon = 0;
+  bool tied = false;  // the head is the embedding
+  double load_weight = 0;  // router_aux_loss_coef
+  std::vector<LayerConfig> layers;
+  std::vector<int> end_tokens;         // eos_token_id
+  std::vector<std::string> defaulted;  // keys that were missing and took their family's default
+
+  int depth() const { return static_cast<int>(layers.size()); }
+};
+
+// What one layer's router is, written out: "linear > top_k(2) > skip(0.4) > chosen + load(0.02)".
+std::string router_expression(const Config& config, const LayerConfig& layer);
+
+// Throws Error (input) for an unknown family, a missing key, or a value that no sound model has.
+Config parse_config(const nlohmann::json& json, const std::string& where);
+Config read_config(const std::string& path);
+
+// A config.json for `config` in the family's own dialect. `base` gives the keys that Choir does not know and passes on.
+// Layers that differ are written as per-layer arrays under "choir", where the family has one number for all.
+nlohmann::json config_json(const Config& config, const nlohmann::json& base);
+
+// Total and used-per-token numbers of parameters.
+struct ParameterCount {
+  int64_t total = 0, active = 0;
+};
+ParameterCount count_parameters(const Config& config);
+
+}  // namespace choir::model

@@ -1,0 +1,104 @@
+#include "model/forward.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "kernels/gemm.h"
+#include "kernels/rms_norm.h"
+#include "nn/embedding.h"
+
+namespace choir::model {
+namespace {
+
+size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
+}  // namespace
+
+KvCache::KvCache(const Config& config, int sequences, int capacity)
+    : capacity_(capacity),
+      rows_(sequences * capacity),
+      width_(config.attention.kv_heads * config.attention.head_width) {
+  for (int l = 0; l < config.depth(); ++l) {
+    k_.emplace_back(area(rows_, width_));
+    v_.emplace_back(area(rows_, width_));
+  }
+}
+
+nn::KeysValues KvCache::layer(int l) const {
+  return {k_[static_cast<size_t>(l)].matrix(rows_, width_), v_[static_cast<size_t>(l)].matrix(rows_, width_)};
+}
+
+ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads)
+    : model_(model), batch_(batch), threads_(threads), positions_(batch.ids.size()) {
+  for (size_t i = 0; i < batch.ids.size(); ++i)
+    if (batch.ids[i] < 0 || batch.ids[i] >= model.config().vocab)
+      base::input_error(fmt::format("token id {} at position {}", batch.ids[i], i), "input ids",
+                        fmt::format("the vocabulary has {} tokens", model.config().vocab));
+  for (const Sequence& s : batch.sequences) {
+    if (s.first + s.count > model.positions())
+      base::input_error(fmt::format("a sequence of {} tokens", s.first + s.count), "input",
+                        fmt::format("the model takes {} at most", model.positions()));
+    for (int i = 0; i < s.count; ++i) positions_[s.row + i] = s.first + i;
+  }
+}
+
+nn::AttentionContext ForwardPass::context() const {
+  return {model_.config().attention, static_cast<float>(model_.config().norm_epsilon), model_.rope(), positions_,
+          batch_.sequences};
+}
+
+void ForwardPass::embed(Matrix<float> h) const { nn::embedding_forward(batch_.ids, model_.tensors().embedding, h); }
+
+void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
+                         Matrix<float> middle) const {
+  const BlockTensors<Weight>& block = model_.tensors().blocks[layer];
+  nn::KeysValues keys_values;
+  if (cache) keys_values = cache->layer(layer);
+  nn::attention_layer_forward(context(), block.attention, h, cache ? &keys_values : nullptr, activations.attention,
+                              middle, threads_);
+  activations.normed.reserve(area(h.rows, h.cols));
+  activations.inverse_rms.reserve(area(h.rows, 1));
+  kernels::rms_norm_forward(middle, nn::as_vector(block.moe_norm), static_cast<float>(model_.config().norm_epsilon),
+                            activations.normed.matrix(h.rows, h.cols),
+                            activations.inverse_rms.span().first(area(h.rows, 1)), threads_);
+}
+
+void ForwardPass::mix(int layer, Matrix<const float> middle, moe::Balancing balancing, BlockActivations& activations,
+                      Matrix<float> h) const {
+  moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe,
+                   activations.normed.matrix(middle.rows, middle.cols), balancing, activations.moe, h, threads_);
+  nn::add(middle, h, threads_);
+}
+
+void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms,
+                       Matrix<float> logits) const {
+  kernels::rms_norm_forward(h, nn::as_vector(model_.tensors().norm),
+                            static_cast<float>(model_.config().norm_epsilon), normed, inverse_rms, threads_);
+  kernels::gemm_forward(normed, model_.tensors().head, logits, threads_);
+}
+
+void forward(const Model& model, const Batch& batch, const KvCache* cache, Rows rows, Scratch& scratch,
+             Matrix<float> logits, Threads& threads, const Observer& observer) {
+  const ForwardPass pass(model, batch, threads);
+  const int n = pass.rows(), d = model.config().width;
+  for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed}) buffer->reserve(area(n, d));
+  scratch.inverse_rms.reserve(area(n, 1));
+  const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
+  pass.embed(h);
+  for (int l = 0; l < model.config().depth(); ++l) {
+    pass.attend(l, h, cache, scratch.block, middle);
+    pass.mix(l, middle, moe::Balancing::kOff, scratch.block, h);
+    if (observer) observer(l, scratch.block.moe.routing);
+  }
+  Matrix<float> last = h;
+  if (rows == Rows::kLast) {
+    last = scratch.last.matrix(static_cast<int>(batch.sequences.size()), d);
+    for (int s = 0; s < last.rows; ++s)
+      std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);
+  }
+  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.inverse_rms.span().first(area(last.rows, 1)), logits);
+}
+
+}  // namespace choir::model

@@ -1,0 +1,85 @@
+// Token ids to logits, with or without a cache of keys and values.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "model/model.h"
+
+namespace choir::model {
+
+using base::Threads;
+using kernels::Sequence;
+using tensor::Buffer;
+
+// Keys and values of `sequences` sequences of up to `capacity` positions each, for every layer.
+class KvCache {
+ public:
+  KvCache(const Config& config, int sequences, int capacity);
+
+  nn::KeysValues layer(int l) const;
+  int capacity() const { return capacity_; }
+  int kv_row(int sequence) const { return sequence * capacity_; }
+
+ private:
+  int capacity_, rows_, width_;
+  std::vector<Buffer<float>> k_, v_;
+};
+
+// The new tokens of one call, all sequences after one another. Rows, first positions and cache places are in
+// `sequences`; without a cache every sequence starts at position 0 and kv_row = row.
+struct Batch {
+  std::span<const int32_t> ids;
+  std::span<const Sequence> sequences;
+};
+
+// Buffers of one block and call; they grow as needed. The backward reads them.
+struct BlockActivations {
+  Buffer<float> input, middle, normed, inverse_rms;  // residual stream before each half (N,D); input of the experts
+  nn::AttentionActivations attention;
+  moe::MoeActivations moe;
+};
+
+// The pieces of a forward, for whoever needs to stand between them: calibration does.
+class ForwardPass {
+ public:
+  // Checks ids and positions: Error (input). The model, batch and threads must outlive it.
+  ForwardPass(const Model& model, const Batch& batch, Threads& threads);
+
+  int rows() const { return static_cast<int>(batch_.ids.size()); }
+  void embed(Matrix<float> h) const;
+
+  // middle = h + attention(h), and activations.normed = norm(middle) is what the experts receive.
+  void attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
+              Matrix<float> middle) const;
+  // h = middle + moe(activations.normed).
+  void mix(int layer, Matrix<const float> middle, moe::Balancing balancing, BlockActivations& activations,
+           Matrix<float> h) const;
+  // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.
+  void head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms, Matrix<float> logits) const;
+
+  nn::AttentionContext context() const;
+
+ private:
+  const Model& model_;
+  Batch batch_;
+  Threads& threads_;
+  std::vector<int> positions_;
+};
+
+// Called after each layer's routing with what the layer did.
+using Observer = std::function<void(int layer, const moe::Routing& routing)>;
+
+// Reusable buffers of an inference.
+struct Scratch {
+  BlockActivations block;
+  Buffer<float> h, middle, last, normed, inverse_rms;
+};
+
+enum class Rows { kAll, kLast };  // logits of every row, or of each sequence's last
+
+// logits: (N,V), or (sequences,V) for kLast. Bit for bit, a row depends on the ids of its own sequence up to it alone.
+void forward(const Model& model, const Batch& batch, const KvCache* cache, Rows rows, Scratch& scratch,
+             Matrix<float> logits, Threads& threads, const Observer& observer = {});
+
+}  // namespace choir::model

@@ -1,0 +1,180 @@
+#include "model/model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "kernels/rope.h"
+
+namespace choir::model {
+namespace {
+
+using tensor::DType;
+
+bool computes(DType type) { return type == DType::kF32 || type == DType::kBF16 || type == DType::kF16; }
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) text += (text.size() > 1 ? "," : "") + std::to_string(size);
+  return text + "]";
+}
+
+std::vector<int64_t> shape_of(const TensorInfo& info) {
+  if (info.vector) return {info.cols};
+  return {info.rows, info.cols};
+}
+
+bool finite(const Weight& weight) {
+  std::vector<float> row(static_cast<size_t>(weight.cols));
+  for (int i = 0; i < weight.rows; ++i) {
+    tensor::widen(weight.row(i), row);
+    if (!std::ranges::all_of(row, [](float v) { return std::isfinite(v); })) return false;
+  }
+  return true;
+}
+
+template <class Function>
+void each_tensor(const Model& model, const Function& function) {
+  ModelTensors<Weight> views = model.tensors();
+  visit_tensors(model.config(), views, function);
+}
+
+// A view into the file, checked against what config.json asks for.
+Weight find(const io::TensorDirectory& files, const TensorInfo& info, const std::string& where) {
+  const io::Tensor* found = files.find(info.name);
+  if (!found)
+    base::input_error("tensor missing: " + info.name, where, "the files do not hold the model of config.json");
+  if (found->shape != shape_of(info))
+    base::input_error(fmt::format("tensor {} has shape {}", info.name, shape_text(found->shape)), where,
+                      "config.json asks for " + shape_text(shape_of(info)));
+  if (!computes(found->type))
+    base::input_error(fmt::format("tensor {} is {}", info.name, tensor::name_of(found->type)), where,
+                      "weights may be F32, BF16 or F16");
+  return {found->bytes.data(), found->type, info.rows, info.cols};
+}
+
+bool passed_over(const Config& config, const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
+}
+
+constexpr int kMostPositions = 1 << 15;  // the rotary table stays below a few megabytes
+
+}  // namespace
+
+Model::Model(const std::string& directory) : config_(read_config(directory + "/config.json")) {
+  files_ = std::make_shared<const io::TensorDirectory>(directory);
+  std::unordered_set<std::string> used;
+  visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) {
+    weight = find(*files_, info, directory);
+    const bool aligned = io::is_aligned(*files_->find(info.name));
+    if (info.vector || !aligned) weight = copy(weight, info.vector ? DType::kF32 : weight.type);
+    used.insert(info.name);
+  });
+  for (const io::Tensor& tensor : files_->tensors())
+    if (!used.contains(tensor.name) && !passed_over(config_, tensor.name))
+      base::input_error("unknown tensor: " + tensor.name, directory, "config.json describes a model without it");
+  finish();
+}
+
+Model::Model(Config config, ModelTensors<Weight> tensors) : config_(std::move(config)), tensors_(std::move(tensors)) {
+  finish();
+}
+
+// The numbers of `weight` in memory of our own, aligned, as they are or widened to float.
+Weight Model::copy(const Weight& weight, DType type) {
+  Bytes same(weight.bytes());
+  std::memcpy(same.data(), weight.data, weight.bytes());
+  const Weight aligned(same.data(), weight.type, weight.rows, weight.cols);
+  if (type == weight.type) {
+    copies_.push_back(std::make_shared<const Bytes>(std::move(same)));
+    return {copies_.back()->data(), type, weight.rows, weight.cols};
+  }
+  CHOIR_CHECK(type == DType::kF32, "copies widen to float alone");
+  Bytes wide(weight.size() * sizeof(float));
+  tensor::widen(aligned, {reinterpret_cast<float*>(wide.data()), weight.size()});
+  copies_.push_back(std::make_shared<const Bytes>(std::move(wide)));
+  return {copies_.back()->data(), type, weight.rows, weight.cols};
+}
+
+void Model::finish() {
+  routers_.clear();
+  for (const LayerConfig& layer : config_.layers) {
+    routers_.push_back(moe::parse_router(router_expression(config_, layer)));
+    moe::check_router(routers_.back(), layer.experts, "layer " + std::to_string(routers_.size() - 1));
+  }
+  if (rope_) return;
+  tensor::Buffer<float> table(static_cast<size_t>(positions()) * static_cast<size_t>(config_.attention.head_width));
+  kernels::rope_table(static_cast<float>(config_.rope_theta),
+                      table.matrix(positions(), config_.attention.head_width));
+  rope_ = std::make_shared<const tensor::Buffer<float>>(std::move(table));
+}
+
+int Model::positions() const { return std::min(config_.max_positions, kMostPositions); }
+
+Matrix<const float> Model::rope() const { return rope_->matrix(positions(), config_.attention.head_width); }
+
+Model Model::with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const {
+  Model result = *this;
+  result.config_ = config;
+  for (int l = 0; l < config.depth(); ++l) {
+    const moe::MoeTensors<Weight>& from = tensors_.blocks[l].moe;
+    moe::MoeTensors<Weight>& to = result.tensors_.blocks[l].moe;
+    const std::vector<int>& kept = keep[l];
+    CHOIR_CHECK(static_cast<int>(kept.size()) == config.layers[l].experts, "kept experts and config differ");
+    Bytes gate(kept.size() * from.gate.row(0).bytes());
+    to.gate = {gate.data(), from.gate.type, static_cast<int>(kept.size()), from.gate.cols};
+    for (size_t i = 0; i < kept.size(); ++i) {
+      std::memcpy(gate.data() + i * from.gate.row(0).bytes(), from.gate.row(kept[i]).data, from.gate.row(0).bytes());
+      to.w1[i] = from.w1[kept[i]];
+      to.w2[i] = from.w2[kept[i]];
+      to.w3[i] = from.w3[kept[i]];
+    }
+    for (auto* list : {&to.w1, &to.w2, &to.w3}) list->resize(kept.size());
+    result.copies_.push_back(std::make_shared<const Bytes>(std::move(gate)));
+  }
+  result.finish();
+  return result;
+}
+
+void Model::check_finite() const {
+  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
+    if (!finite(weight))
+      base::input_error("tensor " + info.name + " holds a NaN or an infinity", "model", "the file is damaged");
+  });
+}
+
+void Model::save(const std::string& directory, const nlohmann::json& base) const {
+  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
+  std::vector<io::Tensor> tensors;
+  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
+    const auto* first = static_cast<const std::byte*>(weight.data);
+    tensors.push_back({info.name, weight.type, shape_of(info), {first, weight.bytes()}});
+  });
+  io::write_safetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
+}
+
+int64_t bytes_of(const Model& model) {
+  int64_t bytes = 0;
+  each_tensor(model, [&](const TensorInfo&, const Weight& w) { bytes += static_cast<int64_t>(w.bytes()); });
+  return bytes;
+}
+
+int64_t bytes_per_token(const Model& model) {
+  auto bytes = static_cast<int64_t>(model.tensors().head.bytes());
+  for (int l = 0; l < model.config().depth(); ++l) {
+    const BlockTensors<Weight>& block = model.tensors().blocks[l];
+    const auto& a = block.attention;
+    for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm, block.moe.gate})
+      bytes += static_cast<int64_t>(w.bytes());
+    const size_t expert = block.moe.w1[0].bytes() + block.moe.w2[0].bytes() + block.moe.w3[0].bytes();
+    bytes += model.config().layers[l].top_k * static_cast<int64_t>(expert);
+  }
+  return bytes;
+}
+
+}  // namespace choir::model

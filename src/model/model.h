@@ -1,0 +1,61 @@
+// A model ready to compute: its config, its tensors, its routers.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "base/atomic_output.h"
+#include "io/shard_index.h"
+#include "model/tensors.h"
+#include "tensor/buffer.h"
+
+namespace choir::model {
+
+// Immutable after loading; threads may share it. Large tensors stay in the mapped file; norms and whatever the file
+// stores unaligned are copied.
+class Model {
+ public:
+  // Loads DIR/config.json and DIR's safetensors. Every tensor must be there in the right shape, and no other. Throws
+  // Error (input) naming the tensor.
+  explicit Model(const std::string& directory);
+
+  // Wraps tensors that somebody else owns and may change between calls: the trainer's parameters.
+  Model(Config config, ModelTensors<Weight> tensors);
+
+  // The same model with some experts, another skipping or both: `config` differs in its layers, and keep[l] lists the
+  // experts of layer l that stay, ascending. Shares the tensors.
+  Model with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const;
+
+  const Config& config() const { return config_; }
+  const ModelTensors<Weight>& tensors() const { return tensors_; }
+  const moe::Router& router(int layer) const { return routers_[static_cast<size_t>(layer)]; }
+  Matrix<const float> rope() const;  // kernels::rope_table for positions()
+  int positions() const;             // the longest sequence it can be used for, in tokens
+
+  // Throws Error (input) naming the first tensor that holds a NaN or an infinity. Reads every weight.
+  void check_finite() const;
+
+  // Writes config.json and model.safetensors into an existing directory. `base` is the config.json to start from.
+  void save(const std::string& directory, const nlohmann::json& base) const;
+
+ private:
+  using Bytes = tensor::Buffer<std::byte>;
+
+  Weight copy(const Weight& weight, tensor::DType type);
+  void finish();
+
+  Config config_;
+  ModelTensors<Weight> tensors_;
+  std::vector<moe::Router> routers_;
+  // Shared because the models that with_layers makes look into the same memory and may outlive this one.
+  std::shared_ptr<const io::TensorDirectory> files_;
+  std::vector<std::shared_ptr<const Bytes>> copies_;
+  std::shared_ptr<const tensor::Buffer<float>> rope_;
+};
+
+// The linear weight bytes of the file that one token reads: everything but the embedding table and idle experts.
+int64_t bytes_per_token(const Model& model);
+int64_t bytes_of(const Model& model);
+
+}  // namespace choir::model

@@ -1,0 +1,45 @@
+// Every tensor of a model by its place, and its name on disk.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/config.h"
+#include "moe/layer.h"
+#include "nn/attention_layer.h"
+
+namespace choir::model {
+
+using tensor::Matrix;
+using tensor::Weight;
+
+// T is Weight (to compute with) or Matrix<float> (gradients).
+template <class T>
+struct BlockTensors {
+  nn::AttentionTensors<T> attention;
+  T moe_norm;  // (1,D)
+  moe::MoeTensors<T> moe;
+};
+
+template <class T>
+struct ModelTensors {
+  T embedding;  // (V,D)
+  std::vector<BlockTensors<T>> blocks;
+  T norm;  // (1,D)
+  T head;  // (V,D); the same numbers as the embedding where the model is tied
+};
+
+struct TensorInfo {
+  std::string name;  // on disk
+  int rows, cols;
+  bool vector;  // stored as [cols]
+};
+
+// Calls visitor(TensorInfo, T&) for every tensor that a file of this config holds, in the order of the forward. The one
+// list of tensors: loading, saving, initialising and training all go through it. Defined for T = Weight, Matrix<float>.
+template <class T, class Visitor>
+void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor& visitor);
+
+}  // namespace choir::model
+
+#include "model/tensors_visit.h"

@@ -1,0 +1,40 @@
+// The body of visit_tensors (tensors.h).
+#pragma once
+
+#include "model/families/mixtral.h"
+#include "model/tensors.h"
+
+namespace choir::model {
+
+template <class T, class Visitor>
+void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor& visitor) {
+  const int d = config.width;
+  const int q = config.attention.heads * config.attention.head_width;
+  const int kv = config.attention.kv_heads * config.attention.head_width;
+  tensors.blocks.resize(config.layers.size());
+  visitor(TensorInfo{"model.embed_tokens.weight", config.vocab, d, false}, tensors.embedding);
+  for (int l = 0; l < config.depth(); ++l) {
+    BlockTensors<T>& block = tensors.blocks[l];
+    const LayerConfig& layer = config.layers[l];
+    const std::string in = mixtral::block(l), attention = in + "self_attn.";
+    visitor(TensorInfo{in + "input_layernorm.weight", 1, d, true}, block.attention.norm);
+    visitor(TensorInfo{attention + "q_proj.weight", q, d, false}, block.attention.q);
+    visitor(TensorInfo{attention + "k_proj.weight", kv, d, false}, block.attention.k);
+    visitor(TensorInfo{attention + "v_proj.weight", kv, d, false}, block.attention.v);
+    visitor(TensorInfo{attention + "o_proj.weight", d, q, false}, block.attention.o);
+    visitor(TensorInfo{in + "post_attention_layernorm.weight", 1, d, true}, block.moe_norm);
+    visitor(TensorInfo{in + "block_sparse_moe.gate.weight", layer.experts, d, false}, block.moe.gate);
+    for (auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3}) list->resize(static_cast<size_t>(layer.experts));
+    for (int e = 0; e < layer.experts; ++e) {
+      const std::string expert = mixtral::expert(l, e);
+      visitor(TensorInfo{expert + "w1.weight", layer.expert_width, d, false}, block.moe.w1[e]);
+      visitor(TensorInfo{expert + "w2.weight", d, layer.expert_width, false}, block.moe.w2[e]);
+      visitor(TensorInfo{expert + "w3.weight", layer.expert_width, d, false}, block.moe.w3[e]);
+    }
+  }
+  visitor(TensorInfo{"model.norm.weight", 1, d, true}, tensors.norm);
+  if (!config.tied) visitor(TensorInfo{"lm_head.weight", config.vocab, d, false}, tensors.head);
+  if (config.tied) tensors.head = tensors.embedding;
+}
+
+}  // namespace choir::model

@@ -1,0 +1,22 @@
+// admit "skip(beta)": the second expert of a token is skipped when its weight is small beside the first's
+// (dynamic expert skipping, arXiv 2402.14800, section 3.3).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor/view.h"
+
+namespace choir::moe {
+
+// w_2 / w_1 of softmax weights from the two logits: the other experts and the normaliser cancel.
+float weight_ratio(float first, float second);
+
+// For top-2 routing. Drops slot 1 of a token iff w_2 < beta w_1, strictly. Causal: looks at one token alone.
+struct Skip {
+  float beta = 0;
+
+  void admit(tensor::Matrix<const float> z, int choices, std::vector<int32_t>& chosen) const;
+};
+
+}  // namespace choir::moe

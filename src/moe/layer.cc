@@ -1,0 +1,107 @@
+#include "moe/layer.h"
+
+#include <algorithm>
+
+#include "kernels/grouped_gemm.h"
+#include "kernels/swiglu.h"
+#include "moe/dispatch.h"
+#include "nn/attention_layer.h"
+
+namespace choir::moe {
+namespace {
+
+int widest(const std::vector<Weight>& w1) {
+  int most = 0;
+  for (const Weight& w : w1) most = std::max(most, w.rows);
+  return most;
+}
+
+size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
+struct Views {
+  Matrix<float> gate, up, hidden;  // (M,F)
+  Matrix<float> out;               // (M,D)
+
+  Views(const MoeActivations& a, int edges, int f, int d)
+      : gate(a.gate.matrix(edges, f)),
+        up(a.up.matrix(edges, f)),
+        hidden(a.hidden.matrix(edges, f)),
+        out(a.out.matrix(edges, d)) {}
+};
+
+std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
+  std::vector<Matrix<const float>> result;
+  for (const Weight& w : weights) result.push_back(nn::as_matrix(w));
+  return result;
+}
+
+// dg_i = <d (g y)_i / g, y> = <W2^T dout, h>: the expert's output is not needed again. Then both factors of the product
+// W2 h take the weight: dh *= g for what lies before, h *= g for the gradient of W2.
+void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, std::vector<float>& dweight,
+                Threads& threads) {
+  constexpr int kRows = 32;
+  dweight.resize(plan.token.size());
+  threads.for_each((plan.edges() + kRows - 1) / kRows, [&](int piece) {
+    for (int i = piece * kRows; i < std::min(plan.edges(), (piece + 1) * kRows); ++i) {
+      float dot = 0;
+      for (int f = 0; f < hidden.cols; ++f) dot += dhidden[i][f] * hidden[i][f];
+      dweight[i] = dot;
+      for (int f = 0; f < hidden.cols; ++f) dhidden[i][f] *= plan.weight[i];
+      for (int f = 0; f < hidden.cols; ++f) hidden[i][f] *= plan.weight[i];
+    }
+  });
+}
+
+}  // namespace
+
+void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
+                 MoeActivations& activations, Threads& threads) {
+  const int f = widest(weights.w1), edges = plan.edges();
+  for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden}) buffer->reserve(area(edges, f));
+  activations.out.reserve(area(edges, x.cols));
+  const Views a(activations, edges, f, x.cols);
+  const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};
+  const auto narrow = [&](int e) { return weights.w1[e].rows < f; };
+  for (int e = 0; e < plan.experts(); ++e)  // columns past a narrow expert's width stay zero
+    for (int i = plan.offset[e]; narrow(e) && i < plan.offset[e + 1]; ++i)
+      for (const Matrix<float>& m : {a.gate, a.up}) std::fill(m[i] + weights.w1[e].rows, m[i] + f, 0.0f);
+  kernels::grouped_forward(by_token, x, weights.w1, a.gate, threads);
+  kernels::grouped_forward(by_token, x, weights.w3, a.up, threads);
+  kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
+  kernels::grouped_forward(by_edge, a.hidden, weights.w2, a.out, threads);
+}
+
+// y_t = sum over the chosen experts of g_te w2_e (silu(w1_e x_t) * (w3_e x_t)).
+void moe_forward(const Router& router, const MoeTensors<Weight>& weights, Matrix<const float> x, Balancing balancing,
+                 MoeActivations& activations, Matrix<float> output, Threads& threads) {
+  router.route(x, weights.gate, balancing, activations.routing, threads);
+  const Plan& plan = activations.routing.plan;
+  run_experts(plan, weights, x, activations, threads);
+  combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, output, threads);
+}
+
+void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
+                  const MoeBackward& backward, const MoeTensors<Matrix<float>>& gradients, Threads& threads) {
+  const Plan& plan = activations.routing.plan;
+  const int f = widest(weights.w1), edges = plan.edges();
+  const Views a(activations, edges, f, backward.x.cols);
+  const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};
+  const Buffer<float> dhidden_buffer(area(edges, f));
+  const Matrix<float> dhidden = dhidden_buffer.matrix(edges, f), drows = a.out;
+  std::vector<float> dweight;
+
+  gather(plan, backward.doutput, drows, threads);
+  kernels::grouped_backward_input(by_edge, drows, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
+  weigh_rows(plan, dhidden, a.hidden, dweight, threads);
+  kernels::grouped_backward_weight(by_edge, drows, a.hidden, gradients.w2, threads);
+  kernels::swiglu_backward(dhidden, a.gate, a.up, threads);
+  kernels::grouped_backward_weight(by_token, a.gate, backward.x, gradients.w1, threads);
+  kernels::grouped_backward_weight(by_token, a.up, backward.x, gradients.w3, threads);
+  kernels::grouped_backward_input(by_edge, a.gate, matrices(weights.w1), drows, kernels::Write::kSet, threads);
+  kernels::grouped_backward_input(by_edge, a.up, matrices(weights.w3), drows, kernels::Write::kAdd, threads);
+  combine(plan, drows, Weighting::kPlain, Into::kAdd, backward.dx, threads);
+  router.backward(dweight, backward.balance_scale, backward.x, weights.gate, activations.routing,
+                  {backward.dx, gradients.gate}, threads);
+}
+
+}  // namespace choir::moe
