@@ -81,7 +81,7 @@ void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<cons
   threads.for_each(pieces.count(), [&](int index) {
     const Pieces::Piece piece = pieces.at(index, rows, cols);
     const Weight& weight = w[piece.expert];
-    CHOIR_CHECK(weight.cols == x.cols, std::to_string(weight.cols) + " vs " + std::to_string(x.cols));
+    CHOIR_CHECK(weight.cols <= x.cols, std::to_string(weight.cols) + " vs " + std::to_string(x.cols));
     const int first = groups.offset[piece.expert] + piece.row;
     std::array<const float*, kRows> sources;
     for (int r = 0; r < piece.rows; ++r) sources[r] = x[groups.source(first + r)];
@@ -92,7 +92,7 @@ void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<cons
                                   .y_stride = y.stride,
                                   .rows = piece.rows,
                                   .cols = piece.cols,
-                                  .depth = x.cols});
+                                  .depth = weight.cols});
   });
 }
 
@@ -164,6 +164,7 @@ struct OneGroup {
 }  // namespace
 
 void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threads& threads) {
+  CHOIR_CHECK(w.cols == x.cols, std::to_string(w.cols) + " vs " + std::to_string(x.cols));
   grouped_forward(OneGroup(x.rows).groups(), x, {&w, 1}, y, threads);
 }
 

@@ -17,7 +17,7 @@ struct Groups {
   int source(int position) const { return row.empty() ? position : row[static_cast<size_t>(position)]; }
 };
 
-// y[i] = w[e] x[row[i]] for every position i of expert e: x (N,I), w[e] (O_e,I), y (M, at least O_e).
+// y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e), y (M, at least O_e).
 // Gathers while it multiplies. Sums as gemm_forward does: a position's result is that of a call of its own.
 void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
                      Threads& threads);

@@ -20,8 +20,11 @@ bool computes(DType type) { return type == DType::kF32 || type == DType::kBF16 |
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
-  for (const int64_t size : shape) text += (text.size() > 1 ? "," : "") + std::to_string(size);
-  return text + "]";
+  for (const int64_t size : shape) {
+    if (text.size() > 1) text += ',';
+    text += std::to_string(size);
+  }
+  return text + ']';
 }
 
 std::vector<int64_t> shape_of(const TensorInfo& info) {

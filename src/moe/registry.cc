@@ -11,6 +11,12 @@ namespace {
 
 constexpr double kAny = 1e30;
 
+int whole(double value) {
+  if (value != std::floor(value))
+    base::usage_error(fmt::format("{} is not a whole number", value), "router", "write for example top_k(2)");
+  return static_cast<int>(value);
+}
+
 // One row of a table: the name, how many arguments, their range, and what is made of them.
 template <class Word>
 struct Entry {
@@ -24,7 +30,7 @@ const Entry<Score> kScores[] = {
     {"linear", 0, 0, 0, [](const auto&) -> Score { return LinearScore{}; }},
 };
 const Entry<Propose> kProposals[] = {
-    {"top_k", 1, 1, 4096, [](const auto& a) -> Propose { return TopK{static_cast<int>(a[0])}; }},
+    {"top_k", 1, 1, 4096, [](const auto& a) -> Propose { return TopK{whole(a[0])}; }},
 };
 const Entry<Admit> kAdmissions[] = {
     {"all", 0, 0, 0, [](const auto&) -> Admit { return AdmitAll{}; }},

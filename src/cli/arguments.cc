@@ -1,0 +1,153 @@
+#include "cli/arguments.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.h"
+
+namespace choir::cli {
+namespace {
+
+// A verb with its help, one worked example, and the options that all verbs share.
+CLI::App* add_verb(CLI::App& app, Call& call, const std::string& name, const std::string& purpose,
+                   const std::string& example) {
+  CLI::App* verb = app.add_subcommand(name, purpose);
+  verb->footer("Example:\n  " + example);
+  verb->add_option("--threads", call.common.threads, "threads to compute with; 0 takes every processor")
+      ->check(CLI::Range(0, 1024));
+  verb->add_option("--seed", call.common.seed, "seed of everything random");
+  verb->add_flag("--json", call.common.json, "print one JSON object on stdout and nothing else there");
+  return verb;
+}
+
+void add_model(CLI::App* verb, std::string& model) {
+  verb->add_option("MODEL", model, "directory with config.json and safetensors")->required();
+}
+
+void add_out(CLI::App* verb, std::string& out, bool& force) {
+  verb->add_option("--out", out, "where the result goes")->required();
+  verb->add_flag("--force", force, "replace what stands there");
+}
+
+void add_calibration(CLI::App* verb, Calibration& c) {
+  CLI::Option* files = verb->add_option("--calibrate", c.files, "text files to calibrate on");
+  CLI::Option* ids = verb->add_option("--ids", c.ids, "token ids instead: FILE[:TENSOR], I64 [B,T] or [S,B,T]");
+  files->excludes(ids);
+  verb->add_option("--sequences", c.sequences, "blocks of text to take")->check(CLI::PositiveNumber)->excludes(ids);
+  verb->add_option("--length", c.length, "tokens of a block")->check(CLI::PositiveNumber)->excludes(ids);
+  verb->add_option("--batch", c.batch, "blocks of a batch: losses are summed over batches")
+      ->check(CLI::PositiveNumber)
+      ->excludes(ids);
+}
+
+CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
+  CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
+  add_model(verb, o.model);
+  return verb;
+}
+
+CLI::App* add_forward(CLI::App& app, Call& call, Forward& o) {
+  CLI::App* verb = add_verb(app, call, "forward", "logits of given token ids",
+                            "choir forward models/choir-tiny --ids ids.safetensors --out logits.safetensors --trace");
+  add_model(verb, o.model);
+  verb->add_option("--ids", o.ids, "FILE[:TENSOR], I64 [B,T]; the tensor is input_ids unless named")->required();
+  add_out(verb, o.out, o.force);
+  verb->add_flag("--trace", o.trace, "also write router logits and choices of every layer");
+  return verb;
+}
+
+CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
+  CLI::App* verb = add_verb(app, call, "generate", "continue a prompt",
+                            "choir generate models/choir-tiny --prompt 'The purpose of this' -n 80 --temperature 0.8");
+  add_model(verb, o.model);
+  CLI::Option* prompt = verb->add_option("--prompt", o.prompt, "text to continue");
+  verb->add_option("--ids", o.ids, "token ids to continue: 1,2,3")->delimiter(',')->excludes(prompt);
+  verb->add_option("-n,--tokens", o.count, "tokens to make at most")->check(CLI::NonNegativeNumber);
+  verb->add_option("--temperature", o.temperature, "0 takes the likeliest token");
+  verb->add_option("--top-k", o.top_k, "draw from the k likeliest; 0: from all");
+  verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
+  verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
+  verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
+  return verb;
+}
+
+CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
+  CLI::App* verb = add_verb(app, call, "eval", "perplexity, multiple choice, or distance to another model",
+                            "choir eval pruned --against models/choir-tiny --text README.md");
+  add_model(verb, o.model);
+  CLI::Option* text = verb->add_option("--text", o.text, "files to measure on");
+  CLI::Option* choices = verb->add_option("--choices", o.choices, "JSONL of {context, choices, gold}");
+  verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
+  verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
+  choices->excludes(text);
+  return verb;
+}
+
+CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
+  CLI::App* verb = add_verb(app, call, "prune", "drop the experts that matter least",
+                            "choir prune models/choir-tiny --out small --keep 6 --calibrate docs/*.md");
+  add_model(verb, o.model);
+  add_out(verb, o.out, o.force);
+  verb->add_option("--keep", o.keep, "experts to keep: one number, or one for each layer: 6,4,6,8")
+      ->delimiter(',')
+      ->required()
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--method", o.method, "exact: least reconstruction error of all subsets; random; frequency")
+      ->check(CLI::IsMember({"exact", "random", "frequency"}));
+  verb->add_flag("--progressive", o.progressive, "each layer sees the inputs of the layers pruned before it");
+  verb->add_flag("--all-losses", o.all_losses, "report the loss of every subset");
+  add_calibration(verb, o.calibration);
+  return verb;
+}
+
+CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
+  CLI::App* verb = add_verb(app, call, "skip", "find when a token's second expert can be left out",
+                            "choir skip models/choir-tiny --out skipping --calibrate docs/*.md");
+  add_model(verb, o.model);
+  add_out(verb, o.out, o.force);
+  add_calibration(verb, o.calibration);
+  return verb;
+}
+
+CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
+  CLI::App* verb = add_verb(app, call, "train", "train a model from text",
+                            "choir train --config train.json --data texts --out run");
+  verb->add_option("--config", o.config, "JSON with model, tokenizer, data and training")->required();
+  verb->add_option("--out", o.out, "directory of the run, a model when done")->required();
+  verb->add_option("--data", o.data, "what the config's paths are relative to; the config's directory otherwise");
+  verb->add_flag("--resume", o.resume, "go on from the last checkpoint");
+  return verb;
+}
+
+}  // namespace
+
+std::optional<Call> parse_arguments(int argc, const char* const* argv) {
+  CLI::App app("Choir: train, shrink and run mixture-of-experts language models", "choir");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "0.1.0");
+  Call call;
+  Inspect inspect;
+  Forward forward;
+  Generate generate;
+  Eval eval;
+  Prune prune;
+  Skip skip;
+  Train train;
+  const CLI::App* asked[] = {add_inspect(app, call, inspect), add_forward(app, call, forward),
+                             add_generate(app, call, generate), add_eval(app, call, eval),
+                             add_prune(app, call, prune),       add_skip(app, call, skip),
+                             add_train(app, call, train)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    app.exit(help);
+    return std::nullopt;
+  } catch (const CLI::ParseError& error) {
+    base::usage_error(error.what(), "", "choir VERB --help shows the options");
+  }
+  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train};
+  for (size_t i = 0; i < std::size(asked); ++i)
+    if (asked[i]->parsed()) call.verb = filled[i];
+  return call;
+}
+
+}  // namespace choir::cli

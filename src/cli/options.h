@@ -1,0 +1,82 @@
+// What a user asked for: one struct for each verb, filled by arguments.cc and read by the verb's own file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace choir::cli {
+
+struct Common {
+  int threads = 0;  // 0: all processors
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+struct Inspect {
+  std::string model;
+};
+
+struct Forward {
+  std::string model, ids, out;  // ids: FILE[:TENSOR]
+  bool trace = false, force = false;
+};
+
+struct Generate {
+  std::string model, prompt;
+  std::vector<int> ids;
+  int count = 64;
+  double temperature = 0, top_p = 1, min_p = 0;
+  int top_k = 0;
+  bool ignore_end = false;
+};
+
+struct Eval {
+  std::string model, choices, against;
+  std::vector<std::string> text;
+  int context = 0;  // tokens of a window; 0: the model's own length, at most 512
+};
+
+// Text or ids to calibrate on.
+struct Calibration {
+  std::vector<std::string> files;
+  std::string ids;                                 // FILE[:TENSOR]
+  int sequences = 16, length = 256, batch = 8;  // of text: blocks, their tokens, blocks of a batch
+};
+
+struct Prune {
+  std::string model, out, method = "exact";
+  std::vector<int> keep;
+  Calibration calibration;
+  bool progressive = false, all_losses = false, force = false;
+};
+
+struct Skip {
+  std::string model, out;
+  Calibration calibration;
+  bool force = false;
+};
+
+struct Train {
+  std::string config, out, data;
+  bool resume = false;
+};
+
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train>;
+
+struct Call {
+  Common common;
+  Verb verb;
+};
+
+// Each runs one verb; results go to stdout, all else to stderr. Throws base::Error.
+void run(const Inspect& options, const Common& common);
+void run(const Forward& options, const Common& common);
+void run(const Generate& options, const Common& common);
+void run(const Eval& options, const Common& common);
+void run(const Prune& options, const Common& common);
+void run(const Skip& options, const Common& common);
+void run(const Train& options, const Common& common);
+
+}  // namespace choir::cli

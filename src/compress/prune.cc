@@ -1,0 +1,261 @@
+#include "compress/prune.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "compress/choose.h"
+#include "nn/attention_layer.h"
+
+namespace choir::compress {
+namespace {
+
+using model::Config;
+using model::LayerConfig;
+using tensor::Buffer;
+
+constexpr int kChunk = 512;  // tokens whose answers are held at once
+
+size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
+int keep_of(const PruneOptions& options, int layer) { return options.keep[options.keep.size() == 1 ? 0 : layer]; }
+
+void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
+  if (keep > layer.experts)
+    base::usage_error("keep " + std::to_string(keep), where, "there are " + std::to_string(layer.experts) + " experts");
+  if (keep < layer.top_k)
+    base::usage_error("keep " + std::to_string(keep), where,
+                      "each token uses " + std::to_string(layer.top_k) + " experts, so at least as many must stay");
+  if (method == Method::kExact && !SubsetErrors::fits(layer.experts, layer.top_k))
+    base::usage_error("an exact search over " + std::to_string(layer.experts) + " experts, " +
+                          std::to_string(layer.top_k) + " for each token",
+                      where, "it is made for up to 16 experts with top-2; use the method frequency or random");
+}
+
+// A batch on its way through the layers.
+struct Stream {
+  std::vector<kernels::Sequence> sequences;
+  model::ForwardPass pass;
+  Buffer<float> given, pruned;  // (N,D) residual streams of the given and, in a progressive search, the pruned model
+
+  Stream(const Model& model, const CalibrationBatch& batch, bool progressive, Threads& threads)
+      : sequences(sequences_of(batch)),
+        pass(model, {batch.ids, sequences}, threads),
+        given(area(pass.rows(), model.config().width)),
+        pruned(progressive ? given.size() : 0) {
+    pass.embed(given.matrix(pass.rows(), model.config().width));
+    if (progressive) std::ranges::copy(given.span(), pruned.data());
+  }
+};
+
+// What the calibration says about one layer.
+struct Findings {
+  std::optional<SubsetErrors> errors;
+  std::vector<int64_t> coverage;
+};
+
+class Search {
+ public:
+  Search(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options, Threads& threads,
+         const Progress& progress)
+      : model_(model), options_(options), threads_(threads), progress_(progress), rng_(options.seed) {
+    for (const CalibrationBatch& batch : batches) streams_.emplace_back(model, batch, options.progressive, threads);
+  }
+
+  LayerChoice layer(int l);
+
+ private:
+  LayerView view(const Model& model, int l) const { return {model.router(l), model.tensors().blocks[l].moe}; }
+  Matrix<float> attend(int l, const Stream& stream, const Buffer<float>& h);
+  void observe(int l, const Stream& stream, Findings& findings);
+  void observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings);
+  void pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output);
+  void advance_pruned(int l, const std::vector<int>& keep, const Stream& stream);
+  LayerChoice choose(int l, const Findings& findings);
+  void report_losses(const SubsetErrors& errors, LayerChoice& choice) const;
+
+  const Model& model_;
+  const PruneOptions& options_;
+  Threads& threads_;
+  const Progress& progress_;
+  base::Rng rng_;
+  std::vector<Stream> streams_;
+  model::BlockActivations activations_;
+  Buffer<float> middle_;
+  Capture capture_;
+  int done_ = 0;
+};
+
+template <class Function>
+void each_chunk(int rows, const Function& function) {
+  for (int first = 0; first < rows; first += kChunk) function(first, std::min(kChunk, rows - first));
+}
+
+// Returns what the experts receive; middle_ is the residual stream they add to. Attention is never pruned.
+Matrix<float> Search::attend(int l, const Stream& stream, const Buffer<float>& h) {
+  const int rows = stream.pass.rows(), d = model_.config().width;
+  middle_.reserve(area(rows, d));
+  stream.pass.attend(l, h.matrix(rows, d), nullptr, activations_, middle_.matrix(rows, d));
+  return activations_.normed.matrix(rows, d);
+}
+
+// The output of a layer as it is.
+void Search::pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output) {
+  each_chunk(x.rows, [&](int first, int count) {
+    run_capture(layer, x.slice_rows(first, count), layer.router.choices(), capture_, threads_);
+    own_output(capture_, output.slice_rows(first, count), threads_);
+  });
+}
+
+// Measures the layer on its inputs x. `output` is the target: given in a progressive search, else the layer's own
+// output, which is written here.
+void Search::observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings) {
+  const int ranks = findings.errors ? findings.errors->ranks() : model_.router(l).choices();
+  each_chunk(x.rows, [&](int first, int count) {
+    run_capture(view(model_, l), x.slice_rows(first, count), ranks, capture_, threads_);
+    const Matrix<float> target = output.slice_rows(first, count);
+    if (!options_.progressive) own_output(capture_, target, threads_);
+    if (findings.errors) findings.errors->add(capture_, target, threads_);
+    const std::vector<int32_t>& offset = capture_.moe.routing.plan.offset;
+    for (size_t e = 0; e < findings.coverage.size(); ++e) findings.coverage[e] += offset[e + 1] - offset[e];
+  });
+  if (findings.errors) findings.errors->end_batch(threads_);
+}
+
+// Takes the given model's residual stream through the layer, and measures on the way.
+void Search::observe(int l, const Stream& stream, Findings& findings) {
+  const int rows = stream.pass.rows(), d = model_.config().width;
+  const Matrix<float> h = stream.given.matrix(rows, d);
+  const Matrix<float> x = attend(l, stream, stream.given);
+  if (!options_.progressive) {
+    observe_tokens(l, x, h, findings);
+    nn::add(middle_.matrix(rows, d), h, threads_);
+    return;
+  }
+  pass_on(view(model_, l), x, h);
+  Buffer<float> middle(area(rows, d));
+  std::swap(middle, middle_);
+  observe_tokens(l, attend(l, stream, stream.pruned), h, findings);
+  nn::add(middle.matrix(rows, d), h, threads_);
+}
+
+std::vector<std::vector<int>> everything(const Config& config) {
+  std::vector<std::vector<int>> keep;
+  for (const LayerConfig& layer : config.layers) keep.push_back(others({}, layer.experts));
+  return keep;
+}
+
+void Search::advance_pruned(int l, const std::vector<int>& keep, const Stream& stream) {
+  Config config = model_.config();
+  config.layers[l].experts = static_cast<int>(keep.size());
+  std::vector<std::vector<int>> experts = everything(config);
+  experts[l] = keep;
+  const Model smaller = model_.with_layers(config, experts);
+  const Matrix<float> h = stream.pruned.matrix(stream.pass.rows(), config.width);
+  const Matrix<float> x = attend(l, stream, stream.pruned);
+  pass_on(view(smaller, l), x, h);
+  nn::add(middle_.matrix(h.rows, h.cols), h, threads_);
+}
+
+void Search::report_losses(const SubsetErrors& errors, LayerChoice& choice) const {
+  choice.loss = errors.loss(as_set(choice.keep));
+  const int experts = static_cast<int>(choice.coverage.size());
+  const bool listed = options_.all_losses;
+  bool finite = true;
+  for (const std::vector<int>& dropped : combinations(experts, experts - static_cast<int>(choice.keep.size()))) {
+    const double loss = errors.loss(errors.all() ^ as_set(dropped));
+    finite = finite && std::isfinite(loss);
+    if (listed) choice.losses.push_back({dropped, loss});
+  }
+  if (finite) return;
+  model_.check_finite();
+  base::input_error("the losses are not finite", "layer " + std::to_string(choice.layer),
+                    "the activations of this model overflow on the calibration text");
+}
+
+LayerChoice Search::choose(int l, const Findings& findings) {
+  const int experts = model_.config().layers[l].experts, keep = keep_of(options_, l);
+  LayerChoice choice{.layer = l, .candidates = 1, .coverage = findings.coverage};
+  if (options_.method == Method::kExact) {
+    choice.keep = choose_exact(*findings.errors, experts, keep);
+    choice.candidates = static_cast<int64_t>(combinations(experts, keep).size());
+  } else if (options_.method == Method::kFrequency) {
+    choice.keep = choose_frequent(findings.coverage, keep);
+  } else {
+    choice.keep = choose_random(rng_, experts, keep);
+  }
+  for (int e = 0; e < experts; ++e)
+    if (findings.coverage[e] < options_.few_tokens) choice.rarely_seen.push_back(e);
+  if (findings.errors) report_losses(*findings.errors, choice);
+  return choice;
+}
+
+LayerChoice Search::layer(int l) {
+  const base::Stopwatch watch;
+  const LayerConfig& layer = model_.config().layers[l];
+  Findings findings{{}, std::vector<int64_t>(static_cast<size_t>(layer.experts))};
+  if (SubsetErrors::fits(layer.experts, layer.top_k))
+    findings.errors.emplace(layer.experts, layer.top_k, keep_of(options_, l));
+  for (const Stream& stream : streams_) {
+    observe(l, stream, findings);
+    if (progress_) progress_(++done_, static_cast<int>(streams_.size()) * model_.config().depth());
+  }
+  LayerChoice choice = choose(l, findings);
+  for (const Stream& stream : streams_)
+    if (options_.progressive && l + 1 < model_.config().depth()) advance_pruned(l, choice.keep, stream);
+  choice.seconds = watch.seconds();
+  return choice;
+}
+
+// When a layer loses experts, every layer's list is written: a file holds all of them or none.
+Config pruned_config(Config config, const std::vector<LayerChoice>& choices) {
+  const auto complete = [&](const LayerChoice& c) {
+    return static_cast<int>(c.keep.size()) == config.layers[c.layer].experts;
+  };
+  if (std::ranges::all_of(choices, complete)) return config;
+  for (const LayerChoice& choice : choices) {
+    LayerConfig& layer = config.layers[choice.layer];
+    std::vector<int> kept = choice.keep;
+    for (int& e : kept)
+      if (!layer.kept.empty()) e = layer.kept[e];
+    layer.kept = std::move(kept);
+    layer.experts = static_cast<int>(choice.keep.size());
+  }
+  return config;
+}
+
+}  // namespace
+
+void check_prune(const Config& config, const PruneOptions& options) {
+  if (options.keep.size() != 1 && static_cast<int>(options.keep.size()) != config.depth())
+    base::usage_error(std::to_string(options.keep.size()) + " numbers of experts to keep", "keep",
+                      "give one, or one for each of the " + std::to_string(config.depth()) + " layers");
+  for (int l = 0; l < config.depth(); ++l)
+    check_layer(config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
+}
+
+PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,
+                  Threads& threads, const Progress& progress) {
+  const base::Stopwatch watch;
+  check_prune(model.config(), options);
+  check_batches(batches);
+  Config config = model.config();
+  for (LayerConfig& layer : config.layers) layer.skip_beta.reset();
+  const Model unskipping = model.with_layers(config, everything(config));
+  Search search(unskipping, batches, options, threads, progress);
+  PruneResult result;
+  for (int l = 0; l < config.depth(); ++l) result.layers.push_back(search.layer(l));
+  result.config = pruned_config(config, result.layers);
+  result.seconds = watch.seconds();
+  return result;
+}
+
+Model pruned_model(const Model& model, const PruneResult& result) {
+  std::vector<std::vector<int>> keep;
+  for (const LayerChoice& choice : result.layers) keep.push_back(choice.keep);
+  return model.with_layers(result.config, keep);
+}
+
+}  // namespace choir::compress

@@ -1,0 +1,14 @@
+// What the arithmetic units of this machine can do: the denominator of every "share of peak".
+#pragma once
+
+#include "base/threads.h"
+
+namespace choir::kernels {
+
+// Multiply-adds on registers alone, on all threads, in FLOP per second: the median of five runs of some milliseconds.
+double measure_peak_flops(base::Threads& threads);
+
+// Sequential reads of memory far larger than the caches, on all threads, in bytes per second: the median of five.
+double measure_read_bandwidth(base::Threads& threads);
+
+}  // namespace choir::kernels

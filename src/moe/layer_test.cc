@@ -1,0 +1,179 @@
+#include "moe/layer.h"
+
+#include <doctest/doctest.h>
+
+#include "moe/reference/data.h"
+#include "moe/reference/layer.h"
+#include "tests/gradients/complex_step.h"
+
+namespace choir::moe {
+namespace {
+
+constexpr int kWidth = 6;
+const std::vector<size_t> kExpertWidths{5, 3, 8, 1};
+constexpr double kScale = 0.5, kAlpha = 0.25;
+
+// x, the router and the experts as one list, in the order that layer_of reads.
+std::vector<double> variables_of(int tokens, uint64_t seed, bool last_expert_loses) {
+  std::vector<double> all = reference::random(static_cast<size_t>(tokens * kWidth), 1, seed);
+  auto gate = reference::random(kExpertWidths.size() * kWidth, 1, seed + 1);
+  if (last_expert_loses) {  // no token is good enough for it: x_0 > 0 and its logit is -30 x_0
+    for (int t = 0; t < tokens; ++t) all[static_cast<size_t>(t * kWidth)] = 2;
+    std::fill(gate.end() - kWidth, gate.end(), 0);
+    *(gate.end() - kWidth) = -30;
+  }
+  all.insert(all.end(), gate.begin(), gate.end());
+  for (const size_t f : kExpertWidths) {
+    const auto expert = reference::random(3 * f * kWidth, 0.7, ++seed + 10);
+    all.insert(all.end(), expert.begin(), expert.end());
+  }
+  return all;
+}
+
+template <class S>
+struct Split {
+  std::vector<S> x;
+  reference::Layer<S> layer;
+};
+
+template <class S>
+Split<S> split(const std::vector<S>& all, int tokens) {
+  auto next = all.begin();
+  const auto take = [&](size_t size) {
+    next += static_cast<std::ptrdiff_t>(size);
+    return std::vector<S>(next - static_cast<std::ptrdiff_t>(size), next);
+  };
+  Split<S> result{take(static_cast<size_t>(tokens * kWidth)), {kWidth, take(kExpertWidths.size() * kWidth), {}}};
+  for (const size_t f : kExpertWidths) {
+    reference::Expert<S> expert;
+    for (auto* part : {&expert.w1, &expert.w2, &expert.w3}) *part = take(f * kWidth);
+    result.layer.experts.push_back(expert);
+  }
+  return result;
+}
+
+// The tensors of a layer over a flat list of the same order.
+template <class T>
+MoeTensors<T> tensors_over(std::vector<float>& all, int tokens) {
+  MoeTensors<T> tensors;
+  float* next = all.data() + tokens * kWidth;
+  const auto take = [&](int rows, int cols) {
+    const tensor::Matrix<float> m(next, rows, cols);
+    next += rows * cols;
+    if constexpr (std::is_same_v<T, Weight>)
+      return T(tensor::Matrix<const float>(m));
+    else
+      return m;
+  };
+  tensors.gate = take(static_cast<int>(kExpertWidths.size()), kWidth);
+  for (const size_t width : kExpertWidths) {
+    const int f = static_cast<int>(width);
+    tensors.w1.push_back(take(f, kWidth));
+    tensors.w2.push_back(take(kWidth, f));
+    tensors.w3.push_back(take(f, kWidth));
+  }
+  return tensors;
+}
+
+struct Result {
+  std::vector<float> y, gradient;
+  Routing routing;
+};
+
+Result run(const Router& router, const std::vector<double>& variables, const std::vector<double>& dy, int threads) {
+  Threads pool(threads);
+  const int tokens = static_cast<int>(dy.size()) / kWidth;
+  auto all = reference::narrow(variables);
+  const auto dyf = reference::narrow(dy);
+  const Matrix<const float> x(all.data(), tokens, kWidth);
+  Result r{std::vector<float>(dy.size()), std::vector<float>(all.size(), 1.0f), {}};
+  MoeActivations activations;
+  const auto weights = tensors_over<Weight>(all, tokens);
+  moe_forward(router, weights, x, Balancing::kOn, activations, reference::matrix(r.y, kWidth), pool);
+  moe_backward(router, weights, activations,
+               {x, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale)},
+               tensors_over<Matrix<float>>(r.gradient, tokens), pool);
+  for (float& g : r.gradient) g -= 1;  // the backward adds to what is there
+  r.routing = std::move(activations.routing);
+  return r;
+}
+
+// Forward and every gradient against the reference, for the choices that the router made.
+Result check_layer(const std::string& expression, bool last_expert_loses) {
+  CAPTURE(expression);
+  constexpr int tokens = 13;
+  const Router router = parse_router(expression);
+  const size_t k = static_cast<size_t>(router.choices());
+  const auto variables = variables_of(tokens, 7, last_expert_loses), dy = reference::random(tokens * kWidth, 1, 99);
+  Result r = run(router, variables, dy, 2);
+  const Split<double> real = split(variables, tokens);
+  CHECK(reference::error(reference::forward(real.layer, real.x, r.routing.chosen, k), r.y) < 1e-5);
+  const auto balance = [&](const auto& s) {
+    return reference::load_loss(reference::linear(s.x, s.layer.gate, kWidth), r.routing.proposed, kExpertWidths.size(), kAlpha);
+  };
+  CHECK(r.routing.balance_loss == doctest::Approx(balance(real)).epsilon(1e-5));
+  const auto derivative = complex_step(variables, [&](const std::vector<std::complex<double>>& z) {
+    const auto s = split(z, tokens);
+    const auto y = reference::forward(s.layer, s.x, r.routing.chosen, k);
+    std::complex<double> loss = kScale * balance(s);
+    for (size_t i = 0; i < y.size(); ++i) loss += dy[i] * y[i];
+    return loss;
+  });
+  // One block at a time, so that a small gradient cannot hide behind a large one.
+  auto from = derivative.begin();
+  auto got = r.gradient.begin();
+  std::vector<std::ptrdiff_t> blocks{tokens * kWidth, static_cast<std::ptrdiff_t>(kExpertWidths.size()) * kWidth};
+  for (const size_t f : kExpertWidths) blocks.insert(blocks.end(), 3, static_cast<std::ptrdiff_t>(f) * kWidth);
+  for (size_t b = 0; b < blocks.size(); from += blocks[b], got += blocks[b], ++b) {
+    CAPTURE(b);
+    CHECK(reference::error({from, from + blocks[b]}, std::vector<float>(got, got + blocks[b])) < 1e-5);
+  }
+  CHECK(from == derivative.end());
+  return r;
+}
+
+TEST_CASE("moe layer: output and every gradient agree with the reference, with experts of uneven widths") {
+  check_layer("linear > top_k(2) > all > chosen + load(0.25)", false);
+  check_layer("linear > top_k(1) > all > chosen + load(0.25)", false);
+  check_layer("linear > top_k(4) > all > chosen + load(0.25)", false);
+}
+
+TEST_CASE("moe layer: the same when some tokens skip their second expert") {
+  const Result r = check_layer("linear > top_k(2) > skip(0.4) > chosen + load(0.25)", false);
+  CHECK(r.routing.plan.edges() < 2 * 13);
+  CHECK(r.routing.plan.edges() > 13);
+}
+
+TEST_CASE("moe layer: the same when an expert gets no token, and its gradients are zero") {
+  const Result r = check_layer("linear > top_k(2) > all > chosen + load(0.25)", true);
+  CHECK(r.routing.plan.offset[3] == r.routing.plan.offset[4]);
+  const auto last = r.gradient.end() - 3 * static_cast<std::ptrdiff_t>(kExpertWidths.back()) * kWidth;
+  CHECK(std::all_of(last, r.gradient.end(), [](float g) { return g == 0; }));
+}
+
+TEST_CASE("moe layer: the same bits for any number of threads") {
+  const Router router = parse_router("linear > top_k(2) > skip(0.4) > chosen + load(0.25)");
+  const auto variables = variables_of(40, 3, false), dy = reference::random(40 * kWidth, 1, 5);
+  const Result one = run(router, variables, dy, 1), three = run(router, variables, dy, 3);
+  CHECK(one.y == three.y);
+  CHECK(one.gradient == three.gradient);
+}
+
+TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
+  Threads threads(2);
+  constexpr int tokens = 40;
+  const Router router = parse_router("linear > top_k(2) > skip(0.4) > chosen");
+  auto all = reference::narrow(variables_of(tokens, 3, false));
+  const auto weights = tensors_over<Weight>(all, tokens);
+  std::vector<float> together(tokens * kWidth), alone(kWidth);
+  MoeActivations activations;
+  const Matrix<const float> x(all.data(), tokens, kWidth);
+  moe_forward(router, weights, x, Balancing::kOff, activations, reference::matrix(together, kWidth), threads);
+  for (int t = 0; t < tokens; ++t) {
+    moe_forward(router, weights, x.slice_rows(t, 1), Balancing::kOff, activations, reference::matrix(alone, kWidth), threads);
+    CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * kWidth));
+  }
+}
+
+}  // namespace
+}  // namespace choir::moe

@@ -1,0 +1,147 @@
+#include "moe/router.h"
+
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+#include "moe/reference/data.h"
+
+namespace choir::moe {
+namespace {
+
+// The text of the usage error that the expression gives; empty when it gives none.
+std::string refusal_of(const std::string& expression) {
+  try {
+    parse_router(expression);
+  } catch (const base::Error& error) {
+    return error.fault == base::Fault::kUsage ? error.what() : "";
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+TEST_CASE("router: an alias is its expression written out") {
+  CHECK(parse_router("mixtral").expression() == "linear > top_k(2) > all > chosen + load(0.02)");
+}
+
+TEST_CASE("router: an expression that is written out reads back as itself") {
+  for (const std::string text :
+       {"linear > top_k(1) > all > chosen", "linear > top_k(2) > all > chosen + load(0.01)",
+        "linear > top_k(2) > skip(0.4) > chosen + load(0.02)", "linear > top_k(8) > all > chosen + load(0.001)",
+        "linear > top_k(2) > skip(0) > chosen + load(0.5) + load(0.25)", "linear > top_k(2) > skip(1e+30) > chosen"}) {
+    const Router router = parse_router(text);
+    CHECK(router.expression() == text);
+    CHECK(parse_router(router.expression()).expression() == text);
+  }
+  CHECK(parse_router("linear > top_k(4) > all > chosen").choices() == 4);
+}
+
+TEST_CASE("router: every float survives being written out") {
+  for (const float beta : {0.1f, 1.0f / 3, 0.2718281828f, 1.17549435e-38f, 123456.789f}) {
+    char text[64];
+    std::snprintf(text, sizeof text, "linear > top_k(2) > skip(%.9g) > chosen", static_cast<double>(beta));
+    const std::string once = parse_router(text).expression();
+    CHECK(parse_router(once).expression() == once);
+    const size_t open = once.find("skip(") + 5;
+    CHECK(std::strtof(once.c_str() + open, nullptr) == beta);
+  }
+}
+
+TEST_CASE("router: spaces do not matter") {
+  CHECK(parse_router("linear>top_k( 2 )>\tall >chosen+load(0.02)").expression() == parse_router("mixtral").expression());
+}
+
+TEST_CASE("router: an unknown word is named, with those that are known") {
+  for (const auto& [expression, word, known] :
+       {std::tuple{"cosine > top_k(2) > all > chosen", "\"cosine\" for score", "linear"},
+        {"linear > top_p(2) > all > chosen", "\"top_p\" for propose", "top_k"},
+        {"linear > top_k(2) > some > chosen", "\"some\" for admit", "all, skip"},
+        {"linear > top_k(2) > all > sigmoid", "\"sigmoid\" for weigh", "chosen"},
+        {"linear > top_k(2) > all > chosen + z_loss(1)", "\"z_loss\" for balance", "load"}}) {
+    CAPTURE(expression);
+    CHECK(contains(refusal_of(expression), word));
+    CHECK(contains(refusal_of(expression), known));
+  }
+}
+
+TEST_CASE("router: refuses expressions that are not four words") {
+  for (const std::string text : {"", " ", "mistral", "linear", "linear > top_k(2) > all", "> > >",
+                                 "linear > top_k(2) > all > chosen > chosen", "linear > top_k(2) > all > chosen +",
+                                 "linear + load(1) > top_k(2) > all > chosen", "linear, top_k(2), all, chosen"}) {
+    CAPTURE(text);
+    CHECK(!refusal_of(text).empty());
+  }
+}
+
+TEST_CASE("router: refuses wrong numbers of arguments and arguments that are no numbers") {
+  for (const std::string word : {"top_k", "top_k()", "top_k(1,2)", "top_k(two)", "top_k(2", "top_k(2)x", "top_k(2x)",
+                                 "top_k(2,)", "top_k((2))", "(2)"}) {
+    CAPTURE(word);
+    CHECK(!refusal_of("linear > " + word + " > all > chosen").empty());
+  }
+  CHECK(!refusal_of("linear(1) > top_k(2) > all > chosen").empty());
+  CHECK(!refusal_of("linear > top_k(2) > all(0) > chosen").empty());
+}
+
+TEST_CASE("router: refuses numbers out of range, NaN and infinity among them") {
+  for (const std::string k : {"0", "-1", "4097", "1e300", "nan", "inf", "-nan"}) {
+    CAPTURE(k);
+    CHECK(contains(refusal_of("linear > top_k(" + k + ") > all > chosen"), "out of range"));
+  }
+  for (const std::string beta : {"-0.1", "nan", "inf", "1e31"})
+    CHECK(contains(refusal_of("linear > top_k(2) > skip(" + beta + ") > chosen"), "out of range"));
+  for (const std::string alpha : {"-1", "nan", "1001"})
+    CHECK(contains(refusal_of("linear > top_k(2) > all > chosen + load(" + alpha + ")"), "out of range"));
+}
+
+TEST_CASE("router: a k that is no whole number is refused") {
+  CHECK(!refusal_of("linear > top_k(2.5) > all > chosen").empty());
+}
+
+TEST_CASE("router: skipping is for top-2 alone") {
+  CHECK(contains(refusal_of("linear > top_k(1) > skip(0.5) > chosen"), "top_k(2)"));
+  CHECK(contains(refusal_of("linear > top_k(3) > skip(0.5) > chosen"), "top_k(2)"));
+}
+
+TEST_CASE("router: more choices than experts is an input error that names the place") {
+  const Router router = parse_router("mixtral");
+  CHECK_NOTHROW(check_router(router, 2, "layer 3"));
+  try {
+    check_router(router, 1, "layer 3");
+    FAIL("accepted");
+  } catch (const base::Error& error) {
+    CHECK(error.fault == base::Fault::kInput);
+    CHECK(error.where == "layer 3");
+  }
+}
+
+TEST_CASE("router: a reused routing keeps nothing of the call before") {
+  base::Threads threads(2);
+  const auto gate = reference::narrow(reference::random(4 * 6, 1, 1));
+  const auto large = reference::narrow(reference::random(30 * 6, 1, 2)), small = reference::narrow(reference::random(3 * 6, 1, 3));
+  const Router router = parse_router("linear > top_k(2) > skip(0.5) > chosen + load(0.1)");
+  Routing reused, fresh;
+  router.route(reference::matrix(large, 6), reference::matrix(gate, 6), Balancing::kOn, reused, threads);
+  CHECK(reused.balance_loss > 0);
+  router.route(reference::matrix(small, 6), reference::matrix(gate, 6), Balancing::kOff, reused, threads);
+  router.route(reference::matrix(small, 6), reference::matrix(gate, 6), Balancing::kOff, fresh, threads);
+  CHECK(reused.balance_loss == 0);
+  CHECK(reused.plan.offset == fresh.plan.offset);
+  CHECK(reused.plan.token == fresh.plan.token);
+  CHECK(reused.plan.weight == fresh.plan.weight);
+  CHECK(reused.proposed == fresh.proposed);
+  CHECK(reused.chosen == fresh.chosen);
+}
+
+TEST_CASE("router: NaN scores give a plan all the same") {
+  base::Threads threads(1);
+  const std::vector<float> gate(4 * 3, 1.0f), x{NAN, 1, 2};
+  Routing routing;
+  parse_router("mixtral").route(reference::matrix(x, 3), reference::matrix(gate, 3), Balancing::kOn, routing, threads);
+  CHECK(routing.plan.edges() == 2);
+  CHECK(routing.proposed == std::vector<int32_t>{0, 1});
+  CHECK(std::isnan(routing.balance_loss));
+}
+
+}  // namespace
+}  // namespace choir::moe

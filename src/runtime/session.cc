@@ -1,0 +1,116 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+namespace choir::runtime {
+namespace {
+
+constexpr int kChunk = 512;         // tokens of one forward: bounds the scratch memory of a long prompt
+constexpr int kFirstCapacity = 64;  // positions the cache begins with
+
+int checked_capacity(const model::Model& model, int capacity) {
+  if (capacity < 0 || capacity > model.positions())
+    base::usage_error("a context of " + std::to_string(capacity) + " tokens", "context",
+                      "the model takes from 1 to " + std::to_string(model.positions()));
+  return capacity == 0 ? model.positions() : capacity;
+}
+
+}  // namespace
+
+double Counts::decode_tokens_per_second() const {
+  return decode_seconds > 0 ? static_cast<double>(decode_tokens) / decode_seconds : 0;
+}
+
+double Counts::skipped_share() const {
+  const auto all = static_cast<double>(experts_run + experts_skipped);
+  return all > 0 ? static_cast<double>(experts_skipped) / all : 0;
+}
+
+Session::Session(const model::Model& model, base::Threads& threads, int capacity)
+    : model_(model),
+      threads_(threads),
+      capacity_(checked_capacity(model, capacity)),
+      cache_(model.config(), 1, std::min(capacity_, kFirstCapacity)),
+      logits_(static_cast<size_t>(model.config().vocab)) {}
+
+std::span<const float> Session::feed(std::span<const int32_t> ids) {
+  const base::Stopwatch watch;
+  const auto count = static_cast<int>(std::min<size_t>(ids.size(), static_cast<size_t>(capacity_) + 1));
+  if (count == 0) base::input_error("no tokens", "prompt", "give at least one");
+  if (count > capacity_ - length_)
+    base::input_error(std::to_string(ids.size()) + " tokens after " + std::to_string(length_), "prompt",
+                      "the context holds " + std::to_string(capacity_));
+  make_room(length_ + count);
+  for (int done = 0; done < count; done += kChunk)
+    forward(ids.subspan(static_cast<size_t>(done), static_cast<size_t>(std::min(kChunk, count - done))),
+            length_ + done);
+  length_ += count;
+  counts_.prompt_tokens += count;
+  counts_.prompt_seconds += watch.seconds();
+  return logits_.span();
+}
+
+Generation Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
+                             const OnToken& on_token) {
+  Sampler sampler(options.sampling);
+  if (options.most < 0) base::usage_error("a negative number of tokens", "generate", "0 or more");
+  feed(prompt);
+  Generation result;
+  while (static_cast<int>(result.ids.size()) < options.most) {
+    const base::Stopwatch choosing;
+    const int32_t id = sampler.pick(logits_.span());
+    counts_.decode_seconds += choosing.seconds();
+    if (!options.ignore_end && is_end(id)) return {std::move(result.ids), Stop::kEnd};
+    result.ids.push_back(id);
+    if (on_token && !on_token(id)) return {std::move(result.ids), Stop::kCaller};
+    if (static_cast<int>(result.ids.size()) == options.most) break;
+    if (length_ == capacity_) return {std::move(result.ids), Stop::kContext};
+    const base::Stopwatch reading;
+    make_room(length_ + 1);
+    forward({&id, 1}, length_++);
+    ++counts_.decode_tokens;
+    counts_.decode_seconds += reading.seconds();
+  }
+  return result;
+}
+
+void Session::rewind(int length) {
+  CHOIR_CHECK(length >= 0 && length <= length_, "rewind to " + std::to_string(length));
+  length_ = length;
+}
+
+void Session::forward(std::span<const int32_t> ids, int first) {
+  const kernels::Sequence sequence{0, static_cast<int>(ids.size()), first, 0};
+  const auto observer = [this](int layer, const moe::Routing& routing) {
+    const int run = routing.plan.edges();
+    counts_.experts_run += run;
+    counts_.experts_skipped += int64_t{routing.plan.tokens} * routing.plan.choices - run;
+    if (observer_) observer_(layer, routing);
+  };
+  model::forward(model_, {ids, {&sequence, 1}}, &cache_, model::Rows::kLast, scratch_,
+                 logits_.matrix(1, model_.config().vocab), threads_, observer);
+}
+
+// Doubling keeps the copying below the cost of what was read.
+void Session::make_room(int length) {
+  if (length <= cache_.capacity()) return;
+  model::KvCache larger(model_.config(), 1, std::min(capacity_, std::max(length, 2 * cache_.capacity())));
+  for (int l = 0; l < model_.config().depth(); ++l) {
+    const nn::KeysValues from = cache_.layer(l), to = larger.layer(l);
+    const size_t kept = static_cast<size_t>(length_) * static_cast<size_t>(from.k.cols);
+    std::copy_n(from.k.data, kept, to.k.data);
+    std::copy_n(from.v.data, kept, to.v.data);
+  }
+  cache_ = std::move(larger);
+}
+
+bool Session::is_end(int32_t id) const {
+  return std::ranges::find(model_.config().end_tokens, id) != model_.config().end_tokens.end();
+}
+
+}  // namespace choir::runtime

@@ -1,0 +1,77 @@
+#include "train/checkpoint.h"
+
+#include <array>
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/error.h"
+#include "io/safetensors.h"
+
+namespace choir::train {
+namespace {
+
+struct Block {
+  const char* name;
+  const Buffer<float>& numbers;
+};
+
+std::array<Block, 3> blocks(const Parameters& p) {
+  return {Block{"values", p.values()}, Block{"first_moment", p.first()}, Block{"second_moment", p.second()}};
+}
+
+std::string text_of(const base::Rng::State& state) {
+  char text[80];
+  std::snprintf(text, sizeof text, "%016" PRIx64 "%016" PRIx64 "%016" PRIx64 "%016" PRIx64, state[0], state[1],
+                state[2], state[3]);
+  return text;
+}
+
+base::Rng::State state_of(const std::string& text, const std::string& path) {
+  base::Rng::State state{};
+  for (size_t i = 0; i < state.size(); ++i)
+    if (text.size() != 64 || std::sscanf(text.c_str() + 16 * i, "%16" SCNx64, &state[i]) != 1)
+      base::input_error("the random state is damaged", path, "start the run anew");
+  return state;
+}
+
+}  // namespace
+
+std::string checkpoint_path(const std::string& directory) { return directory + "/checkpoint.safetensors"; }
+
+void save_checkpoint(const std::string& directory, const Parameters& parameters, const Progress& progress,
+                     const std::string& fingerprint) {
+  std::vector<io::Tensor> tensors;
+  for (const Block& block : blocks(parameters))
+    tensors.push_back({block.name,
+                       tensor::DType::kF32,
+                       {static_cast<int64_t>(block.numbers.size())},
+                       std::as_bytes(std::span<const float>(block.numbers.span()))});
+  const io::Metadata metadata{{"step", std::to_string(progress.step)},
+                              {"data_rng", text_of(progress.data_rng)},
+                              {"fingerprint", fingerprint}};
+  io::write_safetensors(checkpoint_path(directory), tensors, metadata, base::Existing::kReplace);
+}
+
+Progress load_checkpoint(const std::string& directory, const std::string& fingerprint, Parameters& parameters) {
+  const io::SafetensorsFile file(checkpoint_path(directory));
+  const auto entry = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end())
+      base::input_error(std::string("the checkpoint lacks ") + key, file.path(), "start the run anew");
+    return found->second;
+  };
+  if (entry("fingerprint") != fingerprint)
+    base::input_error("the checkpoint belongs to another configuration", file.path(),
+                      "resume with the configuration and data it was made with");
+  for (const Block& block : blocks(parameters)) {
+    const io::Tensor* tensor = file.find(block.name);
+    if (!tensor || tensor->type != tensor::DType::kF32 || tensor->bytes.size() != block.numbers.size() * sizeof(float))
+      base::input_error(std::string("the checkpoint lacks ") + block.name, file.path(), "start the run anew");
+    std::memcpy(block.numbers.data(), tensor->bytes.data(), tensor->bytes.size());
+  }
+  return {std::atoi(entry("step").c_str()), state_of(entry("data_rng"), file.path())};
+}
+
+}  // namespace choir::train

@@ -1,0 +1,48 @@
+// What a training run is: the file given to `choir train --config`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace choir::train {
+
+// One kind of text. Files: .jsonl holds one document a line under "text", anything else is one document.
+struct Domain {
+  std::string name;
+  double weight = 1;               // share of the sequences, relative to the other domains
+  std::vector<std::string> files;  // relative to the data directory
+};
+
+struct TokenizerSource {
+  std::string path;    // a tokenizer.json, relative to the data directory, or empty:
+  int vocab_size = 0;  // then one of this size is learnt from the domains
+};
+
+struct Schedule {
+  int steps = 0, warmup_steps = 0;
+  double learning_rate = 0, min_learning_rate = 0;
+
+  // Linear warm-up to learning_rate, then half a cosine down to min_learning_rate at the last step; step counts from 1.
+  double at(int step) const;
+};
+
+struct TrainConfig {
+  std::string model;  // a config.json, as text
+  TokenizerSource tokenizer;
+  std::vector<Domain> domains;
+  Schedule schedule;
+  int batch_size = 16, sequence_length = 256;  // sequences, tokens
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
+  double gradient_clip = 1;                         // largest norm of the whole gradient
+  int checkpoint_every = 200;                       // steps
+  uint64_t seed = 1;
+  tensor::DType saved_type = tensor::DType::kBF16;  // of the finished model's matrices
+};
+
+// Throws Error (input) that names the field. vocab_size of the model may be missing: the tokenizer gives it.
+TrainConfig read_train_config(const std::string& path);
+
+}  // namespace choir::train

@@ -1,0 +1,60 @@
+#include "train/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/adamw.h"
+
+namespace choir::train {
+
+Parameters::Parameters(const Config& config) : config_(config) {
+  size_t total = 0;
+  ModelTensors<Weight> names;
+  model::visit_tensors(config_, names, [&](const model::TensorInfo& info, Weight&) {
+    const size_t size = static_cast<size_t>(info.rows) * static_cast<size_t>(info.cols);
+    places_.push_back({info, total, size});
+    total += (size + 15) / 16 * 16;  // every tensor begins on a vector
+  });
+  for (Buffer<float>* block : {&values_, &gradient_, &first_, &second_}) *block = Buffer<float>(total);
+  size_t next = 0;
+  model::visit_tensors(config_, gradients_, [&](const model::TensorInfo& info, Matrix<float>& gradient) {
+    gradient = {gradient_.data() + places_[next++].begin, info.rows, info.cols};
+  });
+}
+
+ModelTensors<Weight> Parameters::weights() const {
+  ModelTensors<Weight> tensors;
+  size_t next = 0;
+  model::visit_tensors(config_, tensors, [&](const model::TensorInfo& info, Weight& weight) {
+    weight = {values_.data() + places_[next++].begin, tensor::DType::kF32, info.rows, info.cols};
+  });
+  return tensors;
+}
+
+void Parameters::initialize(uint64_t seed) {
+  base::Rng rng(seed);
+  const float onto_stream = 0.02f / std::sqrt(2.0f * static_cast<float>(config_.depth()));
+  for (const Place& place : places_) {
+    const std::span<float> values = values_.span().subspan(place.begin, place.size);
+    const bool last = place.info.name.ends_with("o_proj.weight") || place.info.name.ends_with("w2.weight");
+    for (float& v : values) v = place.info.vector ? 1.0f : rng.normal() * (last ? onto_stream : 0.02f);
+  }
+}
+
+double Parameters::gradient_norm(base::Threads& threads) const {
+  return std::sqrt(kernels::sum_of_squares(gradient_.span(), threads));
+}
+
+void Parameters::update(const TrainConfig& config, const Step& step, base::Threads& threads) {
+  kernels::AdamwStep adamw{static_cast<float>(step.learning_rate), static_cast<float>(config.beta1),
+                           static_cast<float>(config.beta2),       static_cast<float>(config.epsilon),
+                           static_cast<float>(config.weight_decay), step.number,
+                           static_cast<float>(step.gradient_scale)};
+  for (const Place& place : places_) {
+    const auto part = [&](const Buffer<float>& block) { return block.span().subspan(place.begin, place.size); };
+    adamw.weight_decay = place.info.vector ? 0.0f : static_cast<float>(config.weight_decay);
+    kernels::adamw(adamw, {part(values_), part(first_), part(second_), part(gradient_)}, threads);
+  }
+}
+
+}  // namespace choir::train

@@ -1,0 +1,56 @@
+// The numbers that training changes: parameters, gradients and the optimizer's moments, each in one block.
+#pragma once
+
+#include <vector>
+
+#include "base/rng.h"
+#include "base/threads.h"
+#include "model/tensors.h"
+#include "tensor/buffer.h"
+#include "train/config.h"
+
+namespace choir::train {
+
+using model::Config;
+using model::ModelTensors;
+using tensor::Buffer;
+using tensor::Matrix;
+using tensor::Weight;
+
+// Owns the four blocks; the views into them die with it. Tensors lie in the order of visit_tensors.
+class Parameters {
+ public:
+  explicit Parameters(const Config& config);
+
+  ModelTensors<Weight> weights() const;
+  ModelTensors<Matrix<float>>& gradients() { return gradients_; }
+  const Buffer<float>& values() const { return values_; }
+  const Buffer<float>& first() const { return first_; }
+  const Buffer<float>& second() const { return second_; }
+
+  // Normal with deviation 0.02, the two projections onto the residual stream with 0.02 / sqrt(2 L) (GPT-2), norms 1.
+  void initialize(uint64_t seed);
+
+  void clear_gradients() { gradient_.clear(); }
+  double gradient_norm(base::Threads& threads) const;
+
+  // One AdamW step; norms are not decayed. gradient_scale multiplies the gradient first.
+  struct Step {
+    double learning_rate, gradient_scale;
+    int number;  // 1, 2, ...
+  };
+  void update(const TrainConfig& config, const Step& step, base::Threads& threads);
+
+ private:
+  struct Place {
+    model::TensorInfo info;
+    size_t begin, size;
+  };
+
+  Config config_;
+  std::vector<Place> places_;
+  Buffer<float> values_, gradient_, first_, second_;
+  ModelTensors<Matrix<float>> gradients_;
+};
+
+}  // namespace choir::train

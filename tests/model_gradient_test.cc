@@ -1,0 +1,127 @@
+// The loss, the logits and every gradient of a whole model against the reference and its complex step.
+#include <doctest/doctest.h>
+
+#include "tests/flat_parameters.h"
+#include "tests/gradients/complex_step.h"
+
+namespace choir::tests {
+namespace {
+
+using model::Config;
+
+Config tiny_config() {
+  Config config = small_config({{4, 2, 5, {}, {}}, {3, 2, 7, {}, {}}});
+  config.width = 12;
+  config.vocab = 17;
+  config.attention = {.heads = 4, .kv_heads = 2, .head_width = 4, .window = 0};
+  config.rope_theta = 100;
+  config.load_weight = 0.5;
+  return config;
+}
+
+// The largest difference as a share of the largest expected number.
+template <class Got>
+double error(const double* expected, const Got& got) {
+  double largest = 0, difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = std::abs(expected[i] - static_cast<double>(got[i]));
+    difference = std::isnan(d) ? HUGE_VAL : std::max(difference, d);
+    largest = std::max(largest, std::abs(expected[i]));
+  }
+  return largest > 0 ? difference / largest : difference;
+}
+
+void check_forward(const model::Model& model, const FlatBatch& flat, const ReferenceOutcome<double>& want) {
+  base::Threads threads(2);
+  tensor::Buffer<float> logits(flat.ids.size() * static_cast<size_t>(model.config().vocab));
+  model::Scratch scratch;
+  const auto rows = logits.matrix(static_cast<int>(flat.ids.size()), model.config().vocab);
+  model::forward(model, {flat.ids, flat.sequences}, nullptr, model::Rows::kAll, scratch, rows, threads);
+  for (size_t i = 0; i < want.logits.size(); ++i)
+    CHECK(error(want.logits[i].data(), rows.row(static_cast<int>(i))) < 1e-5);
+}
+
+void check_gradients(const model::Model& model, const ReferenceBatch& batch) {
+  const Config& config = model.config();
+  const std::vector<double> parameters = flat_parameters(model);
+  const ReferenceOutcome<double> want = ReferenceModel<double>(config, parameters).run(batch);
+  REQUIRE(want.margin > 1e-3);
+  const FlatBatch flat(batch);
+  check_forward(model, flat, want);
+
+  base::Threads threads(2);
+  model::TrainingActivations activations;
+  Gradients gradients(config);
+  const float scale = 0.75f;
+  const auto loss = forward_backward(model, flat.training(), scale, activations, gradients.tensors, threads);
+  CHECK(loss.cross_entropy == doctest::Approx(want.cross_entropy).epsilon(1e-5));
+  CHECK(loss.balance == doctest::Approx(want.balance).epsilon(1e-5));
+  CHECK(loss.tokens == static_cast<int>(flat.ids.size()) - 1);
+
+  std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
+    return ReferenceModel<std::complex<double>>(config, z).run(batch).loss();
+  });
+  for (double& d : derivative) d *= static_cast<double>(scale);
+  const double* next = derivative.data();
+  for (size_t i = 0; i < gradients.count(); ++i) {
+    CAPTURE(gradients.name(i));
+    CHECK(error(next, gradients.numbers(i)) < 1e-5);
+    CHECK(std::ranges::any_of(gradients.numbers(i), [](float g) { return g != 0; }));
+    next += gradients.numbers(i).size();
+  }
+  CHECK(next == derivative.data() + derivative.size());
+}
+
+TEST_CASE("model: loss, logits and every gradient agree with the reference") {
+  const RandomModel owner = random_model(tiny_config(), 1);
+  check_gradients(owner.model(), random_batch({7, 6}, 17, 5));
+}
+
+TEST_CASE("model: the same with the head tied to the embedding") {
+  Config config = tiny_config();
+  config.tied = true;
+  const RandomModel owner = random_model(config, 2);
+  check_gradients(owner.model(), random_batch({7, 6}, 17, 6));
+}
+
+TEST_CASE("model: the same with a sliding window and experts that are skipped") {
+  Config config = tiny_config();
+  config.attention.window = 3;
+  config.layers[1].skip_beta = 0.4f;
+  const RandomModel owner = random_model(config, 3);
+  check_gradients(owner.model(), random_batch({7, 6}, 17, 7));
+}
+
+TEST_CASE("model: gradients are added to what is there") {
+  const RandomModel owner = random_model(tiny_config(), 4);
+  const FlatBatch flat(random_batch({7, 6}, 17, 8));
+  base::Threads threads(2);
+  model::TrainingActivations activations;
+  Gradients once(owner.model().config()), twice(owner.model().config());
+  forward_backward(owner.model(), flat.training(), 1, activations, once.tensors, threads);
+  for (int pass = 0; pass < 2; ++pass)
+    forward_backward(owner.model(), flat.training(), 1, activations, twice.tensors, threads);
+  for (size_t i = 0; i < once.count(); ++i) {
+    CAPTURE(once.name(i));
+    std::vector<double> expected;
+    for (const float g : once.numbers(i)) expected.push_back(2 * static_cast<double>(g));
+    CHECK(error(expected.data(), twice.numbers(i)) < 1e-5);
+  }
+}
+
+TEST_CASE("model: the same gradients bit for bit for any number of threads") {
+  const RandomModel owner = random_model(tiny_config(), 5);
+  const FlatBatch flat(random_batch({7, 6}, 17, 9));
+  Gradients one(owner.model().config()), three(owner.model().config());
+  base::Threads alone(1), few(3);
+  model::TrainingActivations activations;
+  forward_backward(owner.model(), flat.training(), 1, activations, one.tensors, alone);
+  forward_backward(owner.model(), flat.training(), 1, activations, three.tensors, few);
+  for (size_t i = 0; i < one.count(); ++i) {
+    CAPTURE(one.name(i));
+    CHECK(std::ranges::equal(one.numbers(i), three.numbers(i)));
+  }
+}
+
+}  // namespace
+}  // namespace choir::tests
