@@ -177,7 +177,10 @@ void Search::report_losses(const SubsetErrors& errors, LayerChoice& choice) cons
 
 LayerChoice Search::choose(int l, const Findings& findings) {
   const int experts = model_.config().layers[l].experts, keep = keep_of(options_, l);
-  LayerChoice choice{.layer = l, .candidates = 1, .coverage = findings.coverage};
+  LayerChoice choice;
+  choice.layer = l;
+  choice.candidates = 1;
+  choice.coverage = findings.coverage;
   if (options_.method == Method::kExact) {
     choice.keep = choose_exact(*findings.errors, experts, keep);
     choice.candidates = static_cast<int64_t>(combinations(experts, keep).size());

@@ -77,10 +77,17 @@ struct DotTile {
     }
   }
 
+  // Unrolled like step(): a loop left standing would keep all sums in memory, in step() too.
   CHOIR_INLINE void last_step(int k, int left) {
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c)
-        multiply_add(acc[r][c], lanes<W>(load_part(x[r] + k, left)), lanes<W>(load_part(w[c] + k, left)));
+    Lanes<W> column[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) column[c] = lanes<W>(load_part(w[c] + k, left));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Lanes<W> row = lanes<W>(load_part(x[r] + k, left));
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) multiply_add(acc[r][c], row, column[c]);
+    }
   }
 
   CHOIR_INLINE void finish(const DotBlock& block, int r0, int c0) const {

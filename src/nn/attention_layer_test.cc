@@ -1,0 +1,95 @@
+// Properties of the layer; its numbers and gradients are compared with the reference in tests/attention_layer_test.cc.
+#include "nn/attention_layer.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "kernels/rope.h"
+
+namespace choir::nn {
+namespace {
+
+constexpr int kWidth = 12, kPositions = 16;
+constexpr kernels::AttentionShape kShape{.heads = 4, .kv_heads = 2, .head_width = 6, .window = 5};
+constexpr int kQ = 24, kKv = 12;
+
+Buffer<float> random(int size, uint64_t seed) {
+  base::Rng rng(seed);
+  Buffer<float> values(static_cast<size_t>(size));
+  for (float& v : values.span()) v = 0.5f * rng.normal();
+  return values;
+}
+
+struct Layer {
+  Buffer<float> norm = random(kWidth, 1), q = random(kQ * kWidth, 2), k = random(kKv * kWidth, 3),
+                v = random(kKv * kWidth, 4), o = random(kWidth * kQ, 5),
+                rope{static_cast<size_t>(kPositions * kShape.head_width)};
+  AttentionTensors<Weight> weights;
+  Threads threads{2};
+
+  Layer() {
+    const auto weight = [](const Buffer<float>& b, int rows, int cols) {
+      return Weight(Matrix<const float>(b.data(), rows, cols));
+    };
+    weights = {weight(norm, 1, kWidth), weight(q, kQ, kWidth), weight(k, kKv, kWidth), weight(v, kKv, kWidth),
+               weight(o, kWidth, kQ)};
+    kernels::rope_table(100, rope.matrix(kPositions, kShape.head_width));
+  }
+
+  // Without a cache, or behind `sequence.first` tokens of one.
+  std::vector<float> forward(Matrix<const float> x, const Sequence& sequence, const KeysValues* cache) {
+    std::vector<int> positions(static_cast<size_t>(x.rows));
+    std::iota(positions.begin(), positions.end(), sequence.first);
+    const AttentionContext context{kShape, 1e-5f, rope.matrix(kPositions, kShape.head_width), positions,
+                                   {&sequence, 1}};
+    std::vector<float> y(static_cast<size_t>(x.rows * kWidth));
+    AttentionActivations activations;
+    attention_layer_forward(context, weights, x, cache, activations, {y.data(), x.rows, kWidth}, threads);
+    return y;
+  }
+};
+
+TEST_CASE("attention layer: tokens in pieces behind a cache give the bits of the whole sequence") {
+  Layer layer;
+  constexpr int tokens = 11, cache_row = 3;
+  const Buffer<float> x = random(tokens * kWidth, 9);
+  const auto input = x.matrix(tokens, kWidth);
+  const auto whole = layer.forward(input, {0, tokens, 0, 0}, nullptr);
+  for (const int piece : {1, 4, tokens}) {
+    const Buffer<float> k(20 * kKv), v(20 * kKv);
+    const KeysValues cache{k.matrix(20, kKv), v.matrix(20, kKv)};
+    for (int first = 0; first < tokens; first += piece) {
+      const int count = std::min(piece, tokens - first);
+      const auto y = layer.forward(input.slice_rows(first, count), {0, count, first, cache_row}, &cache);
+      CHECK(std::equal(y.begin(), y.end(), whole.begin() + first * kWidth));
+    }
+    CHECK(std::all_of(k.data(), k.data() + cache_row * kKv, [](float f) { return f == 0; }));
+  }
+}
+
+TEST_CASE("attention layer: a cache that is full is refused before anything is written over its end") {
+  Layer layer;
+  const Buffer<float> x = random(4 * kWidth, 9), k(3 * kKv), v(3 * kKv);
+  const KeysValues cache{k.matrix(3, kKv), v.matrix(3, kKv)};
+  CHECK_THROWS_AS(layer.forward(x.matrix(4, kWidth), {0, 4, 0, 0}, &cache), base::Error);
+}
+
+TEST_CASE("attention layer: the backward wants float weights") {
+  const std::vector<uint16_t> half(6);
+  CHECK_THROWS_AS(as_matrix({half.data(), tensor::DType::kBF16, 2, 3}), base::Error);
+}
+
+TEST_CASE("add: element by element") {
+  Threads threads(2);
+  const Buffer<float> x = random(200 * 3, 1), y = random(200 * 3, 2), was = random(200 * 3, 2);
+  add(x.matrix(200, 3), y.matrix(200, 3), threads);
+  for (size_t i = 0; i < x.size(); ++i) CHECK(y[i] == was[i] + x[i]);
+}
+
+}  // namespace
+}  // namespace choir::nn
