@@ -60,7 +60,7 @@ struct Case {
 
 std::vector<std::string> cases() {
   std::vector<std::string> found;
-  for (const char* name : {"naee_1", "naee_2"}) {
+  for (const std::string& name : {std::string("naee_1"), std::string("naee_2")}) {
     const std::string directory = std::string(CHOIR_SOURCE_DIR) + "/../shared/oracle/" + name;
     if (fs::exists(directory + "/naee.json"))
       found.push_back(directory);

@@ -32,7 +32,7 @@ void add_calibration(CLI::App* verb, Calibration& c) {
   CLI::Option* files = verb->add_option("--calibrate", c.files, "text files to calibrate on");
   CLI::Option* ids = verb->add_option("--ids", c.ids, "token ids instead: FILE[:TENSOR], I64 [B,T] or [S,B,T]");
   files->excludes(ids);
-  verb->add_option("--sequences", c.sequences, "blocks of text to take")->check(CLI::PositiveNumber)->excludes(ids);
+  verb->add_option("--sequences", c.sequences, "blocks of text to take; otherwise all there are, up to 128")->check(CLI::PositiveNumber)->excludes(ids);
   verb->add_option("--length", c.length, "tokens of a block")->check(CLI::PositiveNumber)->excludes(ids);
   verb->add_option("--batch", c.batch, "blocks of a batch: losses are summed over batches")
       ->check(CLI::PositiveNumber)

@@ -73,7 +73,8 @@ void grade(std::span<const Question> questions, Choices& result) {
   for (size_t q = 0; q < questions.size(); ++q) {
     const auto& scores = result.log_likelihoods[q];
     plain += right(questions[q], scores, [](std::string_view) { return 1; });
-    by_characters += right(questions[q], scores, [](std::string_view c) { return std::max<int64_t>(1, characters(c)); });
+    by_characters +=
+        right(questions[q], scores, [](std::string_view c) { return std::max<int64_t>(1, characters(c)); });
     by_bytes += right(questions[q], scores, [](std::string_view c) { return c.size(); });
   }
   result.items = static_cast<int>(questions.size());
@@ -128,8 +129,7 @@ Choices answer(const Model& model, const text::Tokenizer& tokenizer, std::span<c
     for (const std::string& choice : questions[q].choices)
       candidates.add(encode_pair(tokenizer, questions[q].context, choice), model.positions(),
                      "question " + std::to_string(q + 1));
-  const std::vector<double> nll =
-      negative_log_likelihoods(model, candidates.documents, candidates.windows, threads);
+  const std::vector<double> nll = negative_log_likelihoods(model, candidates.documents, candidates.windows, threads);
   Choices result;
   auto next = nll.begin();
   for (const Question& question : questions) {

@@ -113,17 +113,19 @@ TEST_CASE("log-likelihoods are what a plain loop says; long contexts are cut fro
 }
 
 TEST_CASE("the metrics of a case worked out by hand") {
-  // Logits: a 4, b 3.4, the first byte of a two-byte character 3, its second 4, all others 0. With
-  // Z = 2 e^4 + e^3.4 + e^3 + 253, log Z = 6.0327 nearly, so log p is -2.03 for a, -2.63 for b, -5.05 for the "é".
+  // Logits: a 4, b 3.4, the first byte of "é" 3, its second 4, all others 0. log(2 e^4 + e^3.4 + e^3 + 253) = 6.02, so
+  // log p is -2.02 for a, -2.62 for b, and -5.04 for both bytes of "é" together.
   const tests::RandomModel model = constant_model({{'a', 4.0f}, {'b', 3.4f}, {'\xc3', 3.0f}, {'\xa9', 4.0f}});
   const double norm = std::log(2 * std::exp(4.0) + std::exp(3.4) + std::exp(3.0) + 253);
   const auto tokenizer = byte_tokenizer();
   base::Threads threads(1);
   const std::vector<Question> questions = {
-      {"q", {"b", "aa"}, 0},    // b wins as a whole: -2.6 to -4.1; aa by length: -2.03
-      {"q", {"b", "aa"}, 1},    // so acc misses what acc_norm and acc_bytes hit
-      {"q", {"bb", "é"}, 0},    // by characters bb: -2.63 to -5.07; by bytes é: -2.53; as a whole é: -5.07 to -5.27
-      {"q", {"a", "a"}, 0},     // the first of equals
+      {"q", {"b", "aa"}, 0},  // as a whole b, -2.62 to -4.04; by length aa, -2.62 to -2.02
+      {"q", {"b", "aa"}, 1},
+      {"q",
+       {"bb", "é"},
+       0},  // as a whole é, -5.24 to -5.04; by characters bb, -2.62 to -5.04; by bytes é, -2.62 to -2.52
+      {"q", {"a", "a"}, 0},  // the first of equals
       {"q", {"a", "a"}, 1},
   };
   const Choices found = answer(model.model(), *tokenizer, questions, threads);
@@ -155,16 +157,17 @@ TEST_CASE("lines are questions; what is none is named with file, line and field"
       "{\"gold\": 1, \"choices\": [\"x\", \"y\"], \"context\": \"\"}",
       "q.jsonl");
   REQUIRE(questions.size() == 2);
-  CHECK(questions[0].context == "a\xe2\x80\xa8" "b");
+  CHECK(questions[0].context ==
+        "a\xe2\x80\xa8"
+        "b");
   CHECK(questions[1].gold == 1);
   const std::string good = "{\"context\":\"a\",\"choices\":[\"b\"],\"gold\":0}\n";
-  for (const char* bad : {"{", "[]", "7", "{\"context\":\"a\",\"gold\":0}", "{\"context\":\"a\",\"choices\":[],\"gold\":0}",
-                          "{\"context\":\"a\",\"choices\":\"b\",\"gold\":0}",
-                          "{\"context\":\"a\",\"choices\":[\"b\",3],\"gold\":0}",
-                          "{\"context\":\"a\",\"choices\":[\"\"],\"gold\":0}",
-                          "{\"context\":\"a\",\"choices\":[\"b\"],\"gold\":1}",
-                          "{\"context\":\"a\",\"choices\":[\"b\"],\"gold\":-1}",
-                          "{\"context\":\"a\",\"choices\":[\"b\"]}", "{\"choices\":[\"b\"],\"gold\":0}"}) {
+  for (const char* bad :
+       {"{", "[]", "7", "{\"context\":\"a\",\"gold\":0}", "{\"context\":\"a\",\"choices\":[],\"gold\":0}",
+        "{\"context\":\"a\",\"choices\":\"b\",\"gold\":0}", "{\"context\":\"a\",\"choices\":[\"b\",3],\"gold\":0}",
+        "{\"context\":\"a\",\"choices\":[\"\"],\"gold\":0}", "{\"context\":\"a\",\"choices\":[\"b\"],\"gold\":1}",
+        "{\"context\":\"a\",\"choices\":[\"b\"],\"gold\":-1}", "{\"context\":\"a\",\"choices\":[\"b\"]}",
+        "{\"choices\":[\"b\"],\"gold\":0}"}) {
     CAPTURE(bad);
     CHECK(refusal(good + bad).find("q.jsonl:2") != std::string::npos);
   }

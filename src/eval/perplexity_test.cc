@@ -15,7 +15,10 @@ namespace {
 using doctest::Approx;
 
 std::vector<Document> documents() {
-  return {{tests::random_ids(50, 67, 1), 100}, {tests::random_ids(1, 67, 2), 5}, {{}, 0}, {tests::random_ids(23, 67, 3), 40}};
+  return {{tests::random_ids(50, 67, 1), 100},
+          {tests::random_ids(1, 67, 2), 5},
+          {{}, 0},
+          {tests::random_ids(23, 67, 3), 40}};
 }
 
 // -log p(ids[target]) from the logits of ids[begin .. target-1], alone in a batch, softmax in double.

@@ -10,8 +10,8 @@ namespace choir::eval {
 namespace {
 
 constexpr int kDefaultContext = 512;
-constexpr int64_t kBatchRows = 2048;        // enough to keep every expert busy
-constexpr int64_t kBatchLogits = 1 << 24;   // floats: 64 MiB
+constexpr int64_t kBatchRows = 2048;       // enough to keep every expert busy
+constexpr int64_t kBatchLogits = 1 << 24;  // floats: 64 MiB
 
 Cut resolved(const Model& model, Cut cut) {
   if (cut.context == 0) cut.context = std::min(kDefaultContext, model.positions());
@@ -136,7 +136,8 @@ std::vector<double> negative_log_likelihoods(const Model& model, std::span<const
       double sum = 0;
       for (int i = 0; i < w.count; ++i) sum += static_cast<double>(loss[row++]);
       if (!std::isfinite(sum))
-        base::input_error("the logits are not finite", "model", "its weights are damaged or overflow: try choir doctor");
+        base::input_error("the logits are not finite", "model",
+                          "its weights are damaged or overflow: try choir doctor");
       results.push_back(sum);
     }
   }

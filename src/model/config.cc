@@ -15,7 +15,9 @@ namespace {
 using io::Fields;
 using io::Json;
 
-constexpr int64_t kMost = 1 << 20;  // of any width or count: products of three stay inside 64 bits
+// Beyond what sound models have; all parameters of the largest can still be counted in 64 bits.
+constexpr int64_t kMost = 1 << 18;  // of any width or count
+constexpr int kMostExperts = 4096, kMostHeadWidth = 1024;
 
 int get(const Fields& fields, const std::string& key, std::optional<int64_t> fallback = {}) {
   return static_cast<int>(fields.get_int(key, 1, kMost, fallback));
@@ -54,7 +56,7 @@ void read_rope(const Json& json, const std::string& where, Config& config) {
   } else {
     config.rope_theta = number_defaulted(fields, "rope_theta", 1e12, mixtral::kRopeTheta, config);
   }
-  require(config.rope_theta > 0, "rope_theta must be positive", where);
+  require(config.rope_theta >= 1, "rope_theta must be 1 or more", where);
 }
 
 void read_attention(const Fields& fields, const std::string& where, Config& config) {
@@ -68,6 +70,8 @@ void read_attention(const Fields& fields, const std::string& where, Config& conf
             fmt::format("hidden_size {} is no multiple of {} heads", config.width, a.heads), where);
   a.head_width = get(fields, "head_dim", std::max(1, config.width / a.heads));
   require(a.head_width % 2 == 0, fmt::format("head width {} is odd: RoPE turns pairs", a.head_width), where);
+  require(a.head_width <= kMostHeadWidth && static_cast<int64_t>(a.heads) * a.head_width <= kMost,
+          fmt::format("{} heads of width {}", a.heads, a.head_width), where);
   a.window = fields.has("sliding_window") ? static_cast<int>(fields.get_int("sliding_window", 1, 1 << 30)) : 0;
 }
 
@@ -99,7 +103,7 @@ void read_kept(const Json& json, const std::string& where, Config& config) {
       base::input_error("not one number for each expert", fmt::format("{}[{}]", field, l),
                         fmt::format("{} experts", layer.experts));
     for (const Json& e : kept[l]) {
-      if (!e.is_number_unsigned() || e > kMost)
+      if (!e.is_number_unsigned() || e.get<uint64_t>() >= kMostExperts)
         base::input_error("not an expert's number", fmt::format("{}[{}]", field, l), e.dump());
       layer.kept.push_back(e.get<int>());
     }
@@ -124,6 +128,9 @@ void read_end_tokens(const Json& json, Config& config) {
   for (const Json& id : eos.is_array() ? eos : Json::array({eos}))
     if (id.is_number_integer() && id >= 0 && id < config.vocab) config.end_tokens.push_back(id.get<int>());
 }
+
+// 0.4, not 0.4000000059604645.
+double shortest(float value) { return std::stod(fmt::format("{}", value)); }
 
 Json per_layer_json(const Config& config, int LayerConfig::* member) {
   Json array = Json::array();
@@ -162,6 +169,7 @@ Config parse_config(const Json& json, const std::string& where) {
       per_layer(json, mixtral::kTopKKey, get_defaulted(fields, mixtral::kTopKKey, 2, config), depth, where);
   const auto widths = per_layer(json, mixtral::kExpertWidthKey, get(fields, mixtral::kExpertWidthKey), depth, where);
   for (int l = 0; l < depth; ++l) {
+    require(experts[l] <= kMostExperts, fmt::format("layer {} has {} experts", l, experts[l]), where);
     require(top_k[l] <= experts[l], fmt::format("layer {} chooses {} of {} experts", l, top_k[l], experts[l]), where);
     config.layers.push_back({experts[l], top_k[l], widths[l], {}, {}});
   }
@@ -191,7 +199,7 @@ Json config_json(const Config& config, const Json& base) {
       json["choir"][key] = per_layer_json(config, member);
   }
   for (int l = 0; l < config.depth(); ++l)
-    if (config.layers[l].skip_beta) json["betas"][std::to_string(l)] = *config.layers[l].skip_beta;
+    if (config.layers[l].skip_beta) json["betas"][std::to_string(l)] = shortest(*config.layers[l].skip_beta);
   if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.kept.empty(); }))
     for (const LayerConfig& layer : config.layers) json["choir"]["kept_experts"].push_back(layer.kept);
   return json;

@@ -156,7 +156,9 @@ void Model::save(const std::string& directory, const nlohmann::json& base) const
   std::vector<io::Tensor> tensors;
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
     const auto* first = static_cast<const std::byte*>(weight.data);
-    tensors.push_back({info.name, weight.type, shape_of(info), {first, weight.bytes()}});
+    const bool widened = info.vector && files_;  // the file still has it as it was
+    tensors.push_back(widened ? *files_->find(info.name)
+                              : io::Tensor{info.name, weight.type, shape_of(info), {first, weight.bytes()}});
   });
   io::write_safetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
 }

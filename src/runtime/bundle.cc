@@ -7,8 +7,7 @@
 namespace choir::runtime {
 
 const text::Tokenizer& Bundle::tokenizer() const {
-  if (!tokenizer_or_null)
-    base::input_error("no tokenizer.json", directory, "text needs one; token ids (--ids) do not");
+  if (!tokenizer_or_null) base::input_error("no tokenizer.json", directory, "text needs one; token ids (--ids) do not");
   return *tokenizer_or_null;
 }
 

@@ -21,10 +21,10 @@ struct Directory {
   ~Directory() { fs::remove_all(path); }
 };
 
-const nlohmann::json kConfig = {{"model_type", "mixtral"},      {"hidden_size", 32},        {"vocab_size", 300},
-                                {"num_attention_heads", 4},     {"num_key_value_heads", 2}, {"head_dim", 8},
-                                {"max_position_embeddings", 64}, {"rope_theta", 10000.0},   {"rms_norm_eps", 1e-5},
-                                {"num_hidden_layers", 2},       {"num_local_experts", 4},   {"num_experts_per_tok", 2},
+const nlohmann::json kConfig = {{"model_type", "mixtral"},       {"hidden_size", 32},        {"vocab_size", 300},
+                                {"num_attention_heads", 4},      {"num_key_value_heads", 2}, {"head_dim", 8},
+                                {"max_position_embeddings", 64}, {"rope_theta", 10000.0},    {"rms_norm_eps", 1e-5},
+                                {"num_hidden_layers", 2},        {"num_local_experts", 4},   {"num_experts_per_tok", 2},
                                 {"intermediate_size", 24}};
 
 TEST_CASE("a directory is a model, and a tokenizer where there is one") {

@@ -55,8 +55,7 @@ std::span<const float> Session::feed(std::span<const int32_t> ids) {
   return logits_.span();
 }
 
-Generation Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
-                             const OnToken& on_token) {
+Generation Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options, const OnToken& on_token) {
   Sampler sampler(options.sampling);
   if (options.most < 0) base::usage_error("a negative number of tokens", "generate", "0 or more");
   feed(prompt);

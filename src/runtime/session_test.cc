@@ -91,11 +91,11 @@ TEST_CASE("the caller sees every token and may stop") {
   base::Threads threads(1);
   Session session(random.model(), threads);
   Ids seen;
-  const Generation answer = session.generate(Ids{4}, {.most = 50, .sampling = {.temperature = 1, .seed = 7}},
-                                             [&](int32_t id) {
-                                               seen.push_back(id);
-                                               return seen.size() < 5;
-                                             });
+  const Generation answer =
+      session.generate(Ids{4}, {.most = 50, .sampling = {.temperature = 1, .seed = 7}}, [&](int32_t id) {
+        seen.push_back(id);
+        return seen.size() < 5;
+      });
   CHECK(answer.stop == Stop::kCaller);
   CHECK(seen.size() == 5);
   CHECK(answer.ids == seen);

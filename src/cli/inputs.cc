@@ -1,0 +1,113 @@
+#include "cli/inputs.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "text/utf8.h"
+
+namespace choir::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMostBlocks = 128;  // of calibration text, unless --sequences says otherwise (arXiv 2402.14800, table 7)
+
+template <class Integer>
+void take_ids(const io::Tensor& tensor, const std::string& where, std::vector<int32_t>& ids) {
+  for (size_t i = 0; i < tensor.elements(); ++i) {
+    Integer id;
+    std::memcpy(&id, tensor.bytes.data() + i * sizeof id, sizeof id);
+    if (id < 0 || id > INT32_MAX)
+      base::input_error("token id " + std::to_string(id) + " at position " + std::to_string(i), where,
+                        "ids are whole numbers from 0 on");
+    ids.push_back(static_cast<int32_t>(id));
+  }
+}
+
+std::vector<compress::CalibrationBatch> batches_of(const Ids& ids, const std::string& where) {
+  if (ids.shape.size() < 2)
+    base::input_error("the ids of a calibration are [B,T] or [S,B,T]", where, "this tensor has one dimension");
+  const bool many = ids.shape.size() == 3;
+  const int64_t batches = many ? ids.shape[0] : 1, sequences = ids.shape[many], length = ids.shape[many + 1];
+  std::vector<compress::CalibrationBatch> result;
+  for (int64_t s = 0; s < batches; ++s) {
+    const auto first = ids.ids.begin() + s * sequences * length;
+    result.push_back({{first, first + sequences * length}, static_cast<int>(sequences), static_cast<int>(length)});
+  }
+  return result;
+}
+
+}  // namespace
+
+Ids read_ids(const std::string& argument) {
+  const size_t colon = fs::exists(argument) ? std::string::npos : argument.rfind(':');
+  const std::string path = argument.substr(0, colon);
+  const std::string name = colon == std::string::npos ? "input_ids" : argument.substr(colon + 1);
+  const io::SafetensorsFile file(path);
+  const io::Tensor* tensor = file.find(name);
+  if (!tensor) base::input_error("no tensor " + name, path, "name one: FILE:TENSOR");
+  Ids result{tensor->shape, {}};
+  if (tensor->shape.empty() || tensor->shape.size() > 3 || tensor->elements() == 0 || tensor->elements() > INT32_MAX)
+    base::input_error("tensor " + name + " is no batch of token ids", path, "its shape must be [B,T] or [S,B,T]");
+  if (tensor->type == tensor::DType::kI64)
+    take_ids<int64_t>(*tensor, argument, result.ids);
+  else if (tensor->type == tensor::DType::kI32)
+    take_ids<int32_t>(*tensor, argument, result.ids);
+  else
+    base::input_error("tensor " + name + " holds " + std::string(tensor::name_of(tensor->type)), path,
+                      "token ids are I64 or I32");
+  return result;
+}
+
+std::string read_text(const std::string& path) {
+  std::string text = base::read_file(path);
+  if (text.empty()) base::input_error("the text is empty", path, "give a file with text");
+  const size_t at = std::min(text::valid_utf8_prefix(text), text.find('\0'));
+  if (at < text.size())
+    base::input_error("binary, not text: byte " + std::to_string(at) + " is a NUL or not UTF-8", path,
+                      "give a file with text");
+  return text;
+}
+
+std::vector<eval::Document> read_documents(const std::vector<std::string>& paths, const runtime::Bundle& bundle) {
+  std::vector<eval::Document> documents;
+  for (const std::string& path : paths) documents.push_back(eval::encode_document(bundle.tokenizer(), read_text(path)));
+  return documents;
+}
+
+std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& options,
+                                                            const runtime::Bundle& bundle) {
+  if (!options.ids.empty()) return batches_of(read_ids(options.ids), options.ids);
+  if (options.files.empty()) base::usage_error("nothing to calibrate on", "", "give --calibrate FILE... or --ids FILE");
+  std::vector<int32_t> stream;
+  const auto end = bundle.tokenizer().end_of_text();
+  for (const std::string& path : options.files) {
+    const std::vector<int32_t> ids = bundle.tokenizer().encode_ordinary(read_text(path));
+    stream.insert(stream.end(), ids.begin(), ids.end());
+    if (end) stream.push_back(*end);
+  }
+  const int length = std::min(options.length, bundle.model.positions());
+  const int held = std::min(kMostBlocks, static_cast<int>(stream.size()) / length);
+  return compress::cut_batches(stream, {.blocks = options.sequences > 0 ? options.sequences : std::max(1, held),
+                                        .length = length,
+                                        .batch = options.batch});
+}
+
+void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force) {
+  base::AtomicDirectory directory(out, existing(force));
+  model.save(directory.path(), io::read_json(source + "/config.json"));
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                           "generation_config.json"})
+    if (fs::exists(source + "/" + name))
+      base::write_file(directory.path() + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
+  directory.commit();
+}
+
+base::Existing existing(bool force) { return force ? base::Existing::kReplace : base::Existing::kRefuse; }
+
+}  // namespace choir::cli

@@ -1,0 +1,36 @@
+// What the verbs read from disk besides models, and how they write models.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "compress/calibration.h"
+#include "eval/windows.h"
+#include "runtime/bundle.h"
+
+namespace choir::cli {
+
+// A tensor of token ids, I64 or I32, of any rank from 1 to 3.
+struct Ids {
+  std::vector<int64_t> shape;
+  std::vector<int32_t> ids;
+};
+
+// "FILE" or "FILE:TENSOR"; the tensor is input_ids unless named. Throws Error (input).
+Ids read_ids(const std::string& argument);
+
+// A file of text. Throws Error (input) when it is empty or binary: it holds a NUL or is not UTF-8.
+std::string read_text(const std::string& path);
+
+std::vector<eval::Document> read_documents(const std::vector<std::string>& paths, const runtime::Bundle& bundle);
+
+// From --calibrate or --ids. An I64 [S,B,T] is S batches, [B,T] is one.
+std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& options, const runtime::Bundle& bundle);
+
+// Writes `model` as a whole directory: config.json from the source's, safetensors, and the source's tokenizer files.
+void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force);
+
+base::Existing existing(bool force);
+
+}  // namespace choir::cli

@@ -1,0 +1,332 @@
+#include "model/model.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/error.h"
+#include "model/forward.h"
+#include "tests/random_model.h"
+
+namespace choir::model {
+namespace {
+
+namespace fs = std::filesystem;
+using io::Tensor;
+using tensor::DType;
+using Json = nlohmann::json;
+
+// A directory that vanishes with this object.
+struct Directory {
+  std::string path = (fs::temp_directory_path() / "choir_model_XXXXXX").string();
+
+  Directory() { CHOIR_CHECK(::mkdtemp(path.data()) != nullptr, path); }
+  Directory(const Directory&) = delete;
+  Directory& operator=(const Directory&) = delete;
+  ~Directory() { fs::remove_all(path); }
+
+  std::string file(const std::string& name) const { return path + "/" + name; }
+  std::string weights() const { return base::read_file(file("model.safetensors")); }
+};
+
+Json json_of(const Config& c) {
+  return {{"model_type", "mixtral"},
+          {"hidden_size", c.width},
+          {"vocab_size", c.vocab},
+          {"num_hidden_layers", c.depth()},
+          {"num_attention_heads", c.attention.heads},
+          {"num_key_value_heads", c.attention.kv_heads},
+          {"head_dim", c.attention.head_width},
+          {"intermediate_size", c.layers[0].expert_width},
+          {"max_position_embeddings", c.max_positions},
+          {"rms_norm_eps", c.norm_epsilon},
+          {"rope_theta", c.rope_theta},
+          {"tie_word_embeddings", c.tied},
+          {"architectures", {"MixtralForCausalLM"}}};
+}
+
+// A random model in a directory, and the tensors of its file to be spoilt and written again.
+struct Stored {
+  Config config;
+  Directory directory;
+  std::vector<std::pair<Tensor, std::vector<std::byte>>> tensors;
+
+  explicit Stored(const Config& c = tests::small_config()) : config(c) {
+    tests::random_model(config, 1).model().save(directory.path, json_of(config));
+    const io::TensorDirectory files(directory.path);
+    for (const Tensor& t : files.tensors()) tensors.push_back({t, {t.bytes.begin(), t.bytes.end()}});
+  }
+
+  std::pair<Tensor, std::vector<std::byte>>& at(const std::string& name) {
+    const auto found = std::ranges::find_if(tensors, [&](const auto& t) { return t.first.name == name; });
+    REQUIRE(found != tensors.end());
+    return *found;
+  }
+  void remove(const std::string& name) {
+    std::erase_if(tensors, [&](const auto& t) { return t.first.name == name; });
+  }
+  std::vector<Tensor> views() {
+    std::vector<Tensor> result;
+    for (auto& [t, bytes] : tensors) {
+      t.bytes = bytes;
+      result.push_back(t);
+    }
+    return result;
+  }
+  void write() {
+    io::write_safetensors(directory.file("model.safetensors"), views(), {{"format", "pt"}}, base::Existing::kReplace);
+  }
+  // Every number rounded to `type`.
+  void convert(DType type) {
+    for (auto& [t, bytes] : tensors) {
+      std::vector<std::byte> narrow(bytes.size() / 2);
+      for (size_t i = 0; i < narrow.size() / 2; ++i) {
+        float value;
+        std::memcpy(&value, bytes.data() + 4 * i, 4);
+        const uint16_t bits = type == DType::kF16 ? tensor::F16::from(value).bits : tensor::BF16::from(value).bits;
+        std::memcpy(narrow.data() + 2 * i, &bits, 2);
+      }
+      bytes = narrow;
+      t.type = type;
+    }
+    write();
+  }
+};
+
+std::vector<float> logits_of(const Model& model) {
+  base::Threads threads(2);
+  const auto ids = tests::random_ids(20, model.config().vocab, 3);
+  const std::vector<Sequence> sequences{{0, 13, 0, 0}, {13, 7, 0, 13}};
+  std::vector<float> logits(ids.size() * static_cast<size_t>(model.config().vocab));
+  Scratch scratch;
+  forward(model, {ids, sequences}, nullptr, Rows::kAll, scratch, {logits.data(), 20, model.config().vocab}, threads);
+  return logits;
+}
+
+template <class Call>
+std::string refusal_of(const Call& call) {
+  try {
+    call();
+  } catch (const base::Error& error) {
+    return error.fault == base::Fault::kInput ? error.what() : "";
+  }
+  return "";
+}
+
+std::string load_refusal(const Directory& directory) {
+  return refusal_of([&] { Model model(directory.path); });
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+constexpr const char* kExpert = "model.layers.1.block_sparse_moe.experts.2.w2.weight";
+
+TEST_CASE("model: saved, loaded and saved again it is the same, byte for byte") {
+  Config config = tests::small_config({{4, 2, 24, 0.5f, {}}, {6, 2, 40, {}, {}}});
+  for (const bool tied : {false, true}) {
+    config.tied = tied;
+    const Stored stored(config);
+    const Model model(stored.directory.path);
+    CHECK(model.config().layers == config.layers);
+    CHECK(model.config().tied == tied);
+    CHECK(logits_of(model) == logits_of(tests::random_model(config, 1).model()));
+    const Directory again;
+    model.save(again.path, Json::parse(base::read_file(stored.directory.file("config.json"))));
+    CHECK(again.weights() == stored.directory.weights());
+    CHECK(base::read_file(again.file("config.json")) == base::read_file(stored.directory.file("config.json")));
+  }
+}
+
+TEST_CASE("model: files in half precision compute as their numbers in float do, and are saved as they were") {
+  for (const DType type : {DType::kBF16, DType::kF16}) {
+    Stored stored;
+    stored.convert(type);
+    const Model half(stored.directory.path);
+    Directory again;
+    half.save(again.path, json_of(stored.config));
+    CHECK(again.weights() == stored.directory.weights());
+    CHECK(bytes_of(Model(again.path)) == bytes_of(half));
+
+    for (auto& [t, bytes] : stored.tensors) {
+      std::vector<std::byte> wide(2 * bytes.size());
+      tensor::widen({bytes.data(), type, 1, static_cast<int>(t.elements())},
+                    {reinterpret_cast<float*>(wide.data()), t.elements()});
+      bytes = wide;
+      t.type = DType::kF32;
+    }
+    stored.write();
+    CHECK(logits_of(half) == logits_of(Model(stored.directory.path)));
+  }
+}
+
+TEST_CASE("model: tensors that do not start at a multiple of their size are read right") {
+  const Stored stored;
+  const auto want = logits_of(Model(stored.directory.path));
+  std::string bytes = stored.directory.weights();
+  uint64_t length;
+  std::memcpy(&length, bytes.data(), 8);
+  bytes.insert(8 + length, " ");  // blanks after the header are legal; one moves all numbers off their place
+  ++length;
+  std::memcpy(bytes.data(), &length, 8);
+  base::write_file(stored.directory.file("model.safetensors"), bytes, base::Existing::kReplace);
+  CHECK(logits_of(Model(stored.directory.path)) == want);
+}
+
+TEST_CASE("model: refuses a missing tensor, naming it") {
+  for (const char* name : {"model.norm.weight", "lm_head.weight", kExpert}) {
+    Stored stored;
+    stored.remove(name);
+    stored.write();
+    CHECK(contains(load_refusal(stored.directory), name));
+  }
+}
+
+TEST_CASE("model: refuses an unknown tensor, but passes over what old files carry along") {
+  Stored stored;
+  auto extra = stored.at("model.norm.weight");
+  extra.first.name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+  stored.tensors.push_back(extra);
+  stored.write();
+  CHECK(load_refusal(stored.directory).empty());
+  stored.tensors.back().first.name = "model.layers.2.input_layernorm.weight";
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), "model.layers.2.input_layernorm.weight"));
+}
+
+TEST_CASE("model: refuses a tensor of another shape or type, naming it") {
+  Stored stored;
+  auto& shape = stored.at(kExpert).first.shape;
+  std::swap(shape[0], shape[1]);
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), std::string(kExpert) + " has shape [40,32]"));
+  std::swap(shape[0], shape[1]);
+  stored.at(kExpert).first.type = DType::kI32;
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), std::string(kExpert) + " is I32"));
+}
+
+TEST_CASE("model: a NaN or an infinity is found and named") {
+  for (const float bad : {NAN, INFINITY})
+    for (const char* name : {kExpert, "model.norm.weight", "model.embed_tokens.weight"}) {
+      Stored stored;
+      CHECK_NOTHROW(Model(stored.directory.path).check_finite());
+      std::memcpy(stored.at(name).second.data() + 8, &bad, 4);
+      stored.write();
+      const Model model(stored.directory.path);
+      CHECK(contains(refusal_of([&] { model.check_finite(); }), name));
+    }
+}
+
+TEST_CASE("model: shards are one model; a shard that is missing is named") {
+  Stored stored;
+  const auto want = logits_of(Model(stored.directory.path));
+  const auto all = stored.views();
+  const auto middle = all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2);
+  Json index;
+  for (const auto& [file, first, last] : {std::tuple{"model-00001-of-00002.safetensors", all.begin(), middle},
+                                          {"model-00002-of-00002.safetensors", middle, all.end()}}) {
+    const std::vector<Tensor> part(first, last);
+    io::write_safetensors(stored.directory.file(file), part, {}, base::Existing::kRefuse);
+    for (const Tensor& t : part) index["weight_map"][t.name] = file;
+  }
+  base::write_file(stored.directory.file("model.safetensors.index.json"), index.dump(), base::Existing::kRefuse);
+  fs::remove(stored.directory.file("model.safetensors"));
+  CHECK(logits_of(Model(stored.directory.path)) == want);
+  fs::remove(stored.directory.file("model-00002-of-00002.safetensors"));
+  CHECK(contains(load_refusal(stored.directory), "model-00002-of-00002.safetensors"));
+}
+
+TEST_CASE("model: a tied head is the embedding, whatever the file holds under its name") {
+  Config config = tests::small_config();
+  config.tied = true;
+  Stored stored(config);
+  const auto want = logits_of(Model(stored.directory.path));
+  auto head = stored.at("model.embed_tokens.weight");
+  head.first.name = "lm_head.weight";
+  std::ranges::fill(head.second, std::byte{0});
+  stored.tensors.push_back(head);
+  stored.write();
+  CHECK(logits_of(Model(stored.directory.path)) == want);
+}
+
+TEST_CASE("model: some of its experts make the same model as the directory that it is saved to") {
+  const Stored stored;
+  Config config = stored.config;
+  config.layers[0] = {2, 2, 24, 0.3f, {1, 3}};
+  config.layers[1] = {3, 2, 40, {}, {0, 2, 5}};
+  const Directory again;
+  std::vector<float> logits;
+  {
+    const Model pruned = Model(stored.directory.path).with_layers(config, {{1, 3}, {0, 2, 5}});  // outlives its origin
+    logits = logits_of(pruned);
+    pruned.save(again.path, json_of(stored.config));
+  }
+  const Model loaded(again.path);
+  CHECK(loaded.config().layers == config.layers);
+  CHECK(logits_of(loaded) == logits);
+  CHECK(logits != logits_of(Model(stored.directory.path)));
+  const auto& from = tests::random_model(stored.config, 1).model().tensors().blocks[1].moe;
+  const auto& to = loaded.tensors().blocks[1].moe;
+  CHECK(std::memcmp(to.w1[2].data, from.w1[5].data, to.w1[2].bytes()) == 0);
+  CHECK(std::memcmp(to.gate.row(1).data, from.gate.row(2).data, to.gate.row(1).bytes()) == 0);
+}
+
+TEST_CASE("model: all of its experts make the same model") {
+  const Stored stored;
+  const Model model(stored.directory.path);
+  std::vector<std::vector<int>> all;
+  for (const LayerConfig& layer : stored.config.layers) {
+    all.emplace_back(static_cast<size_t>(layer.experts));
+    std::iota(all.back().begin(), all.back().end(), 0);
+  }
+  const Model same = model.with_layers(model.config(), all);
+  CHECK(logits_of(same) == logits_of(model));
+  const Directory again;
+  same.save(again.path, json_of(stored.config));
+  CHECK(again.weights() == stored.directory.weights());
+}
+
+TEST_CASE("model: refuses to keep fewer experts than a token needs") {
+  const tests::RandomModel owner = tests::random_model(tests::small_config(), 1);
+  Config config = owner.model().config();
+  config.layers[0].experts = 1;
+  const std::string text = refusal_of([&] { owner.model().with_layers(config, {{2}, {0, 1, 2, 3, 4, 5}}); });
+  CHECK(contains(text, "2 of 1"));
+  CHECK(contains(text, "layer 0"));
+}
+
+TEST_CASE("model: its bytes are those of its parameters") {
+  for (const bool tied : {false, true}) {
+    Config config = tests::small_config();
+    config.tied = tied;
+    const tests::RandomModel owner = tests::random_model(config, 1);
+    CHECK(bytes_of(owner.model()) == 4 * count_parameters(config).total);
+    // A token reads no embedding row to speak of, and the last norm is left out.
+    CHECK(bytes_per_token(owner.model()) == 4 * (count_parameters(config).active - 2 * config.width));
+  }
+}
+
+TEST_CASE("model: does not overwrite what is there") {
+  const Stored stored;
+  CHECK_THROWS_AS(Model(stored.directory.path).save(stored.directory.path, json_of(stored.config)), base::Error);
+}
+
+TEST_CASE("model: ids and lengths beyond the model are refused") {
+  const tests::RandomModel owner = tests::random_model(tests::small_config(), 1);
+  base::Threads threads(1);
+  for (const int32_t id : {-1, 67}) {
+    const std::vector<int32_t> ids{3, id};
+    const std::vector<Sequence> sequences{{0, 2, 0, 0}};
+    CHECK(contains(refusal_of([&] { ForwardPass(owner.model(), {ids, sequences}, threads); }), "position 1"));
+  }
+  const std::vector<int32_t> ids(129);
+  const std::vector<Sequence> sequences{{0, 129, 0, 0}};
+  CHECK(contains(refusal_of([&] { ForwardPass(owner.model(), {ids, sequences}, threads); }), "129 tokens"));
+}
+
+}  // namespace
+}  // namespace choir::model
