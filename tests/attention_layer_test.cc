@@ -78,10 +78,9 @@ std::vector<S> layer(const Shape& shape, const std::vector<S>& x, const std::vec
     const auto row = reference::rms_norm<S>({first, first + kWidth}, parts[1], kEpsilon);
     normed.insert(normed.end(), row.begin(), row.end());
   }
-  const reference::AttentionOf<S> in{shape.attention,
-                                     rotated(linear(normed, parts[2], kWidth), static_cast<size_t>(shape.q())),
-                                     rotated(linear(normed, parts[3], kWidth), static_cast<size_t>(shape.kv())),
-                                     linear(normed, parts[4], kWidth)};
+  const reference::AttentionOf<S> in{
+      shape.attention, rotated(linear(normed, parts[2], kWidth), static_cast<size_t>(shape.q())),
+      rotated(linear(normed, parts[3], kWidth), static_cast<size_t>(shape.kv())), linear(normed, parts[4], kWidth)};
   std::vector<S> y = linear(reference::attention(in), parts[5], static_cast<size_t>(shape.q()));
   for (size_t i = 0; i < y.size(); ++i) y[i] += x[i];
   return y;

@@ -1,4 +1,5 @@
-// The tensors of a model as one flat list, in the order of visit_tensors: what complex_step and the reference model take.
+// The tensors of a model as one flat list, in the order of visit_tensors: what complex_step and the reference model
+// take.
 #pragma once
 
 #include <string>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/isa.h"
 #include "model/forward.h"
 #include "tests/random_model.h"
 
@@ -121,8 +122,11 @@ TEST_CASE("widths beyond the kernels' tiles and blocks change nothing about it")
   const tests::RandomModel random(config, 15);
   const auto ids = tests::random_ids(70, config.vocab, 16);
   base::Threads threads(3);
-  const Logits whole = tests::all_logits(random.model(), ids, 1);
-  for (const int piece : {1, 5, 64}) CHECK(in_pieces(random.model(), ids, piece, threads) == whole);
+  for (const kernels::Isa isa : {kernels::Isa::kPlain, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
+    const kernels::IsaLimit limit(isa);
+    const Logits whole = tests::all_logits(random.model(), ids, 1);
+    for (const int piece : {1, 5, 64}) CHECK(in_pieces(random.model(), ids, piece, threads) == whole);
+  }
 }
 
 TEST_CASE("later ids never reach back") {

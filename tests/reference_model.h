@@ -213,11 +213,13 @@ class ReferenceModel {
         const Row<S> x = rms_norm(h, layer.moe_norm), z = linear(layer.router, x), p = softmax(z);
         std::vector<int> chosen = ranked(p);
         if (shape.top_k < shape.experts)
-          outcome.margin = std::min(outcome.margin, real_part(z[chosen[shape.top_k - 1]]) - real_part(z[chosen[shape.top_k]]));
+          outcome.margin =
+              std::min(outcome.margin, real_part(z[chosen[shape.top_k - 1]]) - real_part(z[chosen[shape.top_k]]));
         chosen.resize(static_cast<size_t>(shape.top_k));
         for (size_t e = 0; e < p.size(); ++e) mean[e] += p[e] / tokens;
         for (const int e : chosen) share[e] += 1 / (tokens * shape.top_k);
-        if (shape.skip_beta && real_part(p[chosen[1]]) < static_cast<double>(*shape.skip_beta) * real_part(p[chosen[0]]))
+        if (shape.skip_beta &&
+            real_part(p[chosen[1]]) < static_cast<double>(*shape.skip_beta) * real_part(p[chosen[0]]))
           chosen.pop_back();
         S sum = 0;
         for (const int e : chosen) sum += p[e];

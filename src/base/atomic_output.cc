@@ -82,9 +82,9 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 void AtomicFile::commit() {
   check_output(path_, existing_);
   if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) disk_error("cannot write the output", path_);
+  if (::rename(beside_.c_str(), path_.c_str()) != 0) disk_error("cannot put the output in place", path_);
   std::fclose(file_);
   file_ = nullptr;
-  if (::rename(beside_.c_str(), path_.c_str()) != 0) disk_error("cannot put the output in place", path_);
   sync_directory(fs::path(path_).parent_path());
 }
 

@@ -32,17 +32,17 @@ void run(const Generate& o, const Common& common) {
   const bool has_text = bundle.tokenizer_or_null != nullptr;
   std::optional<text::StreamDecoder> stream;
   if (has_text && !common.json) stream.emplace(bundle.tokenizer());
-  if (stream) std::fputs(o.prompt.c_str(), stdout);
+  std::string unshown = o.prompt;  // until the first token: of a prompt that is refused nothing is printed
   const runtime::Generation result = session.generate(prompt, options, [&](int32_t id) {
     if (stream) {
-      std::fputs(stream->push(id).c_str(), stdout);
+      std::fputs((std::exchange(unshown, "") + stream->push(id)).c_str(), stdout);
       std::fflush(stdout);
     } else if (!common.json) {
       std::printf("%d\n", id);
     }
     return !interrupted();
   });
-  if (stream) std::printf("%s\n", stream->flush().c_str());
+  if (stream) std::printf("%s%s\n", unshown.c_str(), stream->flush().c_str());
   const runtime::Counts& counts = session.counts();
   if (common.json)
     print_json({{"prompt_ids", prompt},
@@ -53,6 +53,7 @@ void run(const Generate& o, const Common& common) {
   else
     std::fprintf(stderr, "%lld tokens, %.1f tokens/s\n", static_cast<long long>(result.ids.size()),
                  counts.decode_tokens_per_second());
+  if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", "generate", "");
 }
 
 }  // namespace choir::cli

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   try {
     const auto call = choir::cli::parse_arguments(argc, argv);
     if (call) std::visit([&](const auto& verb) { choir::cli::run(verb, call->common); }, call->verb);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) choir::base::input_error("cannot write", "stdout", "");
     return 0;
   } catch (const choir::base::Error& error) {
     std::fprintf(stderr, "choir: %s\n", error.what());

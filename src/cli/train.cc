@@ -23,6 +23,17 @@ void prepare_directory(const Train& o) {
   if (failure) base::usage_error("cannot create the output", o.out, failure.message());
 }
 
+// A run that fails before it has written anything leaves no empty directory in the way of the next try.
+train::RunEnd train_or_leave_nothing(const train::TrainConfig& config, const train::RunOptions& options,
+                                     base::Threads& threads) {
+  try {
+    return train::train(config, options, threads);
+  } catch (...) {
+    if (std::error_code ignored; fs::is_empty(options.directory, ignored)) fs::remove(options.directory, ignored);
+    throw;
+  }
+}
+
 std::string line(const train::StepReport& r) {
   const double left = (r.steps - r.step) * r.seconds;
   return fmt::format("step {:6}/{} {:5.1f}%  loss {:.4f}  balance {:.4f}  norm {:6.3f}  rate {:.2e}  {:6.0f} tokens/s  "
@@ -46,13 +57,14 @@ void run(const Train& o, const Common& common) {
   options.on_note = [&](const std::string& note) { fmt::print(stderr, "{}\n", note); };
   options.on_step = [&](const train::StepReport& report) {
     if (common.json) fmt::print("{}\n", train::to_json(report));
+    std::fflush(stdout);
     if (stderr_is_terminal())
       progress.show(line(report));
     else if (report.step % 50 == 0 || report.step == report.steps)
       fmt::print(stderr, "{}\n", line(report));
     return !interrupted();
   };
-  if (train::train(config, options, threads) == train::RunEnd::kStopped)
+  if (train_or_leave_nothing(config, options, threads) == train::RunEnd::kStopped)
     throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "go on with --resume");
 }
 

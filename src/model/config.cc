@@ -103,7 +103,7 @@ void read_kept(const Json& json, const std::string& where, Config& config) {
       base::input_error("not one number for each expert", fmt::format("{}[{}]", field, l),
                         fmt::format("{} experts", layer.experts));
     for (const Json& e : kept[l]) {
-      if (!e.is_number_unsigned() || e.get<uint64_t>() >= kMostExperts)
+      if (!e.is_number_integer() || e < 0 || e >= kMostExperts)
         base::input_error("not an expert's number", fmt::format("{}[{}]", field, l), e.dump());
       layer.kept.push_back(e.get<int>());
     }
@@ -209,7 +209,7 @@ ParameterCount count_parameters(const Config& config) {
   const int64_t d = config.width, table = static_cast<int64_t>(config.vocab) * d;
   const int64_t q = config.attention.heads * config.attention.head_width;
   const int64_t kv = config.attention.kv_heads * config.attention.head_width;
-  ParameterCount count{table + d, d + table};  // of the embedding a token uses one row, of the head all
+  ParameterCount count{table + d, d + table + d};  // of the embedding a token uses one row, of the head all
   if (!config.tied) count.total += table;
   for (const LayerConfig& layer : config.layers) {
     const int64_t shared = 2 * d * (q + kv) + 2 * d + layer.experts * d;

@@ -167,8 +167,8 @@ TEST_CASE("config: skipping thresholds of some layers") {
 }
 
 TEST_CASE("config: refuses what is missing, naming the field") {
-  for (const char* key : {"model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads",
-                          "intermediate_size"}) {
+  for (const char* key :
+       {"model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}) {
     CAPTURE(key);
     CHECK(contains(refusal_of(without(key)), key));
     CHECK(contains(refusal_of(with(key, nullptr)), key));
@@ -177,9 +177,9 @@ TEST_CASE("config: refuses what is missing, naming the field") {
 }
 
 TEST_CASE("config: refuses wrong types and absurd values, naming the field") {
-  for (const char* key : {"hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads",
-                          "num_key_value_heads", "num_local_experts", "num_experts_per_tok", "intermediate_size",
-                          "max_position_embeddings"})
+  for (const char* key :
+       {"hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "num_local_experts", "num_experts_per_tok", "intermediate_size", "max_position_embeddings"})
     for (const Json& value : {Json("8"), Json(0), Json(-1), Json(2.5), Json(true), Json(1e18), Json(UINT64_MAX),
                               Json(int64_t{1} << 40), Json::array({8})}) {
       CAPTURE(key);

@@ -170,7 +170,7 @@ int64_t bytes_of(const Model& model) {
 }
 
 int64_t bytes_per_token(const Model& model) {
-  auto bytes = static_cast<int64_t>(model.tensors().head.bytes());
+  auto bytes = static_cast<int64_t>(model.tensors().head.bytes() + model.tensors().norm.bytes());
   for (int l = 0; l < model.config().depth(); ++l) {
     const BlockTensors<Weight>& block = model.tensors().blocks[l];
     const auto& a = block.attention;

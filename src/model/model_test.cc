@@ -305,8 +305,8 @@ TEST_CASE("model: its bytes are those of its parameters") {
     config.tied = tied;
     const tests::RandomModel owner = tests::random_model(config, 1);
     CHECK(bytes_of(owner.model()) == 4 * count_parameters(config).total);
-    // A token reads no embedding row to speak of, and the last norm is left out.
-    CHECK(bytes_per_token(owner.model()) == 4 * (count_parameters(config).active - 2 * config.width));
+    // The token's row of the embedding does not count.
+    CHECK(bytes_per_token(owner.model()) == 4 * (count_parameters(config).active - config.width));
   }
 }
 

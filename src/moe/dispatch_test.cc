@@ -104,7 +104,8 @@ TEST_CASE("dispatch: the same bits for any number of threads, and for a token al
       std::copy_n(p.rows.begin() + from * kWidth, kWidth, rows.begin() + to * kWidth);
       alone.weight[to] = p.plan.weight[from];
     }
-    combine(alone, reference::matrix(rows, kWidth), Weighting::kByPlan, Into::kSet, reference::matrix(y, kWidth), threads);
+    combine(alone, reference::matrix(rows, kWidth), Weighting::kByPlan, Into::kSet, reference::matrix(y, kWidth),
+            threads);
     CHECK(std::equal(y.begin(), y.end(), one.begin() + t * kWidth));
   }
 }

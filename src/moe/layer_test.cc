@@ -109,7 +109,8 @@ Result check_layer(const std::string& expression, bool last_expert_loses) {
   const Split<double> real = split(variables, tokens);
   CHECK(reference::error(reference::forward(real.layer, real.x, r.routing.chosen, k), r.y) < 1e-5);
   const auto balance = [&](const auto& s) {
-    return reference::load_loss(reference::linear(s.x, s.layer.gate, kWidth), r.routing.proposed, kExpertWidths.size(), kAlpha);
+    return reference::load_loss(reference::linear(s.x, s.layer.gate, kWidth), r.routing.proposed, kExpertWidths.size(),
+                                kAlpha);
   };
   CHECK(r.routing.balance_loss == doctest::Approx(balance(real)).epsilon(1e-5));
   const auto derivative = complex_step(variables, [&](const std::vector<std::complex<double>>& z) {
@@ -170,7 +171,8 @@ TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
   const Matrix<const float> x(all.data(), tokens, kWidth);
   moe_forward(router, weights, x, Balancing::kOff, activations, reference::matrix(together, kWidth), threads);
   for (int t = 0; t < tokens; ++t) {
-    moe_forward(router, weights, x.slice_rows(t, 1), Balancing::kOff, activations, reference::matrix(alone, kWidth), threads);
+    moe_forward(router, weights, x.slice_rows(t, 1), Balancing::kOff, activations, reference::matrix(alone, kWidth),
+                threads);
     CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * kWidth));
   }
 }

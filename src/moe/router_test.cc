@@ -48,7 +48,8 @@ TEST_CASE("router: every float survives being written out") {
 }
 
 TEST_CASE("router: spaces do not matter") {
-  CHECK(parse_router("linear>top_k( 2 )>\tall >chosen+load(0.02)").expression() == parse_router("mixtral").expression());
+  CHECK(parse_router("linear>top_k( 2 )>\tall >chosen+load(0.02)").expression() ==
+        parse_router("mixtral").expression());
 }
 
 TEST_CASE("router: an unknown word is named, with those that are known") {
@@ -118,7 +119,8 @@ TEST_CASE("router: more choices than experts is an input error that names the pl
 TEST_CASE("router: a reused routing keeps nothing of the call before") {
   base::Threads threads(2);
   const auto gate = reference::narrow(reference::random(4 * 6, 1, 1));
-  const auto large = reference::narrow(reference::random(30 * 6, 1, 2)), small = reference::narrow(reference::random(3 * 6, 1, 3));
+  const auto large = reference::narrow(reference::random(30 * 6, 1, 2)),
+             small = reference::narrow(reference::random(3 * 6, 1, 3));
   const Router router = parse_router("linear > top_k(2) > skip(0.5) > chosen + load(0.1)");
   Routing reused, fresh;
   router.route(reference::matrix(large, 6), reference::matrix(gate, 6), Balancing::kOn, reused, threads);

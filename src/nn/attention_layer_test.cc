@@ -45,8 +45,8 @@ struct Layer {
   std::vector<float> forward(Matrix<const float> x, const Sequence& sequence, const KeysValues* cache) {
     std::vector<int> positions(static_cast<size_t>(x.rows));
     std::iota(positions.begin(), positions.end(), sequence.first);
-    const AttentionContext context{kShape, 1e-5f, rope.matrix(kPositions, kShape.head_width), positions,
-                                   {&sequence, 1}};
+    const AttentionContext context{
+        kShape, 1e-5f, rope.matrix(kPositions, kShape.head_width), positions, {&sequence, 1}};
     std::vector<float> y(static_cast<size_t>(x.rows * kWidth));
     AttentionActivations activations;
     attention_layer_forward(context, weights, x, cache, activations, {y.data(), x.rows, kWidth}, threads);

@@ -1,9 +1,9 @@
 #include "train/checkpoint.h"
 
 #include <array>
+#include <charconv>
 #include <cinttypes>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -34,6 +34,14 @@ base::Rng::State state_of(const std::string& text, const std::string& path) {
     if (text.size() != 64 || std::sscanf(text.c_str() + 16 * i, "%16" SCNx64, &state[i]) != 1)
       base::input_error("the random state is damaged", path, "start the run anew");
   return state;
+}
+
+int step_of(const std::string& text, const std::string& path) {
+  int step = -1;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), step);
+  if (failure != std::errc() || end != text.data() + text.size() || step < 0)
+    base::input_error("the step is damaged", path, "start the run anew");
+  return step;
 }
 
 }  // namespace
@@ -71,7 +79,7 @@ Progress load_checkpoint(const std::string& directory, const std::string& finger
       base::input_error(std::string("the checkpoint lacks ") + block.name, file.path(), "start the run anew");
     std::memcpy(block.numbers.data(), tensor->bytes.data(), tensor->bytes.size());
   }
-  return {std::atoi(entry("step").c_str()), state_of(entry("data_rng"), file.path())};
+  return {step_of(entry("step"), file.path()), state_of(entry("data_rng"), file.path())};
 }
 
 }  // namespace choir::train

@@ -20,7 +20,9 @@ std::string kept_lines(const std::string& path, int step) {
   const std::string text = base::read_file(path);
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const Json line = Json::parse(text.substr(begin, end - begin), nullptr, false);
-    if (line.is_object() && line.value("step", step + 1) <= step) kept += text.substr(begin, end - begin + 1);
+    const auto number = line.is_object() ? line.find("step") : line.end();
+    if (number != line.end() && number->is_number_integer() && *number <= step)
+      kept += text.substr(begin, end - begin + 1);
   }
   return kept;
 }

@@ -89,7 +89,6 @@ class Run {
       tokenizer_ = text::load_tokenizer(saved);
     else
       tokenizer_ = learn_tokenizer(config_.domains, options_.data_directory, config_.tokenizer.vocab_size);
-    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
     domains_ = read_domain_tokens(config_.domains, options_.data_directory, *tokenizer_, config_.sequence_length + 2);
     int64_t tokens = 0;
     for (const DomainTokens& domain : domains_) tokens += static_cast<int64_t>(domain.tokens.size());
@@ -111,6 +110,7 @@ class Run {
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
                      kernels::name_of(kernels::best_isa())));
+    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
   }
 
   Progress begin(Parameters& parameters) const {

@@ -124,8 +124,8 @@ std::vector<S> expert_output(const Expert<S>& expert, const std::vector<S>& x) {
 
 template <class S>
 struct Layer {
-  size_t width = 0;        // D
-  std::vector<S> gate;     // (E,D)
+  size_t width = 0;     // D
+  std::vector<S> gate;  // (E,D)
   std::vector<Expert<S>> experts;
 };
 
@@ -137,7 +137,8 @@ std::vector<S> forward(const Layer<S>& layer, const std::vector<S>& x, const std
   std::vector<S> y(x.size(), S(0));
   for (size_t i = 0; i < chosen.size(); ++i) {
     if (chosen[i] < 0) continue;
-    const std::vector<S> out = expert_output(layer.experts[static_cast<size_t>(chosen[i])], row_of(x, i / k, layer.width));
+    const std::vector<S> out =
+        expert_output(layer.experts[static_cast<size_t>(chosen[i])], row_of(x, i / k, layer.width));
     for (size_t c = 0; c < layer.width; ++c) y[i / k * layer.width + c] += g[i] * out[c];
   }
   return y;
