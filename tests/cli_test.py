@@ -2,127 +2,12 @@
 import itertools
 import json
 import math
-import os
-import pathlib
-import resource
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import unittest
 
 import cli_models as models
-
-CHOIR = sys.argv.pop(1)
-VERBS = ["inspect", "forward", "generate", "eval", "prune", "skip", "train"]
-TEXT = "".join(f"In year {n} the {a} {b} of the {c} was {n * 7 % 11}.\n"
-               for n, (a, b, c) in enumerate(itertools.product(["old", "new", "red"], ["bell", "gate", "song", "wall"],
-                                                               ["town", "river", "choir"])))
-
-
-def choir(*arguments, **options):
-    return subprocess.run([CHOIR, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="replace",
-                          stdin=subprocess.DEVNULL, timeout=120, **options)
-
-
-def small_disk(most=4096):
-    """For preexec_fn: no file of the child may grow beyond so many bytes, as if the disk were full."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-
-def nobody():
-    """For preexec_fn: permissions do not hold root back."""
-    if os.geteuid() == 0:
-        os.setuid(65534)
-
-
-def snapshot(directory):
-    """Every path below it, with what tells a file that was touched."""
-    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns, p.lstat().st_ino) for p in directory.rglob("*")}
-
-
-class CliTest(unittest.TestCase):
-    """One directory for all tests of a class; each test writes under names of its own."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.place = tempfile.TemporaryDirectory(prefix="choir_cli_")
-        cls.dir = pathlib.Path(cls.place.name)
-        cls.dir.chmod(0o755)
-        cls.text = cls.dir / "text.txt"
-        cls.text.write_text(TEXT)
-        cls.run_config(cls.dir / "train.json")
-        made = choir("train", "--config", cls.dir / "train.json", "--out", cls.dir / "trained", "--threads", 1)
-        if made.returncode != 0:
-            raise RuntimeError(made.stderr)
-        cls.tokenizer = (cls.dir / "trained" / "tokenizer.json").read_bytes()
-        vocab = json.loads((cls.dir / "trained" / "config.json").read_text())["vocab_size"]
-        cls.config = models.mixtral_config(vocab)
-        cls.tensors = models.random_tensors(cls.config)
-        cls.model = cls.dir / "model"
-        models.write_model(cls.model, cls.config, cls.tensors, cls.tokenizer)
-        cls.ids = cls.dir / "ids.safetensors"
-        cls.write_ids(cls.ids, [2, 2, 20])
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.place.cleanup()
-
-    @classmethod
-    def run_config(cls, path, **training):
-        model = models.mixtral_config(0, num_local_experts=4)
-        del model["vocab_size"]
-        training = {"steps": 2, "batch_size": 2, "sequence_length": 16, "learning_rate": 0.01} | training
-        path.write_text(json.dumps({"model": model, "tokenizer": {"vocab_size": 290}, "training": training,
-                                    "data": [{"name": "all", "files": ["text.txt"]}]}))
-
-    @classmethod
-    def write_ids(cls, path, shape):
-        """A file with the default name in two dimensions, and `batches` in the given shape."""
-        values = [(7 * i * i + 3 * i) % cls.config["vocab_size"] for i in range(math.prod(shape))]
-        models.write_safetensors(path, {"batches": models.tensor("I64", shape, values),
-                                        "input_ids": models.tensor("I64", shape[-2:], values[:math.prod(shape[-2:])])})
-
-    def done(self, *arguments, **options):
-        result = choir(*arguments, **options)
-        self.assertEqual(result.returncode, 0, result.stderr)
-        return result
-
-    def json_of(self, *arguments):
-        out = self.done(*arguments, "--json").stdout
-        self.assertEqual(out.count("\n"), 1, out)
-        return json.loads(out)
-
-    def refused(self, *arguments, says=(), code=3, **options):
-        """One line on stderr, the right status, and not a byte on the disk has changed."""
-        before = snapshot(self.dir)
-        result = choir(*arguments, **options)
-        shown = f"{arguments}\n{result.stderr}"
-        self.assertEqual(result.returncode, code, shown)
-        self.assertEqual(result.stdout, "", shown)
-        self.assertRegex(result.stderr, r"\Achoir: [^\n]+\n\Z", shown)
-        for part in [says] if isinstance(says, str) else says:
-            self.assertIn(part, result.stderr, shown)
-        self.assertEqual(snapshot(self.dir), before, shown)
-
-    def broken_model(self, **changes):
-        """A copy of the model with some of config, tensors, weights (raw bytes) or tokenizer replaced."""
-        directory = self.dir / "broken"
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(self.model, directory)
-        for name, file in {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json",
-                           "tensors": "model.safetensors"}.items():
-            if name not in changes:
-                continue
-            value = changes[name]
-            (directory / file).unlink()
-            if name == "tensors":
-                models.write_safetensors(directory / file, value)
-            elif value is not None:
-                (directory / file).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
-        return directory
+from cli_case import CHOIR, TEXT, VERBS, CliTest, choir, small_disk
 
 
 class Contract(CliTest):
@@ -139,7 +24,8 @@ class Contract(CliTest):
                  ("forward", self.model, "--ids", self.ids), ("forward", self.model, "--out", self.dir / "new"),
                  ("inspect", self.model, "--threads", "many"), ("inspect", self.model, "--threads", -1),
                  ("generate", self.model, "--ids", "1,x"),
-                 ("generate", self.model, "--ids", "1", "--prompt", "a"), ("generate", self.model, "--ids", "1", "-n", -1),
+                 ("generate", self.model, "--ids", "1", "--prompt", "a"),
+                 ("generate", self.model, "--ids", "1", "-n", -1),
                  ("eval", self.model), ("eval", self.model, "--against", self.model),
                  ("eval", self.model, "--text", self.text, "--choices", self.text),
                  ("eval", self.model, "--text", self.text, "--context", 65),
@@ -209,7 +95,8 @@ class Contract(CliTest):
 
     def test_forward_does_not_depend_on_threads(self):
         for threads in (1, 2):
-            self.done("forward", self.model, "--ids", self.ids, "--out", self.dir / f"by{threads}", "--threads", threads)
+            out = self.dir / f"by{threads}"
+            self.done("forward", self.model, "--ids", self.ids, "--out", out, "--threads", threads)
         self.assertEqual((self.dir / "by1").read_bytes(), (self.dir / "by2").read_bytes())
 
     def test_forward_takes_a_named_tensor(self):
@@ -225,8 +112,8 @@ class Contract(CliTest):
         self.assertGreater(told["tokens_per_second"], 0)
         again = self.json_of("generate", self.model, "--ids", "1,2,3", "-n", 5, "--ignore-end", "--threads", 2)
         self.assertEqual(again["ids"], told["ids"])
-        drawn = [self.json_of("generate", self.model, "--prompt", "the red", "-n", 8, "--temperature", 2, "--seed", seed)
-                 for seed in (1, 1, 2)]
+        draw = ("generate", self.model, "--prompt", "the red", "-n", 8, "--temperature", 2, "--seed")
+        drawn = [self.json_of(*draw, seed) for seed in (1, 1, 2)]
         self.assertEqual(drawn[0]["ids"], drawn[1]["ids"])
         self.assertNotEqual(drawn[0]["ids"], drawn[2]["ids"])
         shown = self.done("generate", self.model, "--prompt", "the red", "-n", 8)
@@ -235,7 +122,7 @@ class Contract(CliTest):
 
     def test_eval(self):
         told = self.json_of("eval", self.model, "--text", self.text)
-        self.assertAlmostEqual(told["perplexity"], math.exp(told["nll"] / told["tokens"]), delta=1e-6 * told["perplexity"])
+        self.assertAlmostEqual(math.log(told["perplexity"]), told["nll"] / told["tokens"], places=6)
         self.assertAlmostEqual(told["bits_per_byte"], told["nll"] / math.log(2) / len(TEXT), places=6)
         questions = self.dir / "questions.jsonl"
         questions.write_text("".join(json.dumps({"context": "the old", "choices": [" bell", " gate"], "gold": g}) + "\n"
@@ -258,7 +145,7 @@ class Contract(CliTest):
             for more in ([], ["--json"]):
                 ended = subprocess.run([CHOIR, "inspect", self.model, *more], stdout=full, stderr=subprocess.PIPE)
                 self.assertEqual(ended.returncode, 3)
-                self.assertRegex(ended.stderr, rb"\Achoir: [^\n]+stdout[^\n]+\n\Z")
+                self.assertRegex(ended.stderr, rb"\Achoir: [^\n]*stdout[^\n]*\n\Z")
 
 
 class Compression(CliTest):
@@ -274,7 +161,8 @@ class Compression(CliTest):
 
     def test_prune_tells_all_losses(self):
         out = self.dir / "pruned"
-        told = self.json_of("prune", self.model, "--keep", 5, "--all-losses", "--ids", f"{self.ids}:batches", "--out", out)
+        told = self.json_of("prune", self.model, "--keep", 5, "--all-losses", "--ids", f"{self.ids}:batches",
+                            "--out", out)
         self.assertGreaterEqual(told["seconds"], 0)
         subsets = [list(c) for c in itertools.combinations(range(8), 3)]
         for number, layer in enumerate(told["layers"]):
@@ -359,185 +247,11 @@ class Compression(CliTest):
                 self.refused(*call, preexec_fn=small_disk, says="output")
 
 
-class BadModels(CliTest):
-    def no_verb_takes(self, model, says, verbs=("inspect", "forward", "generate", "prune")):
-        calls = {"inspect": [], "forward": ["--ids", self.ids, "--out", self.dir / "new"],
-                 "generate": ["--ids", "1,2,3", "-n", 3],
-                 "prune": ["--ids", self.ids, "--keep", 4, "--out", self.dir / "new"],
-                 "skip": ["--ids", self.ids, "--out", self.dir / "new"], "eval": ["--text", self.text]}
-        for verb in verbs:
-            with self.subTest(verb):
-                self.refused(verb, model, *calls[verb], says=says)
-
-    def test_damaged_weight_files(self):
-        whole = models.safetensors_bytes(self.tensors)
-        overlapping = models.header_of(self.tensors)
-        first, second = list(overlapping.values())[:2]
-        shift = first["data_offsets"][1] - 8
-        second["data_offsets"] = [shift, shift + second["data_offsets"][1] - second["data_offsets"][0]]
-        for name, weights in {"empty": b"", "cut in the header": whole[:100], "cut in the data": whole[:-10],
-                              "longer": whole + b"more", "absurd header length": b"\xff" * 7 + b"\x7f" + whole[8:],
-                              "no header": (5).to_bytes(8, "little") + b"hello", "text": TEXT.encode(),
-                              "overlapping": models.safetensors_bytes(self.tensors, overlapping)}.items():
-            with self.subTest(name):
-                self.no_verb_takes(self.broken_model(weights=weights), "model.safetensors")
-        self.no_verb_takes(self.broken_model(weights=None), "model.safetensors")
-        model = self.broken_model(weights=None)
-        (model / "model.safetensors").mkdir()
-        self.no_verb_takes(model, "model.safetensors")
-
-    def test_tensors_that_do_not_fit(self):
-        gate = "model.layers.1.block_sparse_moe.gate.weight"
-        dtype, shape, data = self.tensors[gate]
-        missing = {name: t for name, t in self.tensors.items() if name != gate}
-        for name, tensors in {"mis-shaped": self.tensors | {gate: (dtype, shape[::-1], data)},
-                              "flat": self.tensors | {gate: (dtype, [len(data) // 4], data)}, "missing": missing,
-                              "integers": self.tensors | {gate: ("I32", shape, data)},
-                              "doubles": self.tensors | {gate: ("F64", shape, data * 2)}}.items():
-            with self.subTest(name):
-                self.no_verb_takes(self.broken_model(tensors=tensors), gate)
-        extra = self.tensors | {"model.surprise": models.tensor("F32", [1], [1])}
-        self.no_verb_takes(self.broken_model(tensors=extra), "model.surprise")
-
-    def test_numbers_that_are_none(self):
-        at = "model.layers.1."
-        for name in ("model.embed_tokens.weight", at + "self_attn.q_proj.weight", at + "input_layernorm.weight",
-                     at + "block_sparse_moe.gate.weight", "model.norm.weight", "lm_head.weight"):
-            for value in (math.nan, math.inf):
-                broken = self.broken_model(tensors=self.tensors | {name: models.filled(self.tensors[name], value)})
-                with self.subTest(f"{name} {value}"):
-                    self.no_verb_takes(broken, name, verbs=["forward"])
-                    computed_last = name in ("model.norm.weight", "lm_head.weight")
-                    self.no_verb_takes(broken, "finite" if computed_last else (), verbs=["generate", "eval"])
-                    if not computed_last:
-                        self.no_verb_takes(broken, name, verbs=["prune", "skip"])
-
-    def test_configs_that_are_none(self):
-        for config in (None, b"", b"{", b"[]", b"hello", b"\xff\xfe", b"{}" + b"x", b"[" * 100000,
-                       b'{"hidden_size": 1, "hidden_size": 2}'):
-            with self.subTest(config and config[:20]):
-                self.no_verb_takes(self.broken_model(config=config), "config.json", verbs=["inspect", "prune"])
-        model = self.broken_model(config=None)
-        (model / "config.json").mkdir()
-        self.no_verb_takes(model, "config.json")
-        self.no_verb_takes(self.dir / "nowhere", "nowhere")
-        self.no_verb_takes(self.text, str(self.text))
-
-    def test_absurd_values_in_a_config(self):
-        counts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                  "num_key_value_heads", "num_local_experts", "num_experts_per_tok", "max_position_embeddings",
-                  "vocab_size")
-        cases = [(key, value) for key in counts for value in (0, -1, 10**10, 10**30, "2", 2.5, True, [2], math.nan)]
-        cases += [(key, value) for key in ("rms_norm_eps", "rope_theta", "router_aux_loss_coef")
-                  for value in (-1, "1", math.nan, math.inf, [])]
-        cases += [("num_attention_heads", 3), ("num_key_value_heads", 3), ("num_experts_per_tok", 9),
-                  ("model_type", "gpt5"), ("model_type", 1), ("hidden_act", "gelu"), ("tie_word_embeddings", "yes"),
-                  ("betas", {"0": "x"}), ("betas", [1, 2]), ("choir", {"num_local_experts": [8]}),
-                  ("choir", {"num_local_experts": [8, 0]}), ("choir", {"num_experts_per_tok": [2, 9]}),
-                  ("choir", {"kept_experts": [[0], [1]]}), ("rope_scaling", {"type": "yarn", "factor": 4.0})]
-        for key, value in cases:
-            with self.subTest(f"{key} {value}"):
-                self.no_verb_takes(self.broken_model(config=self.config | {key: value}), "config", verbs=["inspect"])
-        for key in ("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size"):
-            without = {k: v for k, v in self.config.items() if k != key}
-            self.no_verb_takes(self.broken_model(config=without), ["config.json", key])
-
-    def test_configs_of_another_model(self):
-        for key, value in {"hidden_size": 1024, "num_hidden_layers": 4096, "num_local_experts": 4096,
-                           "vocab_size": 1 << 24, "intermediate_size": 262144}.items():
-            with self.subTest(key):
-                self.no_verb_takes(self.broken_model(config=self.config | {key: value}), "tensor")
-
-    def test_tokenizers(self):
-        questions = self.dir / "good.jsonl"
-        questions.write_text('{"context": "the", "choices": [" old"], "gold": 0}\n')
-        for tokenizer in (None, b"", b"{", b"[]", b"{}", self.tokenizer[:-50]):
-            broken = self.broken_model(tokenizer=tokenizer)
-            for call in (["generate", broken, "--prompt", "the"], ["eval", broken, "--text", self.text],
-                         ["eval", broken, "--choices", questions],
-                         ["prune", broken, "--keep", 4, "--calibrate", self.text, "--out", self.dir / "new"],
-                         ["skip", broken, "--calibrate", self.text, "--out", self.dir / "new"]):
-                with self.subTest(f"{tokenizer and tokenizer[:5]} {call[0]}"):
-                    self.refused(*call, says="tokenizer.json")
-
-
-class BadInputs(CliTest):
-    def test_texts(self):
-        (self.dir / "empty").write_bytes(b"")
-        (self.dir / "nul").write_bytes(TEXT.encode() + b"\0" + TEXT.encode())
-        (self.dir / "latin").write_bytes(TEXT.encode() + "müde".encode("latin-1") + TEXT.encode())
-        (self.dir / "folder").mkdir(exist_ok=True)
-        secret = self.dir / "secret"
-        secret.write_text(TEXT)
-        secret.chmod(0)
-        for name in ("empty", "nul", "latin", "folder", "absent", "secret"):
-            path = self.dir / name
-            for call in (["prune", self.model, "--keep", 4, "--out", self.dir / "new", "--calibrate"],
-                         ["skip", self.model, "--out", self.dir / "new", "--calibrate"],
-                         ["eval", self.model, "--text"]):
-                with self.subTest(f"{name} {call[0]}"):
-                    self.refused(*call, path, says=str(path), preexec_fn=nobody if name == "secret" else None)
-
-    def test_texts_too_short(self):
-        short = self.dir / "short"
-        short.write_text("A word.")
-        for verb in (["prune", "--keep", 4], ["skip"]):
-            start = [verb[0], self.model, *verb[1:], "--out", self.dir / "new", "--calibrate"]
-            self.refused(*start, short, says="too few tokens")
-            self.refused(*start, self.text, "--sequences", 1000000, says="too few tokens")
-
-    def test_ids(self):
-        vocab = self.config["vocab_size"]
-        files = {"large": models.tensor("I64", [1, 2], [0, vocab]), "negative": models.tensor("I64", [1, 2], [0, -1]),
-                 "huge": models.tensor("I64", [1, 2], [0, 1 << 40]), "float": models.tensor("F32", [1, 2], [0, 1]),
-                 "none": models.tensor("I64", [0, 2], []), "scalar": models.tensor("I64", [], [1]),
-                 "flat": models.tensor("I64", [2], [0, 1]), "deep": models.tensor("I64", [1, 1, 1, 2], [0, 1]),
-                 "long": models.tensor("I64", [1, 65], range(65))}
-        for name, tensor in files.items():
-            models.write_safetensors(self.dir / name, {"input_ids": tensor})
-        (self.dir / "torn").write_bytes(self.ids.read_bytes()[:-3])
-        (self.dir / "folder").mkdir(exist_ok=True)
-        for name in [*files, "torn", "folder", "absent", "ids.safetensors:absent", "ids.safetensors:"]:
-            ids = self.dir / name
-            for call in (["forward", self.model], ["prune", self.model, "--keep", 4], ["skip", self.model]):
-                with self.subTest(f"{name} {call[0]}"):
-                    says = {"large": str(vocab), "long": "64"}.get(name, name.split(":")[0])
-                    self.refused(*call, "--ids", ids, "--out", self.dir / "new", says=says)
-        self.refused("forward", self.model, "--ids", f"{self.ids}:batches", "--out", self.dir / "new", says="[B,T]")
-
-    def test_prompts(self):
-        for ids in (self.config["vocab_size"], -1):
-            self.refused("generate", self.model, f"--ids={ids}", says=str(ids))
-        self.refused("generate", self.model, "--ids=99999999999", code=2)
-        self.refused("generate", self.model, "--prompt", TEXT, says="64")
-        filled = self.json_of("generate", self.model, "--prompt", "a", "-n", 1000, "--ignore-end")
-        self.assertLessEqual(len(filled["ids"]), 64)
-
-    def test_choices(self):
-        good = '{"context": "the", "choices": [" old", " new"], "gold": 0}\n'
-        path = self.dir / "choices.jsonl"
-        for bad in ("{", "[]", '{"context": "a", "choices": [" b"]}', '{"choices": [" b"], "gold": 0}',
-                    '{"context": "a", "choices": [], "gold": 0}', '{"context": "a", "choices": [" b"], "gold": 1}',
-                    '{"context": "a", "choices": [" b"], "gold": -1}', '{"context": "a", "choices": [1], "gold": 0}',
-                    '{"context": 1, "choices": [" b"], "gold": 0}', '{"context": "a", "choices": " b", "gold": 0}'):
-            with self.subTest(bad):
-                path.write_text(good + bad + "\n" + good)
-                self.refused("eval", self.model, "--choices", path, says=f"{path}:2")
-        path.write_text("")
-        self.refused("eval", self.model, "--choices", path, says=str(path))
-
-    def test_models_of_different_vocabularies_are_not_compared(self):
-        config = self.config | {"vocab_size": 20}
-        other = self.dir / "other"
-        models.write_model(other, config, models.random_tensors(config))
-        self.refused("eval", self.model, "--against", other, "--text", self.text, says="vocab")
-
-
 class Training(CliTest):
     def start(self, name, **training):
         config = self.dir / f"{name}.json"
         self.run_config(config, **training)
-        return ["train", "--config", config, "--out", self.dir / name, "--threads", 1]
+        return ["train", "--config", config, "--out", self.dir / name]
 
     def refused_after_notes(self, code, says, *arguments, **options):
         result = choir(*arguments, **options)

@@ -6,8 +6,8 @@ import random
 import re
 
 PIECE = 900  # characters of a piece of prose or code, at least
-CALIBRATE = 60_000  # characters of a part, at most
-MEASURE = 24_000
+CALIBRATE = 48_000  # characters of a part, at most
+MEASURE = 16_000
 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kate", "Leo", "Mia"]
 THINGS = ["apples", "books", "marbles", "stamps", "pencils", "cards", "shells", "coins", "stickers", "cookies"]

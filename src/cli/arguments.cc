@@ -146,7 +146,10 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   }
   const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train};
   for (size_t i = 0; i < std::size(asked); ++i)
-    if (asked[i]->parsed()) call.verb = filled[i];
+    if (asked[i]->parsed()) {
+      call.verb = filled[i];
+      call.common.seed_given = asked[i]->count("--seed") > 0;
+    }
   return call;
 }
 

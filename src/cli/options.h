@@ -11,6 +11,7 @@ namespace choir::cli {
 struct Common {
   int threads = 0;  // 0: all processors
   uint64_t seed = 1;
+  bool seed_given = false;
   bool json = false;
 };
 

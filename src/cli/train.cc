@@ -45,7 +45,8 @@ std::string line(const train::StepReport& r) {
 }  // namespace
 
 void run(const Train& o, const Common& common) {
-  const train::TrainConfig config = train::read_train_config(o.config);
+  train::TrainConfig config = train::read_train_config(o.config);
+  if (common.seed_given) config.seed = common.seed;
   prepare_directory(o);
   base::Threads threads(common.threads);
   ProgressLine progress;
@@ -64,6 +65,7 @@ void run(const Train& o, const Common& common) {
       fmt::print(stderr, "{}\n", line(report));
     return !interrupted();
   };
+  interrupted();  // from here on a signal no longer kills: the step in progress is finished and saved
   if (train_or_leave_nothing(config, options, threads) == train::RunEnd::kStopped)
     throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "go on with --resume");
 }

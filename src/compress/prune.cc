@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "compress/choose.h"
-#include "nn/attention_layer.h"
+#include "nn/residual.h"
 
 namespace choir::compress {
 namespace {

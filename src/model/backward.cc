@@ -58,10 +58,10 @@ void head_backward(const Model& model, std::span<const int32_t> targets, float s
   const Matrix<float> dnormed = a.dnormed.matrix(n, d);
   kernels::cross_entropy_backward(dlogits, targets, a.log_sum.span().first(rows), scale, threads);
   kernels::gemm_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, threads);
-  kernels::gemm_backward_input(dlogits, nn::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet, threads);
+  kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet, threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   kernels::rms_norm_backward(
-      dnormed, {a.h.matrix(n, d), nn::as_vector(model.tensors().norm), a.inverse_rms.span().first(rows)},
+      dnormed, {a.h.matrix(n, d), tensor::as_vector(model.tensors().norm), a.inverse_rms.span().first(rows)},
       a.dh.matrix(n, d), gradients.norm.row(0), threads);
 }
 
@@ -75,7 +75,7 @@ void block_backward(const Model& model, const ForwardPass& pass, size_t l, float
   moe::moe_backward(model.router(static_cast<int>(l)), weights.moe, block.moe,
                     {block.normed.matrix(n, d), dh, dnormed, scale}, gradients.moe, threads);
   kernels::rms_norm_backward(dnormed,
-                             {block.middle.matrix(n, d), nn::as_vector(weights.moe_norm),
+                             {block.middle.matrix(n, d), tensor::as_vector(weights.moe_norm),
                               block.inverse_rms.span().first(static_cast<size_t>(n))},
                              dh, gradients.moe_norm.row(0), threads);
   nn::attention_layer_backward(pass.context(), weights.attention, block.attention, {block.input.matrix(n, d), dh},

@@ -44,7 +44,7 @@ std::string router_expression(const Config& config, const LayerConfig& layer);
 Config parse_config(const nlohmann::json& json, const std::string& where);
 Config read_config(const std::string& path);
 
-// A config.json for `config` in the family's own dialect. `base` gives the keys that Choir does not know and passes on.
+// `base`, a complete config.json of the model, with what pruning and skipping change taken from `config`: the layers.
 // Layers that differ are written as per-layer arrays under "choir", where the family has one number for all.
 nlohmann::json config_json(const Config& config, const nlohmann::json& base);
 

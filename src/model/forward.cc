@@ -8,6 +8,7 @@
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "nn/embedding.h"
+#include "nn/residual.h"
 
 namespace choir::model {
 namespace {
@@ -60,7 +61,7 @@ void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache,
                               middle, threads_);
   activations.normed.reserve(area(h.rows, h.cols));
   activations.inverse_rms.reserve(area(h.rows, 1));
-  kernels::rms_norm_forward(middle, nn::as_vector(block.moe_norm), static_cast<float>(model_.config().norm_epsilon),
+  kernels::rms_norm_forward(middle, tensor::as_vector(block.moe_norm), static_cast<float>(model_.config().norm_epsilon),
                             activations.normed.matrix(h.rows, h.cols),
                             activations.inverse_rms.span().first(area(h.rows, 1)), threads_);
 }
@@ -74,7 +75,7 @@ void ForwardPass::mix(int layer, Matrix<const float> middle, moe::Balancing bala
 
 void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms,
                        Matrix<float> logits) const {
-  kernels::rms_norm_forward(h, nn::as_vector(model_.tensors().norm),
+  kernels::rms_norm_forward(h, tensor::as_vector(model_.tensors().norm),
                             static_cast<float>(model_.config().norm_epsilon), normed, inverse_rms, threads_);
   kernels::gemm_forward(normed, model_.tensors().head, logits, threads_);
 }

@@ -5,7 +5,6 @@
 #include "kernels/grouped_gemm.h"
 #include "kernels/swiglu.h"
 #include "moe/dispatch.h"
-#include "nn/attention_layer.h"
 
 namespace choir::moe {
 namespace {
@@ -31,7 +30,7 @@ struct Views {
 
 std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
   std::vector<Matrix<const float>> result;
-  for (const Weight& w : weights) result.push_back(nn::as_matrix(w));
+  for (const Weight& w : weights) result.push_back(tensor::as_matrix(w));
   return result;
 }
 

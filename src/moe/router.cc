@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "moe/registry.h"
-#include "nn/attention_layer.h"
 
 namespace choir::moe {
 namespace {
@@ -77,7 +76,7 @@ void Router::backward(const std::vector<float>& dweight, float balance_scale, te
   std::visit([&](const auto& weigh) { weigh.backward(dweight, routing.plan, dz); }, words_->weigh);
   std::visit(
       [&](const auto& score) {
-        score.backward(dz, x, nn::as_matrix(gate), {gradient.dx, gradient.dgate}, threads);
+        score.backward(dz, x, tensor::as_matrix(gate), {gradient.dx, gradient.dgate}, threads);
       },
       words_->score);
 }

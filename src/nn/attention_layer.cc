@@ -8,6 +8,7 @@
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "nn/residual.h"
 
 namespace choir::nn {
 namespace {
@@ -51,30 +52,12 @@ void AttentionActivations::prepare(int n, int width, const AttentionShape& shape
   log_sum.reserve(room(shape.heads));
 }
 
-Matrix<const float> as_matrix(const Weight& weight) {
-  CHOIR_CHECK(weight.type == tensor::DType::kF32, "the backward needs float weights");
-  return {static_cast<const float*>(weight.data), weight.rows, weight.cols};
-}
-
-std::span<const float> as_vector(const Weight& weight) {
-  const auto matrix = as_matrix(weight);
-  return {matrix.data, weight.size()};
-}
-
-void add(Matrix<const float> x, Matrix<float> y, Threads& threads) {
-  constexpr int kRows = 64;
-  threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
-    for (int i = piece * kRows; i < std::min(x.rows, (piece + 1) * kRows); ++i)
-      for (int d = 0; d < x.cols; ++d) y[i][d] += x[i][d];
-  });
-}
-
 void attention_layer_forward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
                              Matrix<const float> input, const KeysValues* cache, AttentionActivations& activations,
                              Matrix<float> output, Threads& threads) {
   activations.prepare(input.rows, input.cols, context.shape);
   const Views a(activations, input.cols, context.shape);
-  kernels::rms_norm_forward(input, as_vector(weights.norm), context.epsilon, a.normed,
+  kernels::rms_norm_forward(input, tensor::as_vector(weights.norm), context.epsilon, a.normed,
                             activations.inverse_rms.span().first(static_cast<size_t>(input.rows)), threads);
   kernels::gemm_forward(a.normed, weights.q, a.q, threads);
   kernels::gemm_forward(a.normed, weights.k, a.k, threads);
@@ -104,7 +87,7 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   const Matrix<float> dm = dmixed.matrix(a.q.rows, a.q.cols);
 
   kernels::gemm_backward_weight(dh, a.mixed, gradients.o, threads);
-  kernels::gemm_backward_input(dh, as_matrix(weights.o), dm, kernels::Write::kSet, threads);
+  kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, kernels::Write::kSet, threads);
   kernels::attention_backward(dm, {context.shape, context.sequences, a.q, a.k, a.v}, {a.mixed, a.log_sum}, d, threads);
   kernels::rope(d.dq, context.positions, context.rope, kernels::Turn::kBack, threads);
   kernels::rope(d.dk, context.positions, context.rope, kernels::Turn::kBack, threads);
@@ -112,10 +95,10 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   kernels::gemm_backward_weight(d.dk, a.normed, gradients.k, threads);
   kernels::gemm_backward_weight(d.dv, a.normed, gradients.v, threads);
   const Matrix<float> dnormed = a.normed;
-  kernels::gemm_backward_input(d.dq, as_matrix(weights.q), dnormed, kernels::Write::kSet, threads);
-  kernels::gemm_backward_input(d.dk, as_matrix(weights.k), dnormed, kernels::Write::kAdd, threads);
-  kernels::gemm_backward_input(d.dv, as_matrix(weights.v), dnormed, kernels::Write::kAdd, threads);
-  const kernels::RmsNormSaved saved{backward.input, as_vector(weights.norm),
+  kernels::gemm_backward_input(d.dq, tensor::as_matrix(weights.q), dnormed, kernels::Write::kSet, threads);
+  kernels::gemm_backward_input(d.dk, tensor::as_matrix(weights.k), dnormed, kernels::Write::kAdd, threads);
+  kernels::gemm_backward_input(d.dv, tensor::as_matrix(weights.v), dnormed, kernels::Write::kAdd, threads);
+  const kernels::RmsNormSaved saved{backward.input, tensor::as_vector(weights.norm),
                                     activations.inverse_rms.span().first(static_cast<size_t>(dh.rows))};
   kernels::rms_norm_backward(dnormed, saved, dh, gradients.norm.row(0), threads);
 }

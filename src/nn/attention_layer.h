@@ -58,11 +58,4 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
                               AttentionActivations& activations, const AttentionBackward& backward,
                               const AttentionTensors<Matrix<float>>& gradients, Threads& threads);
 
-// Float weights as the backward products want them.
-Matrix<const float> as_matrix(const Weight& weight);
-std::span<const float> as_vector(const Weight& weight);
-
-// y += x, element by element.
-void add(Matrix<const float> x, Matrix<float> y, Threads& threads);
-
 }  // namespace choir::nn

@@ -12,6 +12,13 @@ Weight Weight::row(int i) const {
   return {static_cast<const std::byte*>(data) + static_cast<size_t>(i) * step, type, 1, cols};
 }
 
+Matrix<const float> as_matrix(const Weight& weight) {
+  CHOIR_CHECK(weight.type == DType::kF32, "a weight of type " + std::string(name_of(weight.type)));
+  return {static_cast<const float*>(weight.data), weight.rows, weight.cols};
+}
+
+std::span<const float> as_vector(const Weight& weight) { return {as_matrix(weight).data, weight.size()}; }
+
 void widen(const Weight& weight, std::span<float> out) {
   CHOIR_CHECK(out.size() == weight.size(), std::to_string(out.size()) + " vs " + std::to_string(weight.size()));
   const auto convert = [&](const auto* from) {

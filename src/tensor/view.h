@@ -45,6 +45,10 @@ struct Weight {
   Weight row(int i) const;  // a Weight of one row
 };
 
+// Float weights seen as numbers: what the backward products want. CHECKs that they are float.
+Matrix<const float> as_matrix(const Weight& weight);
+std::span<const float> as_vector(const Weight& weight);
+
 // out[i] = element i of the weight, in row-major order. out.size() must be weight.size().
 void widen(const Weight& weight, std::span<float> out);
 

@@ -1,0 +1,181 @@
+#include "train/trainer.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "io/safetensors.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+#include "train/checkpoint.h"
+#include "train/test_run.h"
+
+namespace choir::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A place with the texts, and runs in directories below it.
+struct Runs {
+  TemporaryDirectory place;
+  Runs() { write_tiny_texts(place); }
+
+  RunOptions options(const std::string& name) const {
+    fs::create_directory(place.file(name));
+    RunOptions result;
+    result.directory = place.file(name);
+    result.data_directory = place.path();
+    return result;
+  }
+  RunEnd run(const TrainConfig& config, const RunOptions& options, int thread_count = 1) const {
+    base::Threads threads(thread_count);
+    return train(config, options, threads);
+  }
+  std::string bytes(const std::string& name, const std::string& file) const {
+    return base::read_file(place.file(name) + "/" + file);
+  }
+  // Steps with their losses, norms and loads: all but the times.
+  std::vector<nlohmann::json> numbers(const std::string& name) const {
+    std::vector<nlohmann::json> result;
+    const std::string text = bytes(name, "metrics.jsonl");
+    for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      result.push_back(nlohmann::json::parse(text.substr(begin, end - begin)));
+      for (const char* time : {"seconds", "tokens_per_second", "share_of_peak"}) result.back().erase(time);
+    }
+    return result;
+  }
+  void check_same(const std::string& a, const std::string& b) const {
+    CHECK(numbers(a).size() == 12);
+    CHECK(numbers(a) == numbers(b));
+    for (const char* file : {"model.safetensors", "config.json", "tokenizer.json", "checkpoint.safetensors"}) {
+      CAPTURE(file);
+      CHECK(bytes(a, file) == bytes(b, file));
+    }
+  }
+};
+
+TEST_CASE("trainer: it learns, and the finished directory is a model") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.schedule.steps = 60;
+  CHECK(runs.run(config, runs.options("a")) == RunEnd::kFinished);
+  const auto steps = runs.numbers("a");
+  REQUIRE(steps.size() == 60);
+  CHECK(steps[0]["loss"].get<double>() == doctest::Approx(std::log(270)).epsilon(0.02));
+  CHECK(steps[59]["loss"].get<double>() < steps[0]["loss"].get<double>() - 1);
+  CHECK(steps[59]["tokens"] == 60 * 48);
+  const model::Model model(runs.place.file("a"));
+  CHECK(model.tensors().embedding.type == tensor::DType::kBF16);
+  model.check_finite();
+  const auto tokenizer = text::load_tokenizer(runs.place.file("a/tokenizer.json"));
+  CHECK(model.config().vocab == tokenizer->vocab_size());
+  CHECK(model.config().end_tokens == std::vector<int>{*tokenizer->end_of_text()});
+}
+
+TEST_CASE("trainer: the model it writes is the one it trained") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.saved_type = tensor::DType::kF32;
+  runs.run(config, runs.options("a"));
+  const model::Model model(runs.place.file("a"));
+  Parameters trained(model.config());
+  const std::string print = io::SafetensorsFile(checkpoint_path(runs.place.file("a"))).metadata().at("fingerprint");
+  load_checkpoint(runs.place.file("a"), print, trained);
+  model::ModelTensors<Weight> written = model.tensors(), expected = trained.weights();
+  std::vector<Weight> weights;
+  model::visit_tensors(model.config(), expected, [&](const model::TensorInfo&, Weight& w) { weights.push_back(w); });
+  size_t next = 0;
+  model::visit_tensors(model.config(), written, [&](const model::TensorInfo& info, const Weight& w) {
+    CAPTURE(info.name);
+    CHECK(std::memcmp(w.data, weights[next++].data, w.bytes()) == 0);
+  });
+}
+
+TEST_CASE("trainer: a run that was stopped or killed ends bit for bit like one that was not") {
+  const Runs runs;
+  const TrainConfig config = tiny_run();
+  CHECK(runs.run(config, runs.options("whole")) == RunEnd::kFinished);
+
+  RunOptions stopped = runs.options("stopped");
+  stopped.on_step = [](const StepReport& report) { return report.step < 5; };
+  CHECK(runs.run(config, stopped) == RunEnd::kStopped);
+  CHECK(!fs::exists(runs.place.file("stopped/config.json")));
+  stopped.on_step = nullptr;
+  stopped.resume = true;
+  CHECK(runs.run(config, stopped) == RunEnd::kFinished);
+  runs.check_same("whole", "stopped");
+
+  TrainConfig often = config;
+  often.checkpoint_every = 4;
+  RunOptions source = runs.options("source");
+  source.on_step = [&](const StepReport& report) {
+    if (report.step == 6) fs::copy(source.directory, runs.place.file("killed"));
+    return true;
+  };
+  runs.run(often, source);
+  RunOptions killed = runs.options("killed");
+  killed.resume = true;
+  std::vector<int> steps;
+  killed.on_step = [&](const StepReport& report) { return steps.push_back(report.step), true; };
+  runs.run(often, killed);
+  CHECK(steps.front() == 5);
+  runs.check_same("whole", "killed");
+  runs.check_same("whole", "source");
+}
+
+TEST_CASE("trainer: the number of threads changes nothing") {
+  const Runs runs;
+  runs.run(tiny_run(), runs.options("one"), 1);
+  runs.run(tiny_run(), runs.options("three"), 3);
+  runs.check_same("one", "three");
+}
+
+TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {
+  const Runs runs;
+  RunOptions options = runs.options("a");
+  options.resume = true;
+  CHECK(runs.run(tiny_run(), options) == RunEnd::kFinished);
+  TrainConfig other = tiny_run();
+  other.seed = 8;
+  CHECK(contains(refusal_of([&] { runs.run(other, options); }), "another configuration"));
+}
+
+TEST_CASE("trainer: a loss that is not a number ends the run, and the last checkpoint stays") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.schedule = {.steps = 12, .warmup_steps = 0, .learning_rate = 1e30, .min_learning_rate = 1e30};
+  config.checkpoint_every = 1;
+  RunOptions options = runs.options("a");
+  int good_steps = 0;
+  options.on_step = [&](const StepReport& report) { return good_steps = report.step, true; };
+  const std::string refusal = refusal_of([&] { runs.run(config, options); });
+  CHECK(contains(refusal, "not a number at step"));
+  CHECK(contains(refusal, options.directory));
+  REQUIRE(good_steps > 0);
+  const io::SafetensorsFile kept(checkpoint_path(options.directory));
+  CHECK(kept.metadata().at("step") == std::to_string(good_steps));
+  CHECK(!fs::exists(runs.place.file("a/config.json")));
+}
+
+TEST_CASE("trainer: what cannot be trained is refused before anything is written") {
+  const Runs runs;
+  const auto refuses = [&](const TrainConfig& config, const char* named) {
+    CAPTURE(named);
+    const RunOptions options = runs.options("a");
+    CHECK(contains(refusal_of([&] { runs.run(config, options); }), named));
+    CHECK(fs::is_empty(options.directory));
+  };
+  TrainConfig config = tiny_run();
+  config.sequence_length = 65;
+  refuses(config, "max_position_embeddings");
+  config = tiny_run();
+  config.domains[1].files = {"absent.txt"};
+  refuses(config, "absent.txt");
+  config = tiny_run();
+  config.model = R"({"model_type": "other"})";
+  refuses(config, "model_type");
+}
+
+}  // namespace
+}  // namespace choir::train
