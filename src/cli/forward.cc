@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -68,11 +70,9 @@ void run(const Forward& o, const Common& common) {
   model::forward(model, {ids.ids, rows}, nullptr, model::Rows::kAll, scratch,
                  logits.matrix(sequences * length, model.config().vocab), threads,
                  o.trace ? model::Observer(observer) : model::Observer());
-  for (const float v : logits.span())
-    if (!std::isfinite(v)) {
-      model.check_finite();
-      base::input_error("the logits are not finite", o.model, "the weights overflow");
-    }
+  if (!std::ranges::all_of(logits.span(), [](float v) { return std::isfinite(v); }))
+    model.refuse_result("the logits");
+  if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "nothing was written");
   output.write(o.out, o.force);
   if (common.json) print_json({{"sequences", sequences}, {"length", length}, {"vocab", model.config().vocab}});
 }

@@ -1,12 +1,15 @@
 // choir VERB MODEL [options]
 #include <cstdio>
 #include <exception>
+#include <new>
 
 #include "base/error.h"
 #include "cli/arguments.h"
+#include "cli/terminal.h"
 
 int main(int argc, char** argv) {
   using choir::base::Fault;
+  choir::cli::exit_when_interrupted();
   try {
     const auto call = choir::cli::parse_arguments(argc, argv);
     if (call) std::visit([&](const auto& verb) { choir::cli::run(verb, call->common); }, call->verb);

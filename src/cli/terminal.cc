@@ -5,6 +5,9 @@
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "base/error.h"
 
 namespace choir::cli {
 namespace {
@@ -30,6 +33,15 @@ void ProgressLine::show(const std::string& text) {
 
 ProgressLine::~ProgressLine() {
   if (shown_) std::fputc('\n', stderr);
+}
+
+void exit_when_interrupted() {
+  for (const int signal : {SIGINT, SIGTERM})
+    std::signal(signal, [](int) {
+      constexpr std::string_view line = "choir: interrupted\n";
+      [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+      ::_exit(static_cast<int>(base::Fault::kInterrupted));
+    });
 }
 
 bool interrupted() {

@@ -21,6 +21,9 @@ class ProgressLine {
 
 bool stderr_is_terminal();
 
+// From now on SIGINT and SIGTERM end the program with one line and exit status 4, until interrupted() is first asked.
+void exit_when_interrupted();
+
 // From the first call on, SIGINT and SIGTERM only set a flag: long verbs ask, save what they have, and end.
 bool interrupted();
 

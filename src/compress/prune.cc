@@ -169,10 +169,7 @@ void Search::report_losses(const SubsetErrors& errors, LayerChoice& choice) cons
     finite = finite && std::isfinite(loss);
     if (listed) choice.losses.push_back({dropped, loss});
   }
-  if (finite) return;
-  model_.check_finite();
-  base::input_error("the losses are not finite", "layer " + std::to_string(choice.layer),
-                    "the activations of this model overflow on the calibration text");
+  if (!finite) model_.refuse_result("the losses of layer " + std::to_string(choice.layer));
 }
 
 LayerChoice Search::choose(int l, const Findings& findings) {

@@ -72,11 +72,8 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   }
   SkipResult result{{}, config};
   for (int l = 0; l < config.depth(); ++l) {
-    if (!std::ranges::all_of(ratios[l], [](float r) { return std::isfinite(r); })) {
-      model.check_finite();
-      base::input_error("the router weights are not finite", "layer " + std::to_string(l),
-                        "the activations of this model overflow on the calibration text");
-    }
+    if (!std::ranges::all_of(ratios[l], [](float r) { return std::isfinite(r); }))
+      model.refuse_result("the router weights of layer " + std::to_string(l));
     result.layers.push_back(summarise(l, ratios[l]));
     result.config.layers[l].skip_beta = result.layers.back().beta;
   }

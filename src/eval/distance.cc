@@ -48,8 +48,6 @@ Distance summary(const std::vector<TokenDistance>& rows) {
     nll_other += row.nll_other;
   }
   const auto n = static_cast<double>(rows.size());
-  if (!std::isfinite(result.kl_mean) || !std::isfinite(nll + nll_other))
-    base::input_error("the logits are not finite", "model", "its weights are damaged or overflow: try choir doctor");
   result.tokens = static_cast<int64_t>(rows.size());
   result.kl_mean /= n;
   result.top1_agreement /= n;
@@ -84,6 +82,10 @@ Distance distance(const Model& model, const Model& other, std::span<const Docume
     });
     for (size_t i = 0; i < targets.size(); ++i)
       if (targets[i] >= 0) rows.push_back(compared[i]);
+  }
+  for (const TokenDistance& row : rows) {
+    if (!std::isfinite(row.nll)) model.refuse_result("the logits");
+    if (!std::isfinite(row.nll_other) || !std::isfinite(row.kl)) other.refuse_result("the logits");
   }
   return summary(rows);
 }

@@ -135,9 +135,7 @@ std::vector<double> negative_log_likelihoods(const Model& model, std::span<const
     for (const Window& w : batch) {
       double sum = 0;
       for (int i = 0; i < w.count; ++i) sum += static_cast<double>(loss[row++]);
-      if (!std::isfinite(sum))
-        base::input_error("the logits are not finite", "model",
-                          "its weights are damaged or overflow: try choir doctor");
+      if (!std::isfinite(sum)) model.refuse_result("the logits");
       results.push_back(sum);
     }
   }

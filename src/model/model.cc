@@ -69,7 +69,7 @@ constexpr int kMostPositions = 1 << 15;  // the rotary table stays below a few m
 
 }  // namespace
 
-Model::Model(const std::string& directory) : config_(read_config(directory + "/config.json")) {
+Model::Model(const std::string& directory) : where_(directory), config_(read_config(directory + "/config.json")) {
   files_ = std::make_shared<const io::TensorDirectory>(directory);
   std::unordered_set<std::string> used;
   visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) {
@@ -147,11 +147,17 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
 void Model::check_finite() const {
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
     if (!finite(weight))
-      base::input_error("tensor " + info.name + " holds a NaN or an infinity", "model", "the file is damaged");
+      base::input_error("tensor " + info.name + " holds a NaN or an infinity", where_, "the file is damaged");
   });
 }
 
+void Model::refuse_result(const std::string& what) const {
+  check_finite();
+  base::input_error(what + " are not finite", where_, "its activations overflow on this input");
+}
+
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
+  check_finite();
   base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   std::vector<io::Tensor> tensors;
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {

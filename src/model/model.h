@@ -36,7 +36,11 @@ class Model {
   // Throws Error (input) naming the first tensor that holds a NaN or an infinity. Reads every weight.
   void check_finite() const;
 
-  // Writes config.json and model.safetensors into an existing directory. `base` is the config.json to start from.
+  // For whoever got a result that is not finite: throws Error (input) naming the damaged tensor, or saying that the
+  // sound weights overflow on this input.
+  [[noreturn]] void refuse_result(const std::string& what) const;
+
+  // Writes config.json and model.safetensors into an existing directory, unless check_finite() refuses. `base` is the config.json to start from.
   void save(const std::string& directory, const nlohmann::json& base) const;
 
  private:
@@ -45,6 +49,7 @@ class Model {
   Weight copy(const Weight& weight, tensor::DType type);
   void finish();
 
+  std::string where_ = "model";  // its directory, for messages
   Config config_;
   ModelTensors<Weight> tensors_;
   std::vector<moe::Router> routers_;

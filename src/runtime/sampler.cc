@@ -24,7 +24,7 @@ size_t place_of_largest(std::span<const float> logits) {
     if (logits[i] > logits[best]) best = i;
   }
   if (!sound || !std::isfinite(logits[best]))
-    base::input_error("the logits are not finite", "model", "its weights are damaged or overflow: try choir doctor");
+    base::input_error("the logits are not finite", "model", "its weights are damaged or overflow");
   return best;
 }
 

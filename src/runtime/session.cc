@@ -1,6 +1,7 @@
 #include "runtime/session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -62,6 +63,8 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
   Generation result;
   while (static_cast<int>(result.ids.size()) < options.most) {
     const base::Stopwatch choosing;
+    if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
+      model_.refuse_result("the logits");
     const int32_t id = sampler.pick(logits_.span());
     counts_.decode_seconds += choosing.seconds();
     if (!options.ignore_end && is_end(id)) return {std::move(result.ids), Stop::kEnd};
