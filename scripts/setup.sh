@@ -61,6 +61,12 @@ else
   echo "setup: not Debian or Ubuntu; going on with what is installed (see CMakeLists.txt for what is needed)" >&2
 fi
 
+version=$(g++ -dumpversion)
+if [ "${version%%.*}" -lt 12 ]; then
+  echo "setup: g++ $version is too old, Choir needs 12: use Debian 12, Ubuntu 24.04 or later" >&2
+  exit 1
+fi
+
 launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 phase "configuring ($preset)" "$build/configure.log" cmake --preset "$preset" "${launcher[@]}"

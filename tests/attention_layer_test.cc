@@ -138,7 +138,7 @@ Result run(const Shape& shape, const std::vector<double>& variables, const std::
   Result r{std::vector<float>(dy.size()), std::vector<float>(all.size(), 1.0f)};
   AttentionActivations activations;
   const Matrix<const float> x(all.data(), n, kWidth);
-  attention_layer_forward(context, weights, x, nullptr, activations, {r.y.data(), n, kWidth}, threads);
+  attention_layer_forward(context, weights, {x, {r.y.data(), n, kWidth}, {}}, activations, threads);
   std::ranges::copy(dy, r.gradient.begin());
   attention_layer_backward(context, weights, activations, {x, {r.gradient.data(), n, kWidth}},
                            tensors_over<Matrix<float>>(shape, r.gradient), threads);

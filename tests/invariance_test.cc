@@ -32,8 +32,7 @@ Logits in_pieces(const model::Model& model, std::span<const int32_t> ids, int pi
     const int taken = std::min(piece, count - first);
     const kernels::Sequence place{0, taken, first, 0};
     const tensor::Matrix<float> rows(logits.data() + static_cast<ptrdiff_t>(first) * vocab, taken, vocab);
-    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&place, 1}}, &cache,
-                   model::Rows::kAll, scratch, rows, threads);
+    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&place, 1}}, {.cache = &cache}, scratch, rows, threads);
   }
   return logits;
 }
@@ -62,7 +61,7 @@ std::vector<Logits> side_by_side(const model::Model& model, const std::vector<st
     more = !ids.empty();
     if (!more) break;
     Logits logits(ids.size() * static_cast<size_t>(vocab));
-    model::forward(model, {ids, places}, &cache, model::Rows::kAll, scratch,
+    model::forward(model, {ids, places}, {.cache = &cache}, scratch,
                    {logits.data(), static_cast<int>(ids.size()), vocab}, threads);
     for (size_t p = 0; p < places.size(); ++p) {
       const auto first = logits.begin() + static_cast<ptrdiff_t>(places[p].row) * vocab;
@@ -148,7 +147,7 @@ TEST_CASE("the last row alone is the last row of all") {
   const kernels::Sequence place{0, 30, 0, 0};
   Logits last(131);
   model::Scratch scratch;
-  model::forward(random.model(), {ids, {&place, 1}}, nullptr, model::Rows::kLast, scratch, {last.data(), 1, 131},
+  model::forward(random.model(), {ids, {&place, 1}}, {.rows = model::Rows::kLast}, scratch, {last.data(), 1, 131},
                  threads);
   CHECK(std::equal(last.begin(), last.end(), all.end() - 131));
 }

@@ -76,7 +76,7 @@ inline std::vector<float> all_logits(const model::Model& model, std::span<const 
   for (int s = 0; s < sequences; ++s) places.push_back({s * length, length, 0, s * length});
   std::vector<float> logits(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
   model::Scratch scratch;
-  model::forward(model, {ids, places}, nullptr, model::Rows::kAll, scratch, {logits.data(), rows, vocab}, threads);
+  model::forward(model, {ids, places}, {}, scratch, {logits.data(), rows, vocab}, threads);
   return logits;
 }
 

@@ -108,13 +108,14 @@ class Demo:
     def measure(self, row):
         path, own = row["path"], row["kind"]
         shape = choir(self.program, "inspect", path)
-        row["bytes"], row["active"] = shape["bytes"], shape["active_parameters"]
+        row["bytes"] = (pathlib.Path(path) / "model.safetensors").stat().st_size
+        row["active"] = shape["active_parameters"]
         if own is None:
             return
         for kind in PROMPTS:
-            answer = self.step(f"{row['variant']} for {own}, on {kind}", "eval", path, "--against", self.model,
+            answer = self.step(f"{row['variant']} for {own}, on {kind}", "eval", self.model, "--against", path,
                                "--text", self.text(kind, "measure"), "--context", LENGTH)
-            row["perplexity"][kind], row["kl"][kind] = answer["perplexity"], answer["kl_mean"]
+            row["perplexity"][kind], row["kl"][kind] = answer["perplexity_other"], answer["kl_mean"]
         if any("skip_beta" in layer for layer in shape["layers"]):
             self.count_skipped(row, shape)
 

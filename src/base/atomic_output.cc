@@ -49,11 +49,15 @@ void put_in_place(const std::string& from, const std::string& to) {
 
 }  // namespace
 
-void check_output(const std::string& path, Existing existing) {
+void check_output(const std::string& path, Existing existing, Kind kind) {
   if (path.empty()) usage_error("the output path is empty", "--out", "name a file or directory");
   std::error_code ignored;
-  if (existing == Existing::kRefuse && fs::exists(fs::symlink_status(path, ignored)))
+  const bool there = fs::exists(fs::symlink_status(path, ignored));
+  if (existing == Existing::kRefuse && there)
     usage_error("the output exists", path, "choose another path, or replace it with --force");
+  if (there && fs::is_directory(path, ignored) != (kind == Kind::kDirectory))
+    usage_error(kind == Kind::kFile ? "the output is a directory" : "the output is a file", path,
+                "choose another path");
   const fs::path parent = fs::path(trimmed(path)).parent_path();
   if (!parent.empty() && !fs::is_directory(parent, ignored))
     usage_error("the directory of the output does not exist", parent.string(), "create it first");
@@ -61,7 +65,7 @@ void check_output(const std::string& path, Existing existing) {
 
 AtomicFile::AtomicFile(std::string path, Existing existing)
     : path_(std::move(path)), beside_(beside(path_)), existing_(existing) {
-  check_output(path_, existing_);
+  check_output(path_, existing_, Kind::kFile);
   file_ = std::fopen(beside_.c_str(), "wb");
   if (!file_) disk_error("cannot create the output", path_);
 }
@@ -80,7 +84,7 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
 void AtomicFile::commit() {
-  check_output(path_, existing_);
+  check_output(path_, existing_, Kind::kFile);
   if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) disk_error("cannot write the output", path_);
   if (::rename(beside_.c_str(), path_.c_str()) != 0) disk_error("cannot put the output in place", path_);
   std::fclose(file_);
@@ -90,7 +94,7 @@ void AtomicFile::commit() {
 
 AtomicDirectory::AtomicDirectory(std::string path, Existing existing)
     : path_(trimmed(std::move(path))), beside_(beside(path_)), existing_(existing) {
-  check_output(path_, existing_);
+  check_output(path_, existing_, Kind::kDirectory);
   std::error_code failure;
   fs::create_directory(beside_, failure);
   if (failure) input_error("cannot create the output directory", path_, failure.message());
@@ -102,7 +106,7 @@ AtomicDirectory::~AtomicDirectory() {
 }
 
 void AtomicDirectory::commit() {
-  check_output(path_, existing_);
+  check_output(path_, existing_, Kind::kDirectory);
   sync_directory(beside_);
   put_in_place(beside_, path_);
   done_ = true;

@@ -12,9 +12,11 @@ namespace choir::base {
 // What to do when the target exists.
 enum class Existing { kRefuse, kReplace };
 
-// Throws Error (usage) when `path` exists and may not be replaced, or when its parent directory is missing.
-// Verbs call it before long work, so that a run is not lost at its end.
-void check_output(const std::string& path, Existing existing);
+enum class Kind { kFile, kDirectory };
+
+// Throws Error (usage) when `path` exists and may not be replaced or is of another kind, or when its parent directory
+// is missing. Verbs call it before long work, so that a run is not lost at its end.
+void check_output(const std::string& path, Existing existing, Kind kind);
 
 // One file. Without commit() the destructor removes what was written. Throws Error (input) when the disk refuses.
 class AtomicFile {

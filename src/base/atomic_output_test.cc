@@ -80,9 +80,9 @@ TEST_CASE("atomic output: a file that appears meanwhile is not overwritten") {
 
 TEST_CASE("atomic output: a parent that is missing is named before work begins") {
   const Place place;
-  CHECK(fault_of([&] { check_output(place.at("no/a"), Existing::kReplace); }) == Fault::kUsage);
-  CHECK(fault_of([&] { check_output("", Existing::kReplace); }) == Fault::kUsage);
-  CHECK_NOTHROW(check_output(place.at("a/"), Existing::kRefuse));
+  CHECK(fault_of([&] { check_output(place.at("no/a"), Existing::kReplace, Kind::kFile); }) == Fault::kUsage);
+  CHECK(fault_of([&] { check_output("", Existing::kReplace, Kind::kFile); }) == Fault::kUsage);
+  CHECK_NOTHROW(check_output(place.at("a/"), Existing::kRefuse, Kind::kDirectory));
 }
 
 TEST_CASE("atomic output: a directory appears whole, and replaces the old one whole") {

@@ -4,9 +4,13 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "base/error.h"
 
 namespace choir::base {
 namespace {
@@ -63,6 +67,12 @@ struct Threads::Pool {
     }
   }
 
+  ~Pool() {
+    stop.store(true, std::memory_order_release);
+    start_round();
+    for (std::thread& worker : workers) worker.join();
+  }
+
   void start_round() {
     {
       const std::lock_guard lock(mutex);
@@ -74,14 +84,14 @@ struct Threads::Pool {
 
 Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
   if (count <= 0) count = static_cast<int>(std::thread::hardware_concurrency());
-  for (int i = 1; i < count; ++i) pool_->workers.emplace_back([this] { pool_->work(); });
+  try {
+    for (int i = 1; i < count; ++i) pool_->workers.emplace_back([pool = pool_.get()] { pool->work(); });
+  } catch (const std::system_error& refusal) {
+    usage_error("cannot start " + std::to_string(count) + " threads", refusal.what(), "ask for fewer");
+  }
 }
 
-Threads::~Threads() {
-  pool_->stop.store(true, std::memory_order_release);
-  pool_->start_round();
-  for (std::thread& worker : pool_->workers) worker.join();
-}
+Threads::~Threads() = default;
 
 int Threads::count() const { return static_cast<int>(pool_->workers.size()) + 1; }
 

@@ -9,7 +9,8 @@ namespace choir::base {
 // work into pieces of at least some microseconds. Results must not depend on which thread runs an iteration.
 class Threads {
  public:
-  explicit Threads(int count);  // 0 means one for each processor
+  // 0 means one for each processor. Throws Error (usage) when the system refuses so many.
+  explicit Threads(int count);
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
   ~Threads();

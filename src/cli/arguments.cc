@@ -59,8 +59,10 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   CLI::App* verb = add_verb(app, call, "generate", "continue a prompt",
                             "choir generate models/choir-tiny --prompt 'The purpose of this' -n 80 --temperature 0.8");
   add_model(verb, o.model);
-  CLI::Option* prompt = verb->add_option("--prompt", o.prompt, "text to continue");
-  verb->add_option("--ids", o.ids, "token ids to continue: 1,2,3")->delimiter(',')->excludes(prompt);
+  CLI::Option_group* what = verb->add_option_group("what to continue");
+  what->add_option("--prompt", o.prompt, "text");
+  what->add_option("--ids", o.ids, "token ids: 1,2,3")->delimiter(',');
+  what->require_option(1);
   verb->add_option("-n,--tokens", o.count, "tokens to make at most")->check(CLI::NonNegativeNumber);
   verb->add_option("--temperature", o.temperature, "0 takes the likeliest token");
   verb->add_option("--top-k", o.top_k, "draw from the k likeliest; 0: from all");
@@ -123,7 +125,7 @@ CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
 std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   CLI::App app("Choir: train, shrink and run mixture-of-experts language models", "choir");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "0.1.0");
+  app.set_version_flag("--version", CHOIR_VERSION);
   Call call;
   Inspect inspect;
   Forward forward;

@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -63,7 +63,7 @@ Json text(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) 
 void run(const Eval& o, const Common& common) {
   if (o.text.empty() && o.choices.empty())
     base::usage_error("nothing to measure on", "", "give --text FILE... or --choices FILE.jsonl");
-  const runtime::Bundle bundle = runtime::load_bundle(o.model);
+  const runtime::Bundle bundle(o.model);
   base::Threads threads(common.threads);
   const Json result = !o.choices.empty()   ? choices(o, bundle, threads)
                       : !o.against.empty() ? against(o, bundle, threads)

@@ -53,7 +53,7 @@ void add_trace(int layer, const moe::Routing& routing, Output& output) {
 }  // namespace
 
 void run(const Forward& o, const Common& common) {
-  base::check_output(o.out, existing(o.force));
+  base::check_output(o.out, existing(o.force), base::Kind::kFile);
   const model::Model model(o.model);
   const Ids ids = read_ids(o.ids);
   if (ids.shape.size() != 2)
@@ -67,9 +67,8 @@ void run(const Forward& o, const Common& common) {
   base::Threads threads(common.threads);
   model::Scratch scratch;
   const auto observer = [&](int layer, const moe::Routing& routing) { add_trace(layer, routing, output); };
-  model::forward(model, {ids.ids, rows}, nullptr, model::Rows::kAll, scratch,
-                 logits.matrix(sequences * length, model.config().vocab), threads,
-                 o.trace ? model::Observer(observer) : model::Observer());
+  model::forward(model, {ids.ids, rows}, {.observer = o.trace ? model::Observer(observer) : model::Observer()},
+                 scratch, logits.matrix(sequences * length, model.config().vocab), threads);
   if (!std::ranges::all_of(logits.span(), [](float v) { return std::isfinite(v); }))
     model.refuse_result("the logits");
   if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "nothing was written");

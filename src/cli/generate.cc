@@ -1,5 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "cli/inputs.h"
@@ -9,29 +11,42 @@
 namespace choir::cli {
 namespace {
 
-std::vector<int32_t> prompt_ids(const Generate& o, const runtime::Bundle& bundle) {
+// The tokenizer, without which text cannot be continued but ids can: a missing or unknown one is then no fault.
+const text::Tokenizer* tokenizer_for(const Generate& o, const runtime::Bundle& bundle) {
+  if (o.ids.empty()) return &bundle.tokenizer();
+  try {
+    return bundle.has_tokenizer() ? &bundle.tokenizer() : nullptr;
+  } catch (const base::Error& error) {
+    std::fprintf(stderr, "no text: %s\n", error.what());
+    return nullptr;
+  }
+}
+
+// An empty prompt begins a document.
+std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokenizer) {
   if (!o.ids.empty()) return {o.ids.begin(), o.ids.end()};
-  std::vector<int32_t> ids = bundle.tokenizer().encode(o.prompt);
-  if (ids.empty() && bundle.tokenizer().end_of_text()) ids.push_back(*bundle.tokenizer().end_of_text());
-  if (ids.empty()) base::usage_error("nothing to continue", "--prompt", "give --prompt TEXT or --ids 1,2,3");
+  std::vector<int32_t> ids = tokenizer->encode(o.prompt);
+  if (ids.empty() && tokenizer->end_of_text()) ids.push_back(*tokenizer->end_of_text());
+  if (ids.empty()) base::usage_error("nothing to continue", "--prompt", "give a prompt that is not empty");
   return ids;
 }
 
 }  // namespace
 
 void run(const Generate& o, const Common& common) {
-  const runtime::Bundle bundle = runtime::load_bundle(o.model);
-  const std::vector<int32_t> prompt = prompt_ids(o, bundle);
+  const runtime::Bundle bundle(o.model);
+  const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
+  const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
   runtime::Session session(bundle.model, threads);
   runtime::GenerateOptions options;
   options.most = o.count;
   options.ignore_end = o.ignore_end;
+  options.vocab = tokenizer ? tokenizer->vocab_size() : 0;
   options.sampling = {static_cast<float>(o.temperature), o.top_k, static_cast<float>(o.top_p),
                       static_cast<float>(o.min_p), common.seed};
-  const bool has_text = bundle.tokenizer_or_null != nullptr;
   std::optional<text::StreamDecoder> stream;
-  if (has_text && !common.json) stream.emplace(bundle.tokenizer());
+  if (tokenizer && !common.json) stream.emplace(*tokenizer);
   std::string unshown = o.prompt;  // until the first token: of a prompt that is refused nothing is printed
   const runtime::Generation result = session.generate(prompt, options, [&](int32_t id) {
     if (stream) {
@@ -47,7 +62,7 @@ void run(const Generate& o, const Common& common) {
   if (common.json)
     print_json({{"prompt_ids", prompt},
                 {"ids", result.ids},
-                {"text", has_text ? bundle.tokenizer().decode(result.ids) : ""},
+                {"text", tokenizer ? tokenizer->decode(result.ids) : ""},
                 {"tokens_per_second", counts.decode_tokens_per_second()},
                 {"skipped_share", counts.skipped_share()}});
   else

@@ -98,6 +98,17 @@ std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& o
                                         .batch = options.batch});
 }
 
+void check_model_output(const std::string& out, const std::string& source, bool force) {
+  base::check_output(out, existing(force), base::Kind::kDirectory);
+  std::error_code ignored;
+  if (!fs::exists(out, ignored)) return;
+  if (!fs::is_empty(out, ignored) && !fs::exists(out + "/config.json", ignored))
+    base::usage_error("the output is a directory that holds no model", out, "--force replaces models alone");
+  const fs::path from = fs::canonical(source, ignored), to = fs::canonical(out, ignored);
+  if (std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
+    base::usage_error("the output holds the model that is read", out, "choose another path");
+}
+
 void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force) {
   base::AtomicDirectory directory(out, existing(force));
   model.save(directory.path(), io::read_json(source + "/config.json"));

@@ -28,6 +28,10 @@ std::vector<eval::Document> read_documents(const std::vector<std::string>& paths
 // From --calibrate or --ids. An I64 [S,B,T] is S batches, [B,T] is one.
 std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& options, const runtime::Bundle& bundle);
 
+// Before long work: throws Error (usage) unless a model may be written to `out`. What --force replaces must be a model
+// or empty, and must not hold the source.
+void check_model_output(const std::string& out, const std::string& source, bool force);
+
 // Writes `model` as a whole directory: config.json from the source's, safetensors, and the source's tokenizer files.
 void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force);
 

@@ -47,7 +47,7 @@ struct Calibration {
 };
 
 struct Prune {
-  std::string model, out, method = "exact";
+  std::string model, out, method;  // no method: exact where it fits, else frequency
   std::vector<int> keep;
   Calibration calibration;
   bool progressive = false, all_losses = false, force = false;

@@ -13,7 +13,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-compress::Method method(const std::string& name) {
+compress::Method method(const std::string& name, const model::Config& config) {
+  if (name.empty() && !compress::exact_fits(config)) {
+    fmt::print(stderr, "the exact search does not fit these layers: experts are kept by frequency\n");
+    return compress::Method::kFrequency;
+  }
   if (name == "random") return compress::Method::kRandom;
   if (name == "frequency") return compress::Method::kFrequency;
   return compress::Method::kExact;
@@ -37,15 +41,16 @@ void warn_of_rare(const compress::LayerChoice& layer) {
 }  // namespace
 
 void run(const Prune& o, const Common& common) {
-  base::check_output(o.out, existing(o.force));
-  const runtime::Bundle bundle = runtime::load_bundle(o.model);
+  check_model_output(o.out, o.model, o.force);
+  const runtime::Bundle bundle(o.model);
   compress::PruneOptions options;
   options.keep = o.keep;
-  options.method = method(o.method);
   options.progressive = o.progressive;
   options.all_losses = o.all_losses;
   options.seed = common.seed;
+  options.method = method(o.method, bundle.model.config());
   compress::check_prune(bundle.model.config(), options);
+  bundle.model.check_finite();
   const auto batches = calibration_batches(o.calibration, bundle);
   base::Threads threads(common.threads);
   ProgressLine progress;

@@ -11,8 +11,9 @@
 namespace choir::cli {
 
 void run(const Skip& o, const Common& common) {
-  base::check_output(o.out, existing(o.force));
-  const runtime::Bundle bundle = runtime::load_bundle(o.model);
+  check_model_output(o.out, o.model, o.force);
+  const runtime::Bundle bundle(o.model);
+  bundle.model.check_finite();
   const auto batches = calibration_batches(o.calibration, bundle);
   base::Threads threads(common.threads);
   ProgressLine progress;

@@ -14,11 +14,11 @@ namespace {
 namespace fs = std::filesystem;
 
 void prepare_directory(const Train& o) {
-  if (!o.resume && fs::exists(o.out))
+  std::error_code failure;
+  if (!o.resume && fs::exists(o.out) && !fs::is_empty(o.out, failure))
     base::usage_error("the output exists", o.out, "choose another path, or go on with --resume");
   if (o.resume && !fs::is_directory(o.out))
     base::usage_error("no run to resume", o.out, "start it without --resume");
-  std::error_code failure;
   fs::create_directory(o.out, failure);
   if (failure) base::usage_error("cannot create the output", o.out, failure.message());
 }
@@ -65,7 +65,6 @@ void run(const Train& o, const Common& common) {
       fmt::print(stderr, "{}\n", line(report));
     return !interrupted();
   };
-  interrupted();  // from here on a signal no longer kills: the step in progress is finished and saved
   if (train_or_leave_nothing(config, options, threads) == train::RunEnd::kStopped)
     throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "go on with --resume");
 }

@@ -72,7 +72,7 @@ class Search {
   void observe(int l, const Stream& stream, Findings& findings);
   void observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings);
   void pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output);
-  void advance_pruned(int l, const std::vector<int>& keep, const Stream& stream);
+  void advance_pruned(int l, const std::vector<int>& keep);
   LayerChoice choose(int l, const Findings& findings);
   void report_losses(const SubsetErrors& errors, LayerChoice& choice) const;
 
@@ -147,16 +147,19 @@ std::vector<std::vector<int>> everything(const Config& config) {
   return keep;
 }
 
-void Search::advance_pruned(int l, const std::vector<int>& keep, const Stream& stream) {
+// Takes the pruned model's residual streams through its layer l.
+void Search::advance_pruned(int l, const std::vector<int>& keep) {
   Config config = model_.config();
   config.layers[l].experts = static_cast<int>(keep.size());
   std::vector<std::vector<int>> experts = everything(config);
   experts[l] = keep;
   const Model smaller = model_.with_layers(config, experts);
-  const Matrix<float> h = stream.pruned.matrix(stream.pass.rows(), config.width);
-  const Matrix<float> x = attend(l, stream, stream.pruned);
-  pass_on(view(smaller, l), x, h);
-  nn::add(middle_.matrix(h.rows, h.cols), h, threads_);
+  for (const Stream& stream : streams_) {
+    const Matrix<float> h = stream.pruned.matrix(stream.pass.rows(), config.width);
+    const Matrix<float> x = attend(l, stream, stream.pruned);
+    pass_on(view(smaller, l), x, h);
+    nn::add(middle_.matrix(h.rows, h.cols), h, threads_);
+  }
 }
 
 void Search::report_losses(const SubsetErrors& errors, LayerChoice& choice) const {
@@ -193,7 +196,6 @@ LayerChoice Search::choose(int l, const Findings& findings) {
 }
 
 LayerChoice Search::layer(int l) {
-  const base::Stopwatch watch;
   const LayerConfig& layer = model_.config().layers[l];
   Findings findings{{}, std::vector<int64_t>(static_cast<size_t>(layer.experts))};
   if (SubsetErrors::fits(layer.experts, layer.top_k))
@@ -202,10 +204,8 @@ LayerChoice Search::layer(int l) {
     observe(l, stream, findings);
     if (progress_) progress_(++done_, static_cast<int>(streams_.size()) * model_.config().depth());
   }
-  LayerChoice choice = choose(l, findings);
-  for (const Stream& stream : streams_)
-    if (options_.progressive && l + 1 < model_.config().depth()) advance_pruned(l, choice.keep, stream);
-  choice.seconds = watch.seconds();
+  const LayerChoice choice = choose(l, findings);
+  if (options_.progressive && l + 1 < model_.config().depth()) advance_pruned(l, choice.keep);
   return choice;
 }
 
@@ -234,6 +234,11 @@ void check_prune(const Config& config, const PruneOptions& options) {
                       "give one, or one for each of the " + std::to_string(config.depth()) + " layers");
   for (int l = 0; l < config.depth(); ++l)
     check_layer(config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
+}
+
+bool exact_fits(const Config& config) {
+  return std::ranges::all_of(config.layers,
+                             [](const LayerConfig& layer) { return SubsetErrors::fits(layer.experts, layer.top_k); });
 }
 
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,

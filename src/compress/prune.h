@@ -35,7 +35,6 @@ struct LayerChoice {
   std::vector<SubsetLoss> losses;  // of all sets of this size, dropped sets in lexicographic order; if asked for
   std::vector<int64_t> coverage;   // [E] calibration tokens that the unpruned layer routed to each expert
   std::vector<int> rarely_seen;    // experts with fewer than few_tokens
-  double seconds = 0;
 };
 
 struct PruneResult {
@@ -43,6 +42,9 @@ struct PruneResult {
   model::Config config;  // of the pruned model; LayerConfig::kept counts in the first, never pruned one
   double seconds = 0;
 };
+
+// Whether every layer is small enough for the exact search.
+bool exact_fits(const model::Config& config);
 
 // Throws Error (usage) when the options do not suit the model, so that nobody waits for a calibration in vain.
 void check_prune(const model::Config& config, const PruneOptions& options);

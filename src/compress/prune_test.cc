@@ -102,7 +102,7 @@ std::vector<float> logits_of(const Model& model, const CalibrationBatch& batch) 
   const auto sequences = sequences_of(batch);
   std::vector<float> logits(batch.ids.size() * static_cast<size_t>(model.config().vocab));
   model::Scratch scratch;
-  model::forward(model, {batch.ids, sequences}, nullptr, model::Rows::kAll, scratch,
+  model::forward(model, {batch.ids, sequences}, {}, scratch,
                  {logits.data(), static_cast<int>(batch.ids.size()), model.config().vocab}, threads);
   return logits;
 }

@@ -65,9 +65,9 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   for (const CalibrationBatch& batch : batches) {
     const auto sequences = sequences_of(batch);
     logits.reserve(sequences.size() * static_cast<size_t>(config.vocab));
-    model::forward(full, {batch.ids, sequences}, nullptr, model::Rows::kLast, scratch,
-                   logits.matrix(batch.sequences, config.vocab), threads,
-                   [&](int l, const moe::Routing& routing) { append_ratios(routing, ratios[l]); });
+    const auto observer = [&](int l, const moe::Routing& routing) { append_ratios(routing, ratios[l]); };
+    model::forward(full, {batch.ids, sequences}, {.rows = model::Rows::kLast, .observer = observer}, scratch,
+                   logits.matrix(batch.sequences, config.vocab), threads);
     if (progress) progress(++done, static_cast<int>(batches.size()));
   }
   SkipResult result{{}, config};

@@ -1,6 +1,8 @@
 // How well a model foresees a text.
 #pragma once
 
+#include <optional>
+
 #include "eval/windows.h"
 
 namespace choir::eval {

@@ -28,7 +28,7 @@ TEST_CASE("loads and weights are those that one forward over each window shows")
       std::vector<float> logits(67);
       model::Scratch scratch;
       model::forward(random.model(), {std::span(text.ids).subspan(begin, static_cast<size_t>(count)), {&place, 1}},
-                     nullptr, model::Rows::kLast, scratch, {logits.data(), 1, 67}, threads,
+                     {.rows = model::Rows::kLast}, scratch, {logits.data(), 1, 67}, threads,
                      [&](int l, const moe::Routing& routing) {
                        for (size_t i = 0; i < routing.chosen.size(); ++i) {
                          if (routing.chosen[i] < 0) continue;

@@ -99,7 +99,7 @@ tensor::Matrix<float> WindowRunner::logits(std::span<const Window> batch) {
   const int rows = static_cast<int>(ids_.size()), vocab = model_.config().vocab;
   logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
   const tensor::Matrix<float> logits = logits_.matrix(rows, vocab);
-  model::forward(model_, {ids_, sequences_}, nullptr, model::Rows::kAll, scratch_, logits, threads_);
+  model::forward(model_, {ids_, sequences_}, {}, scratch_, logits, threads_);
   return logits;
 }
 
@@ -107,8 +107,8 @@ void WindowRunner::observe(std::span<const Window> batch, const model::Observer&
   gather(batch);
   const int rows = static_cast<int>(batch.size()), vocab = model_.config().vocab;
   logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
-  model::forward(model_, {ids_, sequences_}, nullptr, model::Rows::kLast, scratch_, logits_.matrix(rows, vocab),
-                 threads_, observer);
+  model::forward(model_, {ids_, sequences_}, {.rows = model::Rows::kLast, .observer = observer}, scratch_, logits_.matrix(rows, vocab),
+                 threads_);
 }
 
 std::vector<int32_t> targets_of(std::span<const Document> documents, std::span<const Window> batch) {

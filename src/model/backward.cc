@@ -65,20 +65,26 @@ void head_backward(const Model& model, std::span<const int32_t> targets, float s
       a.dh.matrix(n, d), gradients.norm.row(0), threads);
 }
 
-void block_backward(const Model& model, const ForwardPass& pass, size_t l, float scale, TrainingActivations& a,
+struct BlockStep {
+  const ForwardPass& pass;
+  size_t layer;
+  float balance_scale;
+};
+
+void block_backward(const Model& model, const BlockStep& step, TrainingActivations& a,
                     BlockTensors<Matrix<float>>& gradients, Threads& threads) {
-  const int n = pass.rows(), d = model.config().width;
-  const BlockTensors<Weight>& weights = model.tensors().blocks[l];
-  BlockActivations& block = a.blocks[l];
+  const int n = step.pass.rows(), d = model.config().width;
+  const BlockTensors<Weight>& weights = model.tensors().blocks[step.layer];
+  BlockActivations& block = a.blocks[step.layer];
   const Matrix<float> dh = a.dh.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
   std::ranges::fill(a.dnormed.span(), 0.0f);
-  moe::moe_backward(model.router(static_cast<int>(l)), weights.moe, block.moe,
-                    {block.normed.matrix(n, d), dh, dnormed, scale}, gradients.moe, threads);
+  moe::moe_backward(model.router(static_cast<int>(step.layer)), weights.moe, block.moe,
+                    {block.normed.matrix(n, d), dh, dnormed, step.balance_scale}, gradients.moe, threads);
   kernels::rms_norm_backward(dnormed,
                              {block.middle.matrix(n, d), tensor::as_vector(weights.moe_norm),
                               block.inverse_rms.span().first(static_cast<size_t>(n))},
                              dh, gradients.moe_norm.row(0), threads);
-  nn::attention_layer_backward(pass.context(), weights.attention, block.attention, {block.input.matrix(n, d), dh},
+  nn::attention_layer_backward(step.pass.context(), weights.attention, block.attention, {block.input.matrix(n, d), dh},
                                gradients.attention, threads);
 }
 
@@ -90,7 +96,7 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, fl
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch.targets, a, threads);
   head_backward(model, batch.targets, scale / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
-  for (size_t l = a.blocks.size(); l-- > 0;) block_backward(model, pass, l, scale, a, gradients.blocks[l], threads);
+  for (size_t l = a.blocks.size(); l-- > 0;) block_backward(model, {pass, l, scale}, a, gradients.blocks[l], threads);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
 }

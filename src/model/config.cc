@@ -52,7 +52,8 @@ void read_rope(const Json& json, const std::string& where, Config& config) {
   if (fields.has("rope_parameters")) {
     plain(json["rope_parameters"], "rope_parameters");
     const Fields rope(json["rope_parameters"], where + ": rope_parameters");
-    config.rope_theta = number_defaulted(rope, "rope_theta", 1e12, mixtral::kRopeTheta, config);
+    const bool outside = !rope.has("rope_theta") && fields.has("rope_theta");
+    config.rope_theta = number_defaulted(outside ? fields : rope, "rope_theta", 1e12, mixtral::kRopeTheta, config);
   } else {
     config.rope_theta = number_defaulted(fields, "rope_theta", 1e12, mixtral::kRopeTheta, config);
   }

@@ -55,10 +55,9 @@ void ForwardPass::embed(Matrix<float> h) const { nn::embedding_forward(batch_.id
 void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
                          Matrix<float> middle) const {
   const BlockTensors<Weight>& block = model_.tensors().blocks[layer];
-  nn::KeysValues keys_values;
-  if (cache) keys_values = cache->layer(layer);
-  nn::attention_layer_forward(context(), block.attention, h, cache ? &keys_values : nullptr, activations.attention,
-                              middle, threads_);
+  nn::AttentionStep step{h, middle, {}};
+  if (cache) step.cache = cache->layer(layer);
+  nn::attention_layer_forward(context(), block.attention, step, activations.attention, threads_);
   activations.normed.reserve(area(h.rows, h.cols));
   activations.inverse_rms.reserve(area(h.rows, 1));
   kernels::rms_norm_forward(middle, tensor::as_vector(block.moe_norm), static_cast<float>(model_.config().norm_epsilon),
@@ -69,7 +68,7 @@ void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache,
 void ForwardPass::mix(int layer, Matrix<const float> middle, moe::Balancing balancing, BlockActivations& activations,
                       Matrix<float> h) const {
   moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe,
-                   activations.normed.matrix(middle.rows, middle.cols), balancing, activations.moe, h, threads_);
+                   {activations.normed.matrix(middle.rows, middle.cols), h, balancing}, activations.moe, threads_);
   nn::add(middle, h, threads_);
 }
 
@@ -80,8 +79,8 @@ void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<fl
   kernels::gemm_forward(normed, model_.tensors().head, logits, threads_);
 }
 
-void forward(const Model& model, const Batch& batch, const KvCache* cache, Rows rows, Scratch& scratch,
-             Matrix<float> logits, Threads& threads, const Observer& observer) {
+void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
+             Matrix<float> logits, Threads& threads) {
   const ForwardPass pass(model, batch, threads);
   const int n = pass.rows(), d = model.config().width;
   for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed}) buffer->reserve(area(n, d));
@@ -89,12 +88,12 @@ void forward(const Model& model, const Batch& batch, const KvCache* cache, Rows 
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
-    pass.attend(l, h, cache, scratch.block, middle);
+    pass.attend(l, h, options.cache, scratch.block, middle);
     pass.mix(l, middle, moe::Balancing::kOff, scratch.block, h);
-    if (observer) observer(l, scratch.block.moe.routing);
+    if (options.observer) options.observer(l, scratch.block.moe.routing);
   }
   Matrix<float> last = h;
-  if (rows == Rows::kLast) {
+  if (options.rows == Rows::kLast) {
     last = scratch.last.matrix(static_cast<int>(batch.sequences.size()), d);
     for (int s = 0; s < last.rows; ++s)
       std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);

@@ -78,8 +78,14 @@ struct Scratch {
 
 enum class Rows { kAll, kLast };  // logits of every row, or of each sequence's last
 
+struct ForwardOptions {
+  const KvCache* cache = nullptr;
+  Rows rows = Rows::kAll;
+  Observer observer = {};
+};
+
 // logits: (N,V), or (sequences,V) for kLast. Bit for bit, a row depends on the ids of its own sequence up to it alone.
-void forward(const Model& model, const Batch& batch, const KvCache* cache, Rows rows, Scratch& scratch,
-             Matrix<float> logits, Threads& threads, const Observer& observer = {});
+void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
+             Matrix<float> logits, Threads& threads);
 
 }  // namespace choir::model

@@ -40,7 +40,7 @@ class Model {
   // sound weights overflow on this input.
   [[noreturn]] void refuse_result(const std::string& what) const;
 
-  // Writes config.json and model.safetensors into an existing directory, unless check_finite() refuses. `base` is the config.json to start from.
+  // Writes config.json and model.safetensors into an existing directory. `base` is the config.json to start from.
   void save(const std::string& directory, const nlohmann::json& base) const;
 
  private:

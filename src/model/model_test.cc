@@ -103,7 +103,7 @@ std::vector<float> logits_of(const Model& model) {
   const std::vector<Sequence> sequences{{0, 13, 0, 0}, {13, 7, 0, 13}};
   std::vector<float> logits(ids.size() * static_cast<size_t>(model.config().vocab));
   Scratch scratch;
-  forward(model, {ids, sequences}, nullptr, Rows::kAll, scratch, {logits.data(), 20, model.config().vocab}, threads);
+  forward(model, {ids, sequences}, {}, scratch, {logits.data(), 20, model.config().vocab}, threads);
   return logits;
 }
 

@@ -71,12 +71,13 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
 }
 
 // y_t = sum over the chosen experts of g_te w2_e (silu(w1_e x_t) * (w3_e x_t)).
-void moe_forward(const Router& router, const MoeTensors<Weight>& weights, Matrix<const float> x, Balancing balancing,
-                 MoeActivations& activations, Matrix<float> output, Threads& threads) {
-  router.route(x, weights.gate, balancing, activations.routing, threads);
+void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
+                 MoeActivations& activations, Threads& threads) {
+  router.route(step.x, weights.gate, step.balancing, activations.routing, threads);
   const Plan& plan = activations.routing.plan;
-  run_experts(plan, weights, x, activations, threads);
-  combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, output, threads);
+  run_experts(plan, weights, step.x, activations, threads);
+  combine(plan, activations.out.matrix(plan.edges(), step.x.cols), Weighting::kByPlan, Into::kSet, step.output,
+          threads);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
@@ -99,8 +100,8 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   kernels::grouped_backward_input(by_edge, a.gate, matrices(weights.w1), drows, kernels::Write::kSet, threads);
   kernels::grouped_backward_input(by_edge, a.up, matrices(weights.w3), drows, kernels::Write::kAdd, threads);
   combine(plan, drows, Weighting::kPlain, Into::kAdd, backward.dx, threads);
-  router.backward(dweight, backward.balance_scale, backward.x, weights.gate, activations.routing,
-                  {backward.dx, gradients.gate}, threads);
+  router.backward({dweight, backward.balance_scale, backward.dx, gradients.gate}, backward.x, weights.gate,
+                  activations.routing, threads);
 }
 
 }  // namespace choir::moe

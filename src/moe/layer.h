@@ -31,9 +31,15 @@ struct MoeActivations {
   Buffer<float> out;               // (M,D) output of each edge's expert, without its weight
 };
 
-// output (N,D) = the weighted sum of the chosen experts' outputs of x (N,D). A row's bits do not depend on the others.
-void moe_forward(const Router& router, const MoeTensors<Weight>& weights, Matrix<const float> x, Balancing balancing,
-                 MoeActivations& activations, Matrix<float> output, Threads& threads);
+struct MoeStep {
+  Matrix<const float> x;  // (N,D)
+  Matrix<float> output;   // (N,D)
+  Balancing balancing;
+};
+
+// output = the weighted sum of the chosen experts' outputs of x. A row's bits do not depend on the others.
+void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
+                 MoeActivations& activations, Threads& threads);
 
 // Runs the experts over a given plan: activations.out from x. Part of the forward, and all that a calibration needs.
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,

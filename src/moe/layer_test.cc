@@ -89,7 +89,7 @@ Result run(const Router& router, const std::vector<double>& variables, const std
   Result r{std::vector<float>(dy.size()), std::vector<float>(all.size(), 1.0f), {}};
   MoeActivations activations;
   const auto weights = tensors_over<Weight>(all, tokens);
-  moe_forward(router, weights, x, Balancing::kOn, activations, reference::matrix(r.y, kWidth), pool);
+  moe_forward(router, weights, {x, reference::matrix(r.y, kWidth), Balancing::kOn}, activations, pool);
   moe_backward(router, weights, activations,
                {x, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale)},
                tensors_over<Matrix<float>>(r.gradient, tokens), pool);
@@ -169,10 +169,9 @@ TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
   std::vector<float> together(tokens * kWidth), alone(kWidth);
   MoeActivations activations;
   const Matrix<const float> x(all.data(), tokens, kWidth);
-  moe_forward(router, weights, x, Balancing::kOff, activations, reference::matrix(together, kWidth), threads);
+  moe_forward(router, weights, {x, reference::matrix(together, kWidth), Balancing::kOff}, activations, threads);
   for (int t = 0; t < tokens; ++t) {
-    moe_forward(router, weights, x.slice_rows(t, 1), Balancing::kOff, activations, reference::matrix(alone, kWidth),
-                threads);
+    moe_forward(router, weights, {x.slice_rows(t, 1), reference::matrix(alone, kWidth), Balancing::kOff}, activations, threads);
     CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * kWidth));
   }
 }

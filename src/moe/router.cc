@@ -64,19 +64,18 @@ void Router::route(tensor::Matrix<const float> x, const tensor::Weight& gate, Ba
     routing.balance_loss += std::visit([&](const auto& b) { return b.loss(z, routing.proposed, {}); }, word);
 }
 
-void Router::backward(const std::vector<float>& dweight, float balance_scale, tensor::Matrix<const float> x,
-                      const tensor::Weight& gate, const Routing& routing, const Gradient& gradient,
-                      base::Threads& threads) const {
+void Router::backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate,
+                      const Routing& routing, base::Threads& threads) const {
   const tensor::Matrix<const float> z = routing.scores(gate.rows);
   const tensor::Buffer<float> buffer(static_cast<size_t>(z.rows) * static_cast<size_t>(z.cols));
   const tensor::Matrix<float> dz = buffer.matrix(z.rows, z.cols);
   for (const Balance& word : words_->balance)
     std::visit([&](const auto& b) { return b.loss(z, routing.proposed, dz); }, word);
-  for (float& d : buffer.span()) d *= balance_scale;
-  std::visit([&](const auto& weigh) { weigh.backward(dweight, routing.plan, dz); }, words_->weigh);
+  for (float& d : buffer.span()) d *= step.balance_scale;
+  std::visit([&](const auto& weigh) { weigh.backward(step.dweight, routing.plan, dz); }, words_->weigh);
   std::visit(
       [&](const auto& score) {
-        score.backward(dz, x, tensor::as_matrix(gate), {gradient.dx, gradient.dgate}, threads);
+        score.backward(dz, x, tensor::as_matrix(gate), {step.dx, step.dgate}, threads);
       },
       words_->score);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "base/threads.h"
@@ -35,13 +36,13 @@ class Router {
   void route(tensor::Matrix<const float> x, const tensor::Weight& gate, Balancing balancing, Routing& routing,
              base::Threads& threads) const;
 
-  struct Gradient {
+  struct Backward {
+    std::span<const float> dweight;   // [M] of the plan
+    float balance_scale;              // of the gradient of the balance losses
     tensor::Matrix<float> dx, dgate;  // (N,D), (E,D); added to
   };
-  // From dweight [M] of the plan, plus the balance losses times balance_scale.
-  void backward(const std::vector<float>& dweight, float balance_scale, tensor::Matrix<const float> x,
-                const tensor::Weight& gate, const Routing& routing, const Gradient& gradient,
-                base::Threads& threads) const;
+  void backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate,
+                const Routing& routing, base::Threads& threads) const;
 
   int choices() const;             // K
   std::string expression() const;  // written out in full

@@ -53,8 +53,8 @@ void AttentionActivations::prepare(int n, int width, const AttentionShape& shape
 }
 
 void attention_layer_forward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
-                             Matrix<const float> input, const KeysValues* cache, AttentionActivations& activations,
-                             Matrix<float> output, Threads& threads) {
+                             const AttentionStep& step, AttentionActivations& activations, Threads& threads) {
+  const Matrix<const float> input = step.input;
   activations.prepare(input.rows, input.cols, context.shape);
   const Views a(activations, input.cols, context.shape);
   kernels::rms_norm_forward(input, tensor::as_vector(weights.norm), context.epsilon, a.normed,
@@ -64,12 +64,12 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   kernels::gemm_forward(a.normed, weights.v, a.v, threads);
   kernels::rope(a.q, context.positions, context.rope, kernels::Turn::kForward, threads);
   kernels::rope(a.k, context.positions, context.rope, kernels::Turn::kForward, threads);
-  if (cache) append(context, a, *cache);
-  const kernels::AttentionInput in{context.shape, context.sequences, a.q, cache ? cache->k : a.k,
-                                   cache ? cache->v : a.v};
-  kernels::attention_forward(in, a.mixed, a.log_sum, threads);
-  kernels::gemm_forward(a.mixed, weights.o, output, threads);
-  add(input, output, threads);
+  if (step.cache) append(context, a, *step.cache);
+  const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
+  kernels::attention_forward({context.shape, context.sequences, a.q, keys_values.k, keys_values.v}, a.mixed, a.log_sum,
+                             threads);
+  kernels::gemm_forward(a.mixed, weights.o, step.output, threads);
+  add(input, step.output, threads);
 }
 
 // The forward's lines in reverse. The buffer of q takes d mixed first, then that of mixed takes d q, and so on: each

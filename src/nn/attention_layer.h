@@ -1,6 +1,8 @@
 // The attention half of a block: h + o(attention(rope(q, k), v)) of the normalised input, forward and backward.
 #pragma once
 
+#include <optional>
+
 #include "base/threads.h"
 #include "kernels/attention.h"
 #include "tensor/buffer.h"
@@ -42,10 +44,15 @@ struct AttentionActivations {
   void prepare(int n, int width, const kernels::AttentionShape& shape);
 };
 
-// output (N,D) = input (N,D) + attention. Without a cache the sequences must start at position 0 and kv_row = row.
+struct AttentionStep {
+  Matrix<const float> input;        // (N,D)
+  Matrix<float> output;             // (N,D)
+  std::optional<KeysValues> cache;  // without one the sequences must start at position 0 and kv_row = row
+};
+
+// output = input + attention.
 void attention_layer_forward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
-                             Matrix<const float> input, const KeysValues* cache, AttentionActivations& activations,
-                             Matrix<float> output, Threads& threads);
+                             const AttentionStep& step, AttentionActivations& activations, Threads& threads);
 
 // The gradient of the output on its way to that of the input, in place: on entry d output, on return d input.
 struct AttentionBackward {

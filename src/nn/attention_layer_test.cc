@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "kernels/rope.h"
+#include "nn/residual.h"
 
 namespace choir::nn {
 namespace {
@@ -49,7 +50,9 @@ struct Layer {
         kShape, 1e-5f, rope.matrix(kPositions, kShape.head_width), positions, {&sequence, 1}};
     std::vector<float> y(static_cast<size_t>(x.rows * kWidth));
     AttentionActivations activations;
-    attention_layer_forward(context, weights, x, cache, activations, {y.data(), x.rows, kWidth}, threads);
+    AttentionStep step{x, {y.data(), x.rows, kWidth}, {}};
+    if (cache) step.cache = *cache;
+    attention_layer_forward(context, weights, step, activations, threads);
     return y;
   }
 };
@@ -81,7 +84,7 @@ TEST_CASE("attention layer: a cache that is full is refused before anything is w
 
 TEST_CASE("attention layer: the backward wants float weights") {
   const std::vector<uint16_t> half(6);
-  CHECK_THROWS_AS(as_matrix({half.data(), tensor::DType::kBF16, 2, 3}), base::Error);
+  CHECK_THROWS_AS(tensor::as_matrix({half.data(), tensor::DType::kBF16, 2, 3}), base::Error);
 }
 
 TEST_CASE("add: element by element") {

@@ -6,16 +6,12 @@
 
 namespace choir::runtime {
 
-const text::Tokenizer& Bundle::tokenizer() const {
-  if (!tokenizer_or_null) base::input_error("no tokenizer.json", directory, "text needs one; token ids (--ids) do not");
-  return *tokenizer_or_null;
-}
+bool Bundle::has_tokenizer() const { return std::filesystem::exists(directory_ + "/tokenizer.json"); }
 
-Bundle load_bundle(const std::string& directory) {
-  Bundle bundle{directory, model::Model(directory), nullptr};
-  const std::string path = directory + "/tokenizer.json";
-  if (std::filesystem::exists(path)) bundle.tokenizer_or_null = text::load_tokenizer(path);
-  return bundle;
+const text::Tokenizer& Bundle::tokenizer() const {
+  if (!has_tokenizer()) base::input_error("no tokenizer.json", directory_, "text needs one; token ids (--ids) do not");
+  if (!tokenizer_) tokenizer_ = text::load_tokenizer(directory_ + "/tokenizer.json");
+  return *tokenizer_;
 }
 
 }  // namespace choir::runtime

@@ -9,17 +9,23 @@
 
 namespace choir::runtime {
 
-// Movable. Threads may share it.
-struct Bundle {
-  std::string directory;
-  model::Model model;
-  std::unique_ptr<const text::Tokenizer> tokenizer_or_null;
+// Movable. Threads may share it once tokenizer() has been called.
+class Bundle {
+ public:
+  // Throws Error (input) naming the file when the model is damaged. The tokenizer is not looked at.
+  explicit Bundle(const std::string& directory) : model(directory), directory_(directory) {}
 
-  // Throws Error (input) when the directory has no tokenizer.json. Ids alone never need one.
+  bool has_tokenizer() const;
+
+  // Reads tokenizer.json the first time. Throws Error (input) when there is none, or it is damaged or of a kind that
+  // Choir does not know. Ids alone never need one.
   const text::Tokenizer& tokenizer() const;
-};
 
-// Throws Error (input) naming the file when the model or a tokenizer.json that is there is damaged.
-Bundle load_bundle(const std::string& directory);
+  const model::Model model;
+
+ private:
+  std::string directory_;
+  mutable std::unique_ptr<const text::Tokenizer> tokenizer_;
+};
 
 }  // namespace choir::runtime

@@ -59,13 +59,15 @@ std::span<const float> Session::feed(std::span<const int32_t> ids) {
 Generation Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options, const OnToken& on_token) {
   Sampler sampler(options.sampling);
   if (options.most < 0) base::usage_error("a negative number of tokens", "generate", "0 or more");
+  const auto all = static_cast<size_t>(model_.config().vocab);
+  const size_t vocab = options.vocab > 0 ? std::min(all, static_cast<size_t>(options.vocab)) : all;
   feed(prompt);
   Generation result;
   while (static_cast<int>(result.ids.size()) < options.most) {
     const base::Stopwatch choosing;
     if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
       model_.refuse_result("the logits");
-    const int32_t id = sampler.pick(logits_.span());
+    const int32_t id = sampler.pick(logits_.span().first(vocab));
     counts_.decode_seconds += choosing.seconds();
     if (!options.ignore_end && is_end(id)) return {std::move(result.ids), Stop::kEnd};
     result.ids.push_back(id);
@@ -94,8 +96,8 @@ void Session::forward(std::span<const int32_t> ids, int first) {
     counts_.experts_skipped += int64_t{routing.plan.tokens} * routing.plan.choices - run;
     if (observer_) observer_(layer, routing);
   };
-  model::forward(model_, {ids, {&sequence, 1}}, &cache_, model::Rows::kLast, scratch_,
-                 logits_.matrix(1, model_.config().vocab), threads_, observer);
+  model::forward(model_, {ids, {&sequence, 1}}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer}, scratch_,
+                 logits_.matrix(1, model_.config().vocab), threads_);
 }
 
 // Doubling keeps the copying below the cost of what was read.

@@ -37,6 +37,7 @@ struct GenerateOptions {
   int most = 128;  // tokens
   Sampling sampling;
   bool ignore_end = false;  // end tokens are tokens like any other
+  int vocab = 0;            // choose among the ids below it, for heads padded beyond the tokenizer; 0: among all
 };
 
 // Called with each new token; false ends the generation after it.

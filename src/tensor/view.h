@@ -26,7 +26,6 @@ struct Matrix {
   T* operator[](int row) const { return data + row * stride; }
   std::span<T> row(int i) const { return {data + i * stride, static_cast<size_t>(cols)}; }
   Matrix slice_rows(int begin, int count) const { return {data + begin * stride, count, cols, stride}; }
-  Matrix slice_cols(int begin, int count) const { return {data + begin, rows, count, stride}; }
 };
 
 // The weight of a linear map, rows = outputs, cols = inputs, row-major without gaps, in the format of its file.

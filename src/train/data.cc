@@ -1,5 +1,6 @@
 #include "train/data.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_output.h"

@@ -1,5 +1,6 @@
 #include "train/save.h"
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "io/json.h"

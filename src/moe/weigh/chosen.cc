@@ -30,7 +30,7 @@ void ChosenWeights::forward(tensor::Matrix<const float> z, Plan& plan) const {
 }
 
 // dz_e = g_e (dg_e - sum over c of g_j dg_j).
-void ChosenWeights::backward(const std::vector<float>& dweight, const Plan& plan, tensor::Matrix<float> dz) const {
+void ChosenWeights::backward(std::span<const float> dweight, const Plan& plan, tensor::Matrix<float> dz) const {
   std::vector<float> mean(static_cast<size_t>(plan.tokens));
   for (int t = 0; t < plan.tokens; ++t)
     for (const int32_t i : edges_of(plan, t))

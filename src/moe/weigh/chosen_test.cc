@@ -82,7 +82,7 @@ TEST_CASE("chosen: the weights of a token sum to 1, and one expert alone has wei
   ChosenWeights{}.forward(reference::matrix(z, kExperts).slice_rows(0, 2), plan);
   CHECK(plan.weight == std::vector<float>{1, 1});
   std::vector<float> dz(2 * kExperts);
-  ChosenWeights{}.backward({3, -7}, plan, reference::matrix(dz, kExperts));
+  ChosenWeights{}.backward(std::vector<float>{3, -7}, plan, reference::matrix(dz, kExperts));
   CHECK(dz == std::vector<float>(dz.size()));
 }
 
