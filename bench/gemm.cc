@@ -70,7 +70,9 @@ struct Problem {
 enum class Product { kForward, kBackwardInput, kBackwardWeight };
 
 const char* name_of(Product product) {
-  return product == Product::kForward ? "forward" : product == Product::kBackwardInput ? "backward_input" : "backward_weight";
+  return product == Product::kForward         ? "forward"
+         : product == Product::kBackwardInput ? "backward_input"
+                                              : "backward_weight";
 }
 
 void run_own(Product product, const Problem& p, base::Threads& threads) {

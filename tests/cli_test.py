@@ -23,6 +23,7 @@ class Contract(CliTest):
         calls = [(), ("sing",), ("inspect",), ("inspect", self.model, "--loud"), ("inspect", self.model, "second"),
                  ("forward", self.model, "--ids", self.ids), ("forward", self.model, "--out", self.dir / "new"),
                  ("inspect", self.model, "--threads", "many"), ("inspect", self.model, "--threads", -1),
+                 ("generate", self.model),
                  ("generate", self.model, "--ids", "1,x"),
                  ("generate", self.model, "--ids", "1", "--prompt", "a"),
                  ("generate", self.model, "--ids", "1", "-n", -1),
@@ -57,8 +58,8 @@ class Contract(CliTest):
             with self.subTest(verb[0]):
                 self.refused(*verb, "--out", there, code=2, says=str(there))
                 self.refused(*verb, "--out", nowhere, code=2, says="nowhere")
-        self.refused("forward", self.model, "--ids", self.ids, "--out", there, "--force", says=str(there))
-        self.refused("prune", self.model, "--keep", 4, "--ids", self.ids, "--out", self.text, "--force",
+        self.refused("forward", self.model, "--ids", self.ids, "--out", there, "--force", code=2, says=str(there))
+        self.refused("prune", self.model, "--keep", 4, "--ids", self.ids, "--out", self.text, "--force", code=2,
                      says=str(self.text))
         self.refused("train", "--config", self.dir / "train.json", "--out", self.dir / "new", "--resume", code=2)
 
@@ -224,6 +225,10 @@ class Compression(CliTest):
         out = self.dir / "replaced"
         out.mkdir()
         (out / "old_shard.safetensors").write_text("stale")
+        prune = ("prune", self.model, "--keep", 4, "--ids", self.ids, "--force", "--out")
+        self.refused(*prune, out, code=2, says="holds no model")
+        self.refused(*prune, self.model.parent, code=2, says=str(self.model.parent))
+        (out / "config.json").write_text("{}")
         self.done("prune", self.model, "--keep", 4, "--ids", self.ids, "--out", out, "--force")
         self.assertEqual({p.name for p in out.iterdir()}, {"config.json", "model.safetensors", "tokenizer.json"})
         self.assertEqual([p.name for p in self.dir.glob("replaced*")], ["replaced"])

@@ -15,7 +15,7 @@ inline std::vector<double> flat_parameters(const model::Model& model) {
   std::vector<double> flat;
   model::ModelTensors<tensor::Weight> tensors = model.tensors();
   model::visit_tensors(model.config(), tensors, [&](const model::TensorInfo&, tensor::Weight& weight) {
-    for (const float v : nn::as_vector(weight)) flat.push_back(static_cast<double>(v));
+    for (const float v : tensor::as_vector(weight)) flat.push_back(static_cast<double>(v));
   });
   return flat;
 }

@@ -32,7 +32,8 @@ Logits in_pieces(const model::Model& model, std::span<const int32_t> ids, int pi
     const int taken = std::min(piece, count - first);
     const kernels::Sequence place{0, taken, first, 0};
     const tensor::Matrix<float> rows(logits.data() + static_cast<ptrdiff_t>(first) * vocab, taken, vocab);
-    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&place, 1}}, {.cache = &cache}, scratch, rows, threads);
+    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&place, 1}},
+                   {.cache = &cache}, scratch, rows, threads);
   }
   return logits;
 }

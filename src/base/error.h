@@ -29,8 +29,8 @@ struct Error : std::runtime_error {
 }  // namespace choir::base
 
 // Always on. DETAIL is a string expression, evaluated only when the condition fails.
-#define CHOIR_CHECK(condition, detail)                                            \
-  do {                                                                            \
-    if (!(condition)) [[unlikely]]                                                \
-      ::choir::base::check_failed(#condition, (detail), __FILE__, __LINE__);      \
+#define CHOIR_CHECK(condition, detail)                                       \
+  do {                                                                       \
+    if (!(condition)) [[unlikely]]                                           \
+      ::choir::base::check_failed(#condition, (detail), __FILE__, __LINE__); \
   } while (false)

@@ -15,9 +15,9 @@ class Rng {
   explicit Rng(const State& state) : state_(state) {}
 
   uint64_t next();
-  double uniform();               // [0, 1), 53 bits
+  double uniform();                // [0, 1), 53 bits
   uint64_t below(uint64_t bound);  // [0, bound), unbiased; bound > 0
-  float normal();                 // mean 0, deviation 1
+  float normal();                  // mean 0, deviation 1
   const State& state() const { return state_; }
 
  private:

@@ -21,7 +21,8 @@ class Threads {
   // the first exception is thrown again here. Bodies must not call for_each themselves.
   template <class Body>
   void for_each(int iterations, const Body& body) {
-    run(iterations, [](const void* b, int i) { (*static_cast<const Body*>(b))(i); }, &body);
+    run(
+        iterations, [](const void* b, int i) { (*static_cast<const Body*>(b))(i); }, &body);
   }
 
  private:

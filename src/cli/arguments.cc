@@ -32,7 +32,9 @@ void add_calibration(CLI::App* verb, Calibration& c) {
   CLI::Option* files = verb->add_option("--calibrate", c.files, "text files to calibrate on");
   CLI::Option* ids = verb->add_option("--ids", c.ids, "token ids instead: FILE[:TENSOR], I64 [B,T] or [S,B,T]");
   files->excludes(ids);
-  verb->add_option("--sequences", c.sequences, "blocks of text to take; otherwise all there are, up to 128")->check(CLI::PositiveNumber)->excludes(ids);
+  verb->add_option("--sequences", c.sequences, "blocks of text to take; otherwise all there are, up to 128")
+      ->check(CLI::PositiveNumber)
+      ->excludes(ids);
   verb->add_option("--length", c.length, "tokens of a block")->check(CLI::PositiveNumber)->excludes(ids);
   verb->add_option("--batch", c.batch, "blocks of a batch: losses are summed over batches")
       ->check(CLI::PositiveNumber)
@@ -111,8 +113,8 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
 }
 
 CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
-  CLI::App* verb = add_verb(app, call, "train", "train a model from text",
-                            "choir train --config train.json --data texts --out run");
+  CLI::App* verb =
+      add_verb(app, call, "train", "train a model from text", "choir train --config train.json --data texts --out run");
   verb->add_option("--config", o.config, "JSON with model, tokenizer, data and training")->required();
   verb->add_option("--out", o.out, "directory of the run, a model when done")->required();
   verb->add_option("--data", o.data, "what the config's paths are relative to; the config's directory otherwise");
@@ -134,7 +136,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Prune prune;
   Skip skip;
   Train train;
-  const CLI::App* asked[] = {add_inspect(app, call, inspect), add_forward(app, call, forward),
+  const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
                              add_generate(app, call, generate), add_eval(app, call, eval),
                              add_prune(app, call, prune),       add_skip(app, call, skip),
                              add_train(app, call, train)};

@@ -22,8 +22,7 @@ void print_flat(const Json& json) {
 }
 
 Json choices(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) {
-  const eval::Choices result =
-      eval::answer(bundle.model, bundle.tokenizer(), eval::read_questions(o.choices), threads);
+  const eval::Choices result = eval::answer(bundle.model, bundle.tokenizer(), eval::read_questions(o.choices), threads);
   return {{"items", result.items}, {"acc", result.acc}, {"acc_norm", result.acc_norm}, {"acc_bytes", result.acc_bytes}};
 }
 
@@ -31,9 +30,12 @@ Json against(const Eval& o, const runtime::Bundle& bundle, base::Threads& thread
   const model::Model other(o.against);
   const auto documents = read_documents(o.text, bundle);
   const eval::Distance d = eval::distance(bundle.model, other, documents, {.context = o.context}, threads);
-  return {{"kl_mean", d.kl_mean},       {"kl_p99", d.kl_p99},
-          {"top1_agreement", d.top1_agreement}, {"perplexity", d.perplexity},
-          {"perplexity_other", d.perplexity_other}, {"tokens", d.tokens}};
+  return {{"kl_mean", d.kl_mean},
+          {"kl_p99", d.kl_p99},
+          {"top1_agreement", d.top1_agreement},
+          {"perplexity", d.perplexity},
+          {"perplexity_other", d.perplexity_other},
+          {"tokens", d.tokens}};
 }
 
 Json text(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) {

@@ -67,10 +67,9 @@ void run(const Forward& o, const Common& common) {
   base::Threads threads(common.threads);
   model::Scratch scratch;
   const auto observer = [&](int layer, const moe::Routing& routing) { add_trace(layer, routing, output); };
-  model::forward(model, {ids.ids, rows}, {.observer = o.trace ? model::Observer(observer) : model::Observer()},
-                 scratch, logits.matrix(sequences * length, model.config().vocab), threads);
-  if (!std::ranges::all_of(logits.span(), [](float v) { return std::isfinite(v); }))
-    model.refuse_result("the logits");
+  model::forward(model, {ids.ids, rows}, {.observer = o.trace ? model::Observer(observer) : model::Observer()}, scratch,
+                 logits.matrix(sequences * length, model.config().vocab), threads);
+  if (!std::ranges::all_of(logits.span(), [](float v) { return std::isfinite(v); })) model.refuse_result("the logits");
   if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "nothing was written");
   output.write(o.out, o.force);
   if (common.json) print_json({{"sequences", sequences}, {"length", length}, {"vocab", model.config().vocab}});

@@ -80,8 +80,7 @@ std::vector<eval::Document> read_documents(const std::vector<std::string>& paths
   return documents;
 }
 
-std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& options,
-                                                            const runtime::Bundle& bundle) {
+std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& options, const runtime::Bundle& bundle) {
   if (!options.ids.empty()) return batches_of(read_ids(options.ids), options.ids);
   if (options.files.empty()) base::usage_error("nothing to calibrate on", "", "give --calibrate FILE... or --ids FILE");
   std::vector<int32_t> stream;
@@ -105,15 +104,15 @@ void check_model_output(const std::string& out, const std::string& source, bool 
   if (!fs::is_empty(out, ignored) && !fs::exists(out + "/config.json", ignored))
     base::usage_error("the output is a directory that holds no model", out, "--force replaces models alone");
   const fs::path from = fs::canonical(source, ignored), to = fs::canonical(out, ignored);
-  if (std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
+  if (from != to && std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
     base::usage_error("the output holds the model that is read", out, "choose another path");
 }
 
 void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force) {
   base::AtomicDirectory directory(out, existing(force));
   model.save(directory.path(), io::read_json(source + "/config.json"));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "generation_config.json"})
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
     if (fs::exists(source + "/" + name))
       base::write_file(directory.path() + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
   directory.commit();

@@ -42,7 +42,7 @@ struct Eval {
 // Text or ids to calibrate on.
 struct Calibration {
   std::vector<std::string> files;
-  std::string ids;                                 // FILE[:TENSOR]
+  std::string ids;                             // FILE[:TENSOR]
   int sequences = 0, length = 256, batch = 8;  // of text: blocks (0: up to 128), their tokens, blocks of a batch
 };
 

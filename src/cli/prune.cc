@@ -29,7 +29,8 @@ Json layer_json(const compress::LayerChoice& layer, bool all_losses) {
   json["coverage"] = layer.coverage;
   if (!all_losses) return json;
   json["losses"] = Json::array();
-  for (const compress::SubsetLoss& loss : layer.losses) json["losses"].push_back(Json::array({loss.dropped, loss.loss}));
+  for (const compress::SubsetLoss& loss : layer.losses)
+    json["losses"].push_back(Json::array({loss.dropped, loss.loss}));
   return json;
 }
 

@@ -17,8 +17,7 @@ void prepare_directory(const Train& o) {
   std::error_code failure;
   if (!o.resume && fs::exists(o.out) && !fs::is_empty(o.out, failure))
     base::usage_error("the output exists", o.out, "choose another path, or go on with --resume");
-  if (o.resume && !fs::is_directory(o.out))
-    base::usage_error("no run to resume", o.out, "start it without --resume");
+  if (o.resume && !fs::is_directory(o.out)) base::usage_error("no run to resume", o.out, "start it without --resume");
   fs::create_directory(o.out, failure);
   if (failure) base::usage_error("cannot create the output", o.out, failure.message());
 }
@@ -36,10 +35,11 @@ train::RunEnd train_or_leave_nothing(const train::TrainConfig& config, const tra
 
 std::string line(const train::StepReport& r) {
   const double left = (r.steps - r.step) * r.seconds;
-  return fmt::format("step {:6}/{} {:5.1f}%  loss {:.4f}  balance {:.4f}  norm {:6.3f}  rate {:.2e}  {:6.0f} tokens/s  "
-                     "{:4.1f}% of peak  load {:.2f}x  {:.0f} min left",
-                     r.step, r.steps, 100.0 * r.step / r.steps, r.loss, r.balance_loss, r.gradient_norm,
-                     r.learning_rate, r.tokens_per_second, 100 * r.share_of_peak, r.max_over_mean_load, left / 60);
+  return fmt::format(
+      "step {:6}/{} {:5.1f}%  loss {:.4f}  balance {:.4f}  norm {:6.3f}  rate {:.2e}  {:6.0f} tokens/s  "
+      "{:4.1f}% of peak  load {:.2f}x  {:.0f} min left",
+      r.step, r.steps, 100.0 * r.step / r.steps, r.loss, r.balance_loss, r.gradient_norm, r.learning_rate,
+      r.tokens_per_second, 100 * r.share_of_peak, r.max_over_mean_load, left / 60);
 }
 
 }  // namespace

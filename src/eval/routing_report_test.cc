@@ -27,15 +27,15 @@ TEST_CASE("loads and weights are those that one forward over each window shows")
       const kernels::Sequence place{0, count, 0, 0};
       std::vector<float> logits(67);
       model::Scratch scratch;
+      const auto observer = [&](int l, const moe::Routing& routing) {
+        for (size_t i = 0; i < routing.chosen.size(); ++i) {
+          if (routing.chosen[i] < 0) continue;
+          load[l][routing.chosen[i]] += 1;
+          weight[l][routing.chosen[i]] += static_cast<double>(routing.plan.weight[routing.plan.edge[i]]);
+        }
+      };
       model::forward(random.model(), {std::span(text.ids).subspan(begin, static_cast<size_t>(count)), {&place, 1}},
-                     {.rows = model::Rows::kLast}, scratch, {logits.data(), 1, 67}, threads,
-                     [&](int l, const moe::Routing& routing) {
-                       for (size_t i = 0; i < routing.chosen.size(); ++i) {
-                         if (routing.chosen[i] < 0) continue;
-                         load[l][routing.chosen[i]] += 1;
-                         weight[l][routing.chosen[i]] += static_cast<double>(routing.plan.weight[routing.plan.edge[i]]);
-                       }
-                     });
+                     {.rows = model::Rows::kLast, .observer = observer}, scratch, {logits.data(), 1, 67}, threads);
     }
   for (int l = 0; l < 2; ++l) {
     const LayerRouting& layer = report.layers[l];

@@ -107,8 +107,8 @@ void WindowRunner::observe(std::span<const Window> batch, const model::Observer&
   gather(batch);
   const int rows = static_cast<int>(batch.size()), vocab = model_.config().vocab;
   logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
-  model::forward(model_, {ids_, sequences_}, {.rows = model::Rows::kLast, .observer = observer}, scratch_, logits_.matrix(rows, vocab),
-                 threads_);
+  model::forward(model_, {ids_, sequences_}, {.rows = model::Rows::kLast, .observer = observer}, scratch_,
+                 logits_.matrix(rows, vocab), threads_);
 }
 
 std::vector<int32_t> targets_of(std::span<const Document> documents, std::span<const Window> batch) {

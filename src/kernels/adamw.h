@@ -11,7 +11,7 @@ using base::Threads;
 
 struct AdamwStep {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
-  int step;             // 1, 2, ...: for the bias correction
+  int step;              // 1, 2, ...: for the bias correction
   float gradient_scale;  // multiplies the gradient first (clipping)
 };
 

@@ -1,7 +1,7 @@
 // Matrix products of float activations with weights in the format of their file.
 //
-// y = x W^T has each element summed over k in sixteen lanes, lane l taking k = l, l+16, ...: the value depends on its row
-// of x and its row of W alone, whatever the other rows, the tile and the number of threads.
+// y = x W^T has each element summed over k in sixteen lanes, lane l taking k = l, l+16, ...: the value depends on its
+// row of x and its row of W alone, whatever the other rows, the tile and the number of threads.
 #pragma once
 
 #include "base/threads.h"

@@ -58,7 +58,8 @@ void head_backward(const Model& model, std::span<const int32_t> targets, float s
   const Matrix<float> dnormed = a.dnormed.matrix(n, d);
   kernels::cross_entropy_backward(dlogits, targets, a.log_sum.span().first(rows), scale, threads);
   kernels::gemm_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, threads);
-  kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet, threads);
+  kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
+                               threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   kernels::rms_norm_backward(
       dnormed, {a.h.matrix(n, d), tensor::as_vector(model.tensors().norm), a.inverse_rms.span().first(rows)},

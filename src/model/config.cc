@@ -64,8 +64,8 @@ void read_attention(const Fields& fields, const std::string& where, Config& conf
   auto& a = config.attention;
   a.heads = get(fields, "num_attention_heads");
   a.kv_heads = get_defaulted(fields, "num_key_value_heads", 8, config);
-  require(a.heads % a.kv_heads == 0,
-          fmt::format("{} heads cannot share {} key-value heads", a.heads, a.kv_heads), where);
+  require(a.heads % a.kv_heads == 0, fmt::format("{} heads cannot share {} key-value heads", a.heads, a.kv_heads),
+          where);
   if (!fields.has("head_dim"))
     require(config.width % a.heads == 0,
             fmt::format("hidden_size {} is no multiple of {} heads", config.width, a.heads), where);
@@ -133,7 +133,7 @@ void read_end_tokens(const Json& json, Config& config) {
 // 0.4, not 0.4000000059604645.
 double shortest(float value) { return std::stod(fmt::format("{}", value)); }
 
-Json per_layer_json(const Config& config, int LayerConfig::* member) {
+Json per_layer_json(const Config& config, int LayerConfig::*member) {
   Json array = Json::array();
   for (const LayerConfig& layer : config.layers) array.push_back(layer.*member);
   return array;
@@ -164,8 +164,8 @@ Config parse_config(const Json& json, const std::string& where) {
   read_rope(json, where, config);
   read_attention(fields, where, config);
   const int depth = static_cast<int>(fields.get_int("num_hidden_layers", 1, 4096));
-  const auto experts = per_layer(json, mixtral::kExpertsKey, get_defaulted(fields, mixtral::kExpertsKey, 8, config),
-                                 depth, where);
+  const auto experts =
+      per_layer(json, mixtral::kExpertsKey, get_defaulted(fields, mixtral::kExpertsKey, 8, config), depth, where);
   const auto top_k =
       per_layer(json, mixtral::kTopKKey, get_defaulted(fields, mixtral::kTopKKey, 2, config), depth, where);
   const auto widths = per_layer(json, mixtral::kExpertWidthKey, get(fields, mixtral::kExpertWidthKey), depth, where);
@@ -186,7 +186,7 @@ Json config_json(const Config& config, const Json& base) {
   Json json = base.is_object() ? base : Json::object();
   json.erase("choir");
   json.erase("betas");
-  const auto most = [&](int LayerConfig::* member) {
+  const auto most = [&](int LayerConfig::*member) {
     int result = 0;
     for (const LayerConfig& layer : config.layers) result = std::max(result, layer.*member);
     return result;

@@ -28,7 +28,7 @@ struct Config {
   int max_positions = 0;
   double rope_theta = 0;
   double norm_epsilon = 0;
-  bool tied = false;  // the head is the embedding
+  bool tied = false;       // the head is the embedding
   double load_weight = 0;  // router_aux_loss_coef
   std::vector<LayerConfig> layers;
   std::vector<int> end_tokens;         // eos_token_id

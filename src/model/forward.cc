@@ -83,7 +83,8 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
              Matrix<float> logits, Threads& threads) {
   const ForwardPass pass(model, batch, threads);
   const int n = pass.rows(), d = model.config().width;
-  for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed}) buffer->reserve(area(n, d));
+  for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed})
+    buffer->reserve(area(n, d));
   scratch.inverse_rms.reserve(area(n, 1));
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);

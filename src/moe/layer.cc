@@ -56,7 +56,8 @@ void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, s
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
                  MoeActivations& activations, Threads& threads) {
   const int f = widest(weights.w1), edges = plan.edges();
-  for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden}) buffer->reserve(area(edges, f));
+  for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
+    buffer->reserve(area(edges, f));
   activations.out.reserve(area(edges, x.cols));
   const Views a(activations, edges, f, x.cols);
   const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};

@@ -171,7 +171,8 @@ TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
   const Matrix<const float> x(all.data(), tokens, kWidth);
   moe_forward(router, weights, {x, reference::matrix(together, kWidth), Balancing::kOff}, activations, threads);
   for (int t = 0; t < tokens; ++t) {
-    moe_forward(router, weights, {x.slice_rows(t, 1), reference::matrix(alone, kWidth), Balancing::kOff}, activations, threads);
+    moe_forward(router, weights, {x.slice_rows(t, 1), reference::matrix(alone, kWidth), Balancing::kOff}, activations,
+                threads);
     CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * kWidth));
   }
 }

@@ -50,9 +50,9 @@ Word make(const char* slot, const Entry<Word> (&table)[N], const Phrase& phrase)
     known += (known.empty() ? "" : ", ") + std::string(entry.name);
     if (entry.name != phrase.name) continue;
     if (phrase.arguments.size() != entry.arguments)
-      base::usage_error(fmt::format("\"{}\" takes {} arguments, not {}", entry.name, entry.arguments,
-                                    phrase.arguments.size()),
-                        "router", "write for example " + std::string(entry.name) + "(2)");
+      base::usage_error(
+          fmt::format("\"{}\" takes {} arguments, not {}", entry.name, entry.arguments, phrase.arguments.size()),
+          "router", "write for example " + std::string(entry.name) + "(2)");
     for (const double value : phrase.arguments)
       if (!(value >= entry.least && value <= entry.most))
         base::usage_error(fmt::format("{} is out of range for \"{}\"", value, entry.name), "router",

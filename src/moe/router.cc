@@ -98,9 +98,9 @@ Router parse_router(const std::string& expression) {
 
 void check_router(const Router& router, int experts, const std::string& where) {
   if (router.choices() > experts)
-    base::input_error("the router chooses " + std::to_string(router.choices()) + " of " + std::to_string(experts) +
-                          " experts",
-                      where, "lower top-k or keep more experts");
+    base::input_error(
+        "the router chooses " + std::to_string(router.choices()) + " of " + std::to_string(experts) + " experts", where,
+        "lower top-k or keep more experts");
 }
 
 }  // namespace choir::moe

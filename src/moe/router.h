@@ -20,7 +20,7 @@ struct Routing {
   std::vector<int32_t> proposed;  // [N*K] before admission
   std::vector<int32_t> chosen;    // [N*K] after it, -1 where an expert refused or was skipped
   Plan plan;
-  double balance_loss = 0;        // of this layer, weights included; 0 where the caller asked for none
+  double balance_loss = 0;  // of this layer, weights included; 0 where the caller asked for none
 
   tensor::Matrix<float> scores(int experts) const { return score.matrix(plan.tokens, experts); }
 };
@@ -41,8 +41,8 @@ class Router {
     float balance_scale;              // of the gradient of the balance losses
     tensor::Matrix<float> dx, dgate;  // (N,D), (E,D); added to
   };
-  void backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate,
-                const Routing& routing, base::Threads& threads) const;
+  void backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate, const Routing& routing,
+                base::Threads& threads) const;
 
   int choices() const;             // K
   std::string expression() const;  // written out in full

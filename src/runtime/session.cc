@@ -96,8 +96,8 @@ void Session::forward(std::span<const int32_t> ids, int first) {
     counts_.experts_skipped += int64_t{routing.plan.tokens} * routing.plan.choices - run;
     if (observer_) observer_(layer, routing);
   };
-  model::forward(model_, {ids, {&sequence, 1}}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer}, scratch_,
-                 logits_.matrix(1, model_.config().vocab), threads_);
+  model::forward(model_, {ids, {&sequence, 1}}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer},
+                 scratch_, logits_.matrix(1, model_.config().vocab), threads_);
 }
 
 // Doubling keeps the copying below the cost of what was read.

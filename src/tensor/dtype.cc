@@ -12,11 +12,11 @@ struct Format {
   size_t bytes;
 };
 
-constexpr std::array kFormats{
-    Format{DType::kF32, "F32", 4}, Format{DType::kF16, "F16", 2}, Format{DType::kBF16, "BF16", 2},
-    Format{DType::kF64, "F64", 8}, Format{DType::kI64, "I64", 8}, Format{DType::kI32, "I32", 4},
-    Format{DType::kI16, "I16", 2}, Format{DType::kI8, "I8", 1},   Format{DType::kU8, "U8", 1},
-    Format{DType::kBool, "BOOL", 1}};
+constexpr std::array kFormats{Format{DType::kF32, "F32", 4},   Format{DType::kF16, "F16", 2},
+                              Format{DType::kBF16, "BF16", 2}, Format{DType::kF64, "F64", 8},
+                              Format{DType::kI64, "I64", 8},   Format{DType::kI32, "I32", 4},
+                              Format{DType::kI16, "I16", 2},   Format{DType::kI8, "I8", 1},
+                              Format{DType::kU8, "U8", 1},     Format{DType::kBool, "BOOL", 1}};
 
 }  // namespace
 

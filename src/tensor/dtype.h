@@ -11,8 +11,8 @@ namespace choir::tensor {
 
 enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
 
-size_t size_of(DType type);                            // bytes of one element
-std::string_view name_of(DType type);                  // as safetensors spells it: "F32", "BF16", ...
+size_t size_of(DType type);            // bytes of one element
+std::string_view name_of(DType type);  // as safetensors spells it: "F32", "BF16", ...
 std::optional<DType> dtype_named(std::string_view name);
 
 // bfloat16 is the upper half of a float. Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.

@@ -20,8 +20,8 @@ struct Matrix {
   Matrix(T* d, int r, int c) : Matrix(d, r, c, c) {}
   Matrix(T* d, int r, int c, ptrdiff_t s) : data(d), rows(r), cols(c), stride(s) {}
   template <class U>
-    requires std::is_same_v<const U, T>
-  Matrix(const Matrix<U>& other) : Matrix(other.data, other.rows, other.cols, other.stride) {}
+  requires std::is_same_v<const U, T> Matrix(const Matrix<U>& other)
+      : Matrix(other.data, other.rows, other.cols, other.stride) {}
 
   T* operator[](int row) const { return data + row * stride; }
   std::span<T> row(int i) const { return {data + i * stride, static_cast<size_t>(cols)}; }

@@ -56,9 +56,8 @@ void save_checkpoint(const std::string& directory, const Parameters& parameters,
                        tensor::DType::kF32,
                        {static_cast<int64_t>(block.numbers.size())},
                        std::as_bytes(std::span<const float>(block.numbers.span()))});
-  const io::Metadata metadata{{"step", std::to_string(progress.step)},
-                              {"data_rng", text_of(progress.data_rng)},
-                              {"fingerprint", fingerprint}};
+  const io::Metadata metadata{
+      {"step", std::to_string(progress.step)}, {"data_rng", text_of(progress.data_rng)}, {"fingerprint", fingerprint}};
   io::write_safetensors(checkpoint_path(directory), tensors, metadata, base::Existing::kReplace);
 }
 

@@ -36,8 +36,8 @@ struct TrainConfig {
   Schedule schedule;
   int batch_size = 16, sequence_length = 256;  // sequences, tokens
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
-  double gradient_clip = 1;                         // largest norm of the whole gradient
-  int checkpoint_every = 200;                       // steps
+  double gradient_clip = 1;    // largest norm of the whole gradient
+  int checkpoint_every = 200;  // steps
   uint64_t seed = 1;
   tensor::DType saved_type = tensor::DType::kBF16;  // of the finished model's matrices
 };

@@ -46,8 +46,8 @@ std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains,
   return result;
 }
 
-std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains,
-                                                       const std::string& directory, int vocab_size) {
+std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains, const std::string& directory,
+                                                       int vocab_size) {
   text::BpeTrainer trainer({.vocab_size = vocab_size, .special_tokens = {"<|endoftext|>"}});
   for (const Domain& domain : domains)
     for (const std::string& file : domain.files)

@@ -28,8 +28,8 @@ std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains,
                                              const text::Tokenizer& tokenizer, int least);
 
 // A tokenizer learnt from the domains' documents.
-std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains,
-                                                       const std::string& directory, int vocab_size);
+std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains, const std::string& directory,
+                                                       int vocab_size);
 
 // sequences x length tokens and the token that follows each.
 struct TokenBatch {

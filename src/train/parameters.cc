@@ -46,8 +46,8 @@ double Parameters::gradient_norm(base::Threads& threads) const {
 }
 
 void Parameters::update(const TrainConfig& config, const Step& step, base::Threads& threads) {
-  kernels::AdamwStep adamw{static_cast<float>(step.learning_rate), static_cast<float>(config.beta1),
-                           static_cast<float>(config.beta2),       static_cast<float>(config.epsilon),
+  kernels::AdamwStep adamw{static_cast<float>(step.learning_rate),  static_cast<float>(config.beta1),
+                           static_cast<float>(config.beta2),        static_cast<float>(config.epsilon),
                            static_cast<float>(config.weight_decay), step.number,
                            static_cast<float>(step.gradient_scale)};
   for (const Place& place : places_) {

@@ -105,8 +105,8 @@ class Run {
     const auto count = model::count_parameters(model_config_);
     note(fmt::format("model: {} parameters, {} active; router {}", count.total, count.active,
                      model::router_expression(model_config_, model_config_.layers.front())));
-    fingerprint_ = fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length,
-                               config_.seed);
+    fingerprint_ =
+        fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length, config_.seed);
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
                      kernels::name_of(kernels::best_isa())));
@@ -126,8 +126,8 @@ class Run {
     const TokenBatch batch = draw_batch(domains_, config_.batch_size, config_.sequence_length, rng);
     const auto rows = sequences(config_.batch_size, config_.sequence_length);
     parameters.clear_gradients();
-    const model::TrainingLoss loss = model::forward_backward(model, {{batch.ids, rows}, batch.targets}, 1,
-                                                             activations_, parameters.gradients(), threads_);
+    const model::TrainingLoss loss = model::forward_backward(model, {{batch.ids, rows}, batch.targets}, 1, activations_,
+                                                             parameters.gradients(), threads_);
     const double norm = parameters.gradient_norm(threads_);
     ++progress.step;
     if (!std::isfinite(loss.cross_entropy) || !std::isfinite(norm))
@@ -138,8 +138,12 @@ class Run {
     parameters.update(config_, {rate, scale, progress.step}, threads_);
     progress.data_rng = rng.state();
 
-    StepReport report{.step = progress.step, .steps = config_.schedule.steps, .loss = loss.cross_entropy,
-                      .balance_loss = loss.balance, .gradient_norm = norm, .learning_rate = rate};
+    StepReport report{.step = progress.step,
+                      .steps = config_.schedule.steps,
+                      .loss = loss.cross_entropy,
+                      .balance_loss = loss.balance,
+                      .gradient_norm = norm,
+                      .learning_rate = rate};
     const auto tokens = static_cast<int64_t>(batch.ids.size());
     report.tokens = progress.step * tokens;
     report.seconds = watch.seconds();

@@ -13,14 +13,14 @@ namespace choir::train {
 // What one step did.
 struct StepReport {
   int step = 0, steps = 0;
-  double loss = 0;            // cross-entropy of the step's batch before the update, nats a token
-  double balance_loss = 0;    // summed over layers, weights included
-  double gradient_norm = 0;   // before clipping
+  double loss = 0;           // cross-entropy of the step's batch before the update, nats a token
+  double balance_loss = 0;   // summed over layers, weights included
+  double gradient_norm = 0;  // before clipping
   double learning_rate = 0;
-  int64_t tokens = 0;         // of the run so far
-  double seconds = 0;         // of this step
+  int64_t tokens = 0;  // of the run so far
+  double seconds = 0;  // of this step
   double tokens_per_second = 0;
-  double share_of_peak = 0;   // arithmetic of the model's products over what the machine's multiply-add units can do
+  double share_of_peak = 0;  // arithmetic of the model's products over what the machine's multiply-add units can do
   double max_over_mean_load = 0;  // busiest expert against the mean, the worst layer
 };
 
@@ -35,8 +35,8 @@ struct RunOptions {
 
 enum class RunEnd { kFinished, kStopped };
 
-// Writes tokenizer.json, metrics.jsonl, checkpoint.safetensors as it goes, and config.json with model.safetensors at the
-// end. A resumed run is bit for bit the run that was not interrupted, for any number of threads. Throws Error.
+// Writes tokenizer.json, metrics.jsonl, checkpoint.safetensors as it goes, and config.json with model.safetensors at
+// the end. A resumed run is bit for bit the run that was not interrupted, for any number of threads. Throws Error.
 RunEnd train(const TrainConfig& config, const RunOptions& options, base::Threads& threads);
 
 }  // namespace choir::train
