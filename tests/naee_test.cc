@@ -100,11 +100,12 @@ Evaluation evaluate(Case& c, const Model& model) {
   const int n = static_cast<int>(batch.ids.size()), vocab = model.config().vocab;
   Evaluation result{std::vector<float>(batch.ids.size() * static_cast<size_t>(vocab)), {}};
   model::Scratch scratch;
-  model::forward(model, {batch.ids, sequences}, {}, scratch, {result.logits.data(), n, vocab}, c.threads,
-                 [&](int, const moe::Routing& routing) {
-                   result.skipped.emplace_back();
-                   for (int t = 0; t < n; ++t) result.skipped.back().push_back(routing.chosen[2 * t + 1] < 0);
-                 });
+  const auto observer = [&](int, const moe::Routing& routing) {
+    result.skipped.emplace_back();
+    for (int t = 0; t < n; ++t) result.skipped.back().push_back(routing.chosen[2 * t + 1] < 0);
+  };
+  model::forward(model, {batch.ids, sequences}, {.observer = observer}, scratch, {result.logits.data(), n, vocab},
+                 threads);
   return result;
 }
 
