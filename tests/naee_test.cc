@@ -105,7 +105,7 @@ Evaluation evaluate(Case& c, const Model& model) {
     for (int t = 0; t < n; ++t) result.skipped.back().push_back(routing.chosen[2 * t + 1] < 0);
   };
   model::forward(model, {batch.ids, sequences}, {.observer = observer}, scratch, {result.logits.data(), n, vocab},
-                 threads);
+                 c.threads);
   return result;
 }
 

@@ -20,10 +20,10 @@ import demo_texts
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEED = 1
 LENGTH = 256  # tokens of a calibration block, and of a window that is measured
-ROUNDS = 3  # of timing
-TIMED_TOKENS = 128
+ROUNDS = 5  # of timing
+TIMED_TOKENS = 400
 SHOWN_TOKENS = 60
-PROMPTS = {"prose": "The purpose of this", "code": "static int find(const std::vector<int>& values",
+PROMPTS = {"prose": "This document describes", "code": "static int find(const std::vector<int>& values",
            "problems": "Question: Anna has 12 apples. Ben gives Anna 5 more. How many apples does Anna have now?\n"
                        "Answer:"}
 

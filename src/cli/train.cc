@@ -57,6 +57,7 @@ void run(const Train& o, const Common& common) {
   options.resume = o.resume;
   options.on_note = [&](const std::string& note) { fmt::print(stderr, "{}\n", note); };
   options.on_step = [&](const train::StepReport& report) {
+    interrupted();  // once a step has been reported, a signal no longer kills: the next one is finished and saved
     if (common.json) fmt::print("{}\n", train::to_json(report));
     std::fflush(stdout);
     if (stderr_is_terminal())
