@@ -136,6 +136,8 @@ void measure(Product product, const Shape& shape, int repeats, base::Threads& th
 void run(int repeats) {
   base::Threads threads(0);
   const std::vector<Peer> peers = all_peers();
+  fmt::print(stderr, "{} threads: {:.0f} GFLOP/s of multiply-adds, {:.1f} GB/s read from memory\n", threads.count(),
+             kernels::measure_peak_flops(threads) / 1e9, kernels::measure_read_bandwidth(threads) / 1e9);
   fmt::print("product,rows_per_expert,in,out,peak_gflops,choir,choir_percent");
   for (const Peer& peer : peers) fmt::print(",{0},{0}_percent", peer.name);
   fmt::print("\n");

@@ -35,6 +35,11 @@ def round_up(value):
     return next(step * power for step in (1, 1.5, 2, 3, 5, 7, 10) if step * power >= value)
 
 
+def short(value):
+    """A number of a few letters: 700, 1.5k, 20k."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:.3g}"
+
+
 def line_chart(lines, names, marked):
     """Lines over their whole length from 0 upward; marked[i] is a value on the left end of line i that gets a dot."""
     top = round_up(max(max(line) for line in lines) or 1)
@@ -43,7 +48,7 @@ def line_chart(lines, names, marked):
     parts = []
     for tick in (0, top / 2, top):
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(text(LEFT - 5, y(tick) + 4, f"{tick:.3g}", "soft", "end"))
+        parts.append(text(LEFT - 5, y(tick) + 4, short(tick), "soft", "end"))
     for i, (line, name) in enumerate(zip(lines, names)):
         colour = f"var(--c{i % 4})"
         points = " ".join(f"{x(k, len(line)):.1f},{y(value):.1f}" for k, value in enumerate(line))

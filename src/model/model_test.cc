@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "model/forward.h"
+#include "tests/files.h"
 #include "tests/random_model.h"
 
 namespace choir::model {
@@ -18,18 +19,11 @@ namespace {
 namespace fs = std::filesystem;
 using io::Tensor;
 using tensor::DType;
+using tests::contains;
+using tests::refusal_of;
 using Json = nlohmann::json;
 
-// A directory that vanishes with this object.
-struct Directory {
-  std::string path = (fs::temp_directory_path() / "choir_model_XXXXXX").string();
-
-  Directory() { CHOIR_CHECK(::mkdtemp(path.data()) != nullptr, path); }
-  Directory(const Directory&) = delete;
-  Directory& operator=(const Directory&) = delete;
-  ~Directory() { fs::remove_all(path); }
-
-  std::string file(const std::string& name) const { return path + "/" + name; }
+struct Directory : tests::TemporaryDirectory {
   std::string weights() const { return base::read_file(file("model.safetensors")); }
 };
 
@@ -56,8 +50,8 @@ struct Stored {
   std::vector<std::pair<Tensor, std::vector<std::byte>>> tensors;
 
   explicit Stored(const Config& c = tests::small_config()) : config(c) {
-    tests::random_model(config, 1).model().save(directory.path, json_of(config));
-    const io::TensorDirectory files(directory.path);
+    tests::random_model(config, 1).model().save(directory.path(), json_of(config));
+    const io::TensorDirectory files(directory.path());
     for (const Tensor& t : files.tensors()) tensors.push_back({t, {t.bytes.begin(), t.bytes.end()}});
   }
 
@@ -107,21 +101,9 @@ std::vector<float> logits_of(const Model& model) {
   return logits;
 }
 
-template <class Call>
-std::string refusal_of(const Call& call) {
-  try {
-    call();
-  } catch (const base::Error& error) {
-    return error.fault == base::Fault::kInput ? error.what() : "";
-  }
-  return "";
-}
-
 std::string load_refusal(const Directory& directory) {
-  return refusal_of([&] { Model model(directory.path); });
+  return refusal_of([&] { Model model(directory.path()); });
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 constexpr const char* kExpert = "model.layers.1.block_sparse_moe.experts.2.w2.weight";
 
@@ -130,12 +112,12 @@ TEST_CASE("model: saved, loaded and saved again it is the same, byte for byte") 
   for (const bool tied : {false, true}) {
     config.tied = tied;
     const Stored stored(config);
-    const Model model(stored.directory.path);
+    const Model model(stored.directory.path());
     CHECK(model.config().layers == config.layers);
     CHECK(model.config().tied == tied);
     CHECK(logits_of(model) == logits_of(tests::random_model(config, 1).model()));
     const Directory again;
-    model.save(again.path, Json::parse(base::read_file(stored.directory.file("config.json"))));
+    model.save(again.path(), Json::parse(base::read_file(stored.directory.file("config.json"))));
     CHECK(again.weights() == stored.directory.weights());
     CHECK(base::read_file(again.file("config.json")) == base::read_file(stored.directory.file("config.json")));
   }
@@ -145,11 +127,11 @@ TEST_CASE("model: files in half precision compute as their numbers in float do, 
   for (const DType type : {DType::kBF16, DType::kF16}) {
     Stored stored;
     stored.convert(type);
-    const Model half(stored.directory.path);
+    const Model half(stored.directory.path());
     Directory again;
-    half.save(again.path, json_of(stored.config));
+    half.save(again.path(), json_of(stored.config));
     CHECK(again.weights() == stored.directory.weights());
-    CHECK(bytes_of(Model(again.path)) == bytes_of(half));
+    CHECK(bytes_of(Model(again.path())) == bytes_of(half));
 
     for (auto& [t, bytes] : stored.tensors) {
       std::vector<std::byte> wide(2 * bytes.size());
@@ -159,13 +141,13 @@ TEST_CASE("model: files in half precision compute as their numbers in float do, 
       t.type = DType::kF32;
     }
     stored.write();
-    CHECK(logits_of(half) == logits_of(Model(stored.directory.path)));
+    CHECK(logits_of(half) == logits_of(Model(stored.directory.path())));
   }
 }
 
 TEST_CASE("model: tensors that do not start at a multiple of their size are read right") {
   const Stored stored;
-  const auto want = logits_of(Model(stored.directory.path));
+  const auto want = logits_of(Model(stored.directory.path()));
   std::string bytes = stored.directory.weights();
   uint64_t length;
   std::memcpy(&length, bytes.data(), 8);
@@ -173,7 +155,7 @@ TEST_CASE("model: tensors that do not start at a multiple of their size are read
   ++length;
   std::memcpy(bytes.data(), &length, 8);
   base::write_file(stored.directory.file("model.safetensors"), bytes, base::Existing::kReplace);
-  CHECK(logits_of(Model(stored.directory.path)) == want);
+  CHECK(logits_of(Model(stored.directory.path())) == want);
 }
 
 TEST_CASE("model: refuses a missing tensor, naming it") {
@@ -213,17 +195,17 @@ TEST_CASE("model: a NaN or an infinity is found and named") {
   for (const float bad : {NAN, INFINITY})
     for (const char* name : {kExpert, "model.norm.weight", "model.embed_tokens.weight"}) {
       Stored stored;
-      CHECK_NOTHROW(Model(stored.directory.path).check_finite());
+      CHECK_NOTHROW(Model(stored.directory.path()).check_finite());
       std::memcpy(stored.at(name).second.data() + 8, &bad, 4);
       stored.write();
-      const Model model(stored.directory.path);
+      const Model model(stored.directory.path());
       CHECK(contains(refusal_of([&] { model.check_finite(); }), name));
     }
 }
 
 TEST_CASE("model: shards are one model; a shard that is missing is named") {
   Stored stored;
-  const auto want = logits_of(Model(stored.directory.path));
+  const auto want = logits_of(Model(stored.directory.path()));
   const auto all = stored.views();
   const auto middle = all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2);
   Json index;
@@ -235,7 +217,7 @@ TEST_CASE("model: shards are one model; a shard that is missing is named") {
   }
   base::write_file(stored.directory.file("model.safetensors.index.json"), index.dump(), base::Existing::kRefuse);
   fs::remove(stored.directory.file("model.safetensors"));
-  CHECK(logits_of(Model(stored.directory.path)) == want);
+  CHECK(logits_of(Model(stored.directory.path())) == want);
   fs::remove(stored.directory.file("model-00002-of-00002.safetensors"));
   CHECK(contains(load_refusal(stored.directory), "model-00002-of-00002.safetensors"));
 }
@@ -244,13 +226,13 @@ TEST_CASE("model: a tied head is the embedding, whatever the file holds under it
   Config config = tests::small_config();
   config.tied = true;
   Stored stored(config);
-  const auto want = logits_of(Model(stored.directory.path));
+  const auto want = logits_of(Model(stored.directory.path()));
   auto head = stored.at("model.embed_tokens.weight");
   head.first.name = "lm_head.weight";
   std::ranges::fill(head.second, std::byte{0});
   stored.tensors.push_back(head);
   stored.write();
-  CHECK(logits_of(Model(stored.directory.path)) == want);
+  CHECK(logits_of(Model(stored.directory.path())) == want);
 }
 
 TEST_CASE("model: some of its experts make the same model as the directory that it is saved to") {
@@ -261,14 +243,15 @@ TEST_CASE("model: some of its experts make the same model as the directory that 
   const Directory again;
   std::vector<float> logits;
   {
-    const Model pruned = Model(stored.directory.path).with_layers(config, {{1, 3}, {0, 2, 5}});  // outlives its origin
+    const Model pruned =
+        Model(stored.directory.path()).with_layers(config, {{1, 3}, {0, 2, 5}});  // outlives its origin
     logits = logits_of(pruned);
-    pruned.save(again.path, json_of(stored.config));
+    pruned.save(again.path(), json_of(stored.config));
   }
-  const Model loaded(again.path);
+  const Model loaded(again.path());
   CHECK(loaded.config().layers == config.layers);
   CHECK(logits_of(loaded) == logits);
-  CHECK(logits != logits_of(Model(stored.directory.path)));
+  CHECK(logits != logits_of(Model(stored.directory.path())));
   const auto& from = tests::random_model(stored.config, 1).model().tensors().blocks[1].moe;
   const auto& to = loaded.tensors().blocks[1].moe;
   CHECK(std::memcmp(to.w1[2].data, from.w1[5].data, to.w1[2].bytes()) == 0);
@@ -277,7 +260,7 @@ TEST_CASE("model: some of its experts make the same model as the directory that 
 
 TEST_CASE("model: all of its experts make the same model") {
   const Stored stored;
-  const Model model(stored.directory.path);
+  const Model model(stored.directory.path());
   std::vector<std::vector<int>> all;
   for (const LayerConfig& layer : stored.config.layers) {
     all.emplace_back(static_cast<size_t>(layer.experts));
@@ -286,7 +269,7 @@ TEST_CASE("model: all of its experts make the same model") {
   const Model same = model.with_layers(model.config(), all);
   CHECK(logits_of(same) == logits_of(model));
   const Directory again;
-  same.save(again.path, json_of(stored.config));
+  same.save(again.path(), json_of(stored.config));
   CHECK(again.weights() == stored.directory.weights());
 }
 
@@ -312,7 +295,7 @@ TEST_CASE("model: its bytes are those of its parameters") {
 
 TEST_CASE("model: does not overwrite what is there") {
   const Stored stored;
-  CHECK_THROWS_AS(Model(stored.directory.path).save(stored.directory.path, json_of(stored.config)), base::Error);
+  CHECK_THROWS_AS(Model(stored.directory.path()).save(stored.directory.path(), json_of(stored.config)), base::Error);
 }
 
 TEST_CASE("model: ids and lengths beyond the model are refused") {

@@ -2,24 +2,15 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "tests/files.h"
 #include "tests/random_model.h"
 #include "text/bpe_trainer.h"
 
 namespace choir::runtime {
 namespace {
-
-namespace fs = std::filesystem;
-
-struct Directory {
-  std::string path = (fs::temp_directory_path() / "choir_bundle_XXXXXX").string();
-  Directory() { REQUIRE(::mkdtemp(path.data())); }
-  ~Directory() { fs::remove_all(path); }
-};
 
 const nlohmann::json kConfig = {{"model_type", "mixtral"},       {"hidden_size", 32},        {"vocab_size", 300},
                                 {"num_attention_heads", 4},      {"num_key_value_heads", 2}, {"head_dim", 8},
@@ -28,11 +19,11 @@ const nlohmann::json kConfig = {{"model_type", "mixtral"},       {"hidden_size",
                                 {"intermediate_size", 24}};
 
 TEST_CASE("a directory is a model, and a tokenizer where there is one") {
-  const Directory directory;
+  const tests::TemporaryDirectory directory;
   const tests::RandomModel random(model::parse_config(kConfig, "test"), 1);
-  random.model().save(directory.path, kConfig);
+  random.model().save(directory.path(), kConfig);
 
-  const Bundle wordless(directory.path);
+  const Bundle wordless(directory.path());
   const auto ids = tests::random_ids(20, 300, 2);
   CHECK(tests::all_logits(wordless.model, ids, 1) == tests::all_logits(random.model(), ids, 1));
   std::string refusal;
@@ -43,19 +34,19 @@ TEST_CASE("a directory is a model, and a tokenizer where there is one") {
     refusal = error.what();
   }
   CHECK(refusal.find("tokenizer.json") != std::string::npos);
-  CHECK(refusal.find(directory.path) != std::string::npos);
+  CHECK(refusal.find(directory.path()) != std::string::npos);
 
   text::BpeTrainer trainer({300, {"<|endoftext|>"}});
   trainer.add("to be or not to be, that is the question to be asked");
-  text::write_tokenizer_json(*trainer.train(), directory.path + "/tokenizer.json", base::Existing::kRefuse);
-  const Bundle bundle(directory.path);
+  text::write_tokenizer_json(*trainer.train(), directory.path() + "/tokenizer.json", base::Existing::kRefuse);
+  const Bundle bundle(directory.path());
   CHECK(bundle.tokenizer().decode(bundle.tokenizer().encode("to be")) == "to be");
 
-  base::write_file(directory.path + "/tokenizer.json", "{", base::Existing::kReplace);
-  const Bundle damaged(directory.path);  // ids need no tokenizer, not even a sound one
+  base::write_file(directory.path() + "/tokenizer.json", "{", base::Existing::kReplace);
+  const Bundle damaged(directory.path());  // ids need no tokenizer, not even a sound one
   CHECK(tests::all_logits(damaged.model, ids, 1) == tests::all_logits(random.model(), ids, 1));
   CHECK_THROWS_AS(damaged.tokenizer(), base::Error);
-  CHECK_THROWS_AS(Bundle(directory.path + "/nowhere"), base::Error);
+  CHECK_THROWS_AS(Bundle(directory.path() + "/nowhere"), base::Error);
 }
 
 }  // namespace
