@@ -252,7 +252,8 @@ TEST_CASE("model: some of its experts make the same model as the directory that 
   CHECK(loaded.config().layers == config.layers);
   CHECK(logits_of(loaded) == logits);
   CHECK(logits != logits_of(Model(stored.directory.path())));
-  const auto& from = tests::random_model(stored.config, 1).model().tensors().blocks[1].moe;
+  const tests::RandomModel owner = tests::random_model(stored.config, 1);
+  const auto& from = owner.model().tensors().blocks[1].moe;
   const auto& to = loaded.tensors().blocks[1].moe;
   CHECK(std::memcmp(to.w1[2].data, from.w1[5].data, to.w1[2].bytes()) == 0);
   CHECK(std::memcmp(to.gate.row(1).data, from.gate.row(2).data, to.gate.row(1).bytes()) == 0);
