@@ -44,7 +44,7 @@ Json text(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) 
   const eval::Perplexity p = eval::perplexity(bundle.model, documents, cut, threads);
   const eval::RoutingReport report = eval::routing_report(bundle.model, documents, cut, threads);
   int64_t chosen = 0, computed = 0;
-  Json load = Json::array();
+  Json load = Json::array(), weight = Json::array();
   for (const eval::LayerRouting& layer : report.layers) {
     chosen += layer.choices;
     computed += layer.edges;
@@ -52,11 +52,13 @@ Json text(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) 
     for (const int64_t tokens : layer.load)
       shares.push_back(static_cast<double>(tokens) / static_cast<double>(std::max<int64_t>(1, layer.edges)));
     load.push_back(shares);
+    weight.push_back(layer.mean_weight);
   }
   Json json{{"tokens", p.tokens}, {"nll", p.nll}, {"perplexity", p.perplexity()}, {"bits_per_byte", nullptr}};
   if (const auto bits = p.bits_per_byte()) json["bits_per_byte"] = *bits;
   json["skipped_share"] = 1 - static_cast<double>(computed) / static_cast<double>(std::max<int64_t>(1, chosen));
   json["load"] = load;
+  json["mean_weight"] = weight;
   return json;
 }
 

@@ -23,12 +23,6 @@ double LayerRouting::skipped_share() const {
   return choices > 0 ? 1 - static_cast<double>(edges) / static_cast<double>(choices) : 0;
 }
 
-double LayerRouting::imbalance() const {
-  if (edges == 0) return 0;
-  const double mean = static_cast<double>(edges) / static_cast<double>(load.size());
-  return static_cast<double>(*std::ranges::max_element(load)) / mean;
-}
-
 RoutingReport routing_report(const Model& model, std::span<const Document> documents, const Cut& cut,
                              base::Threads& threads) {
   const std::vector<Window> windows = cut_inputs(model, documents, cut);

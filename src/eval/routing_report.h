@@ -12,7 +12,6 @@ struct LayerRouting {
   int64_t edges = 0;                // those that were computed
 
   double skipped_share() const;  // 1 - edges / choices
-  double imbalance() const;      // the largest load over the mean load
 };
 
 struct RoutingReport {

@@ -42,12 +42,6 @@ Document encode_document(const text::Tokenizer& tokenizer, const std::string& te
   return document;
 }
 
-Document read_document(const text::Tokenizer& tokenizer, const std::string& path) {
-  const std::string text = base::read_file(path);
-  if (text.empty()) base::input_error("the text is empty", path, "give a file with some text");
-  return encode_document(tokenizer, text);
-}
-
 std::vector<Window> cut_windows(const Model& model, std::span<const Document> documents, const Cut& wanted) {
   const Cut cut = resolved(model, wanted);
   std::vector<Window> windows;

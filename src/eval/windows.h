@@ -27,9 +27,6 @@ std::optional<int32_t> prefix_token(const text::Tokenizer& tokenizer);
 // tokens written out in the text are ordinary letters.
 Document encode_document(const text::Tokenizer& tokenizer, const std::string& text);
 
-// Throws Error (input) when the file cannot be read or is empty.
-Document read_document(const text::Tokenizer& tokenizer, const std::string& path);
-
 // How documents are cut. The default is that of lm-evaluation-harness: disjoint windows; the last token of one is the
 // first input of the next, so every token but a document's first is scored exactly once.
 struct Cut {

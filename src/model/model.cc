@@ -32,13 +32,9 @@ std::vector<int64_t> shape_of(const TensorInfo& info) {
   return {info.rows, info.cols};
 }
 
-bool finite(const Weight& weight) {
-  std::vector<float> row(static_cast<size_t>(weight.cols));
-  for (int i = 0; i < weight.rows; ++i) {
-    tensor::widen(weight.row(i), row);
-    if (!std::ranges::all_of(row, [](float v) { return std::isfinite(v); })) return false;
-  }
-  return true;
+// The tensor as a file holds it.
+io::Tensor as_stored(const TensorInfo& info, const Weight& weight) {
+  return {info.name, weight.type, shape_of(info), {static_cast<const std::byte*>(weight.data), weight.bytes()}};
 }
 
 template <class Function>
@@ -145,7 +141,7 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
 
 void Model::check_finite() const {
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
-    if (!finite(weight))
+    if (!io::all_finite(as_stored(info, weight)))
       base::input_error("tensor " + info.name + " holds a NaN or an infinity", where_, "the file is damaged");
   });
 }
@@ -159,10 +155,8 @@ void Model::save(const std::string& directory, const nlohmann::json& base) const
   base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   std::vector<io::Tensor> tensors;
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
-    const auto* first = static_cast<const std::byte*>(weight.data);
     const bool widened = info.vector && files_;  // the file still has it as it was
-    tensors.push_back(widened ? *files_->find(info.name)
-                              : io::Tensor{info.name, weight.type, shape_of(info), {first, weight.bytes()}});
+    tensors.push_back(widened ? *files_->find(info.name) : as_stored(info, weight));
   });
   io::write_safetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
 }
