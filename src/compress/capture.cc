@@ -9,7 +9,9 @@ namespace choir::compress {
 
 void run_capture(const LayerView& layer, Matrix<const float> x, int ranks, Capture& capture, Threads& threads) {
   const int experts = layer.tensors.experts();
-  layer.router.route(x, layer.tensors.gate, moe::Balancing::kOff, capture.moe.routing, threads);
+  moe::MoeStep step;
+  step.tokens.x = x;
+  layer.router.route(moe::context_of(layer.tensors, step, threads), moe::Balancing::kOff, capture.moe.routing);
   const Matrix<float> logits = capture.moe.routing.scores(experts);
   capture.ranks = ranks;
   capture.order.resize(static_cast<size_t>(x.rows) * static_cast<size_t>(ranks));

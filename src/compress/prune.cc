@@ -104,7 +104,7 @@ Matrix<float> Search::attend(int l, const Stream& stream, const Buffer<float>& h
 // The output of a layer as it is.
 void Search::pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output) {
   each_chunk(x.rows, [&](int first, int count) {
-    run_capture(layer, x.slice_rows(first, count), layer.router.choices(), capture_, threads_);
+    run_capture(layer, x.slice_rows(first, count), layer.router.choices(layer.tensors.experts()), capture_, threads_);
     own_output(capture_, output.slice_rows(first, count), threads_);
   });
 }
@@ -112,7 +112,8 @@ void Search::pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float
 // Measures the layer on its inputs x. `output` is the target: given in a progressive search, else the layer's own
 // output, which is written here.
 void Search::observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings) {
-  const int ranks = findings.errors ? findings.errors->ranks() : model_.router(l).choices();
+  const int ranks =
+      findings.errors ? findings.errors->ranks() : model_.router(l).choices(model_.config().layers[l].experts);
   each_chunk(x.rows, [&](int first, int count) {
     run_capture(view(model_, l), x.slice_rows(first, count), ranks, capture_, threads_);
     const Matrix<float> target = output.slice_rows(first, count);

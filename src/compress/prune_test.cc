@@ -191,7 +191,7 @@ TEST_CASE("coverage counts the routed tokens and names experts that saw few") {
   for (const CalibrationBatch& batch : batches)
     for (const LayerData& layer : trace(*made.model, batch))
       for (const Row& x : layer.x) {
-        const Row logits = plain_product(made.model->tensors().blocks[0].moe.gate, x);
+        const Row logits = plain_product(made.model->tensors().blocks[0].moe.gate[0], x);
         for (size_t e = 0; e < 5; ++e)
           expected[e] += std::ranges::count_if(logits, [&](double other) { return other > logits[e]; }) < 2;
       }

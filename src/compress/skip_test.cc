@@ -23,7 +23,7 @@ std::vector<double> plain_ratios(const Model& model, const std::vector<Calibrati
     pass.embed(h.matrix(pass.rows(), d));
     pass.attend(0, h.matrix(pass.rows(), d), nullptr, activations, middle.matrix(pass.rows(), d));
     for (const Row& x : as_rows(activations.normed.matrix(pass.rows(), d))) {
-      Row weights = plain_product(model.tensors().blocks[0].moe.gate, x);
+      Row weights = plain_product(model.tensors().blocks[0].moe.gate[0], x);
       double sum = 0;
       for (double& w : weights) sum += w = std::exp(w);
       for (double& w : weights) w /= sum;

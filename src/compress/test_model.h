@@ -75,7 +75,7 @@ inline Row plain_expert(const moe::MoeTensors<tensor::Weight>& weights, int e, c
 
 // The block with the logits of all but the kept experts at minus infinity: softmax, the best top_k, renormalised.
 inline Row plain_block(const moe::MoeTensors<tensor::Weight>& weights, int top_k, ExpertSet kept, const Row& x) {
-  Row probability = plain_product(weights.gate, x);
+  Row probability = plain_product(weights.gate[0], x);
   for (size_t e = 0; e < probability.size(); ++e) probability[e] = (kept >> e & 1) ? std::exp(probability[e]) : 0;
   Row gain(probability.size(), 0.0), output(x.size(), 0.0);
   double sum = 0;

@@ -20,11 +20,18 @@ Matrix<float> stream(const TrainingActivations& a, size_t l, int rows, int width
 void prepare(const Model& model, int n, TrainingActivations& a) {
   const int d = model.config().width;
   a.blocks.resize(model.config().layers.size());
+  a.dscore.resize(a.blocks.size());
   for (BlockActivations& block : a.blocks)
     for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.inverse_rms, &a.loss, &a.log_sum}) buffer->reserve(area(n, 1));
   a.logits.reserve(area(n, model.config().vocab));
+}
+
+// The scores of the layer before, for a router that reads them.
+Matrix<float> scores_before(const Model& model, const std::vector<BlockActivations>& blocks, size_t l) {
+  if (l == 0 || !model.router(static_cast<int>(l)).residual()) return {};
+  return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].experts);
 }
 
 TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<const int32_t> targets,
@@ -36,7 +43,7 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<
     const int layer = static_cast<int>(l);
     const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
     pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
-    pass.mix(layer, middle, moe::Balancing::kOn, a.blocks[l], stream(a, l + 1, n, d));
+    pass.mix(layer, middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
     loss.balance += a.blocks[l].moe.routing.balance_loss;
   }
   const auto rows = static_cast<size_t>(n);
@@ -79,8 +86,18 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
   BlockActivations& block = a.blocks[step.layer];
   const Matrix<float> dh = a.dh.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
   std::ranges::fill(a.dnormed.span(), 0.0f);
-  moe::moe_backward(model.router(static_cast<int>(step.layer)), weights.moe, block.moe,
-                    {block.normed.matrix(n, d), dh, dnormed, step.balance_scale}, gradients.moe, threads);
+  const Matrix<float> before = scores_before(model, a.blocks, step.layer);
+  if (before.data) {
+    a.dscore[step.layer - 1].reserve(area(before.rows, before.cols));
+    a.dscore[step.layer - 1].clear();
+  }
+  const moe::MoeStep forward = step.pass.routing_step(static_cast<int>(step.layer), block, before);
+  moe::MoeBackward backward{.step = forward, .doutput = dh, .dx = dnormed, .balance_scale = step.balance_scale};
+  if (before.data) backward.previous = a.dscore[step.layer - 1].matrix(before.rows, before.cols);
+  if (const Buffer<float>& mine = a.dscore[step.layer]; mine.size() > 0)
+    backward.dscore = mine.matrix(n, model.config().layers[step.layer].experts);
+  moe::moe_backward(model.router(static_cast<int>(step.layer)), weights.moe, block.moe, backward, gradients.moe,
+                    threads);
   kernels::rms_norm_backward(dnormed,
                              {block.middle.matrix(n, d), tensor::as_vector(weights.moe_norm),
                               block.inverse_rms.span().first(static_cast<size_t>(n))},
@@ -93,13 +110,25 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
 
 TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, float scale, TrainingActivations& a,
                               ModelTensors<Matrix<float>>& gradients, Threads& threads) {
-  const ForwardPass pass(model, batch.batch, threads);
+  RoutingOptions routing = batch.routing;
+  routing.balancing = moe::Balancing::kOn;
+  const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch.targets, a, threads);
   head_backward(model, batch.targets, scale / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
   for (size_t l = a.blocks.size(); l-- > 0;) block_backward(model, {pass, l, scale}, a, gradients.blocks[l], threads);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
+}
+
+void observe(const Model& model, const TrainingBatch& batch, const TrainingActivations& a,
+             std::span<std::vector<float>> sums, Threads& threads) {
+  const ForwardPass pass(model, batch.batch, threads, batch.routing);
+  for (size_t l = 0; l < a.blocks.size(); ++l) {
+    const moe::MoeStep step = pass.routing_step(static_cast<int>(l), a.blocks[l], scores_before(model, a.blocks, l));
+    const moe::Context context = moe::context_of(model.tensors().blocks[l].moe, step, threads);
+    model.router(static_cast<int>(l)).observe(context, a.blocks[l].moe.routing, sums[l]);
+  }
 }
 
 }  // namespace choir::model

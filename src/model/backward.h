@@ -11,11 +11,13 @@ struct TrainingActivations {
   Buffer<float> h, normed, inverse_rms;  // after the last block; normed for the head
   Buffer<float> logits, loss, log_sum;   // (N,V), (N), (N)
   Buffer<float> dh, dnormed;             // (N,D)
+  std::vector<Buffer<float>> dscore;     // [L] (N,E) of a layer's scores by the router behind it, where that reads them
 };
 
 struct TrainingBatch {
-  Batch batch;                       // without a cache
-  std::span<const int32_t> targets;  // the token that follows each row; -1: not counted
+  Batch batch;                                           // without a cache
+  std::span<const int32_t> targets;                      // the token that follows each row; -1: not counted
+  RoutingOptions routing{.rule = moe::Rule::kTraining};  // balance losses are always on
 };
 
 struct TrainingLoss {
@@ -28,5 +30,9 @@ struct TrainingLoss {
 TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, float scale,
                               TrainingActivations& activations, ModelTensors<Matrix<float>>& gradients,
                               Threads& threads);
+
+// After forward_backward: adds what the routers' own numbers are updated from to sums[l], of Router::sums_size.
+void observe(const Model& model, const TrainingBatch& batch, const TrainingActivations& activations,
+             std::span<std::vector<float>> sums, Threads& threads);
 
 }  // namespace choir::model

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "io/json.h"
 #include "model/families/mixtral.h"
+#include "moe/router.h"
 
 namespace choir::model {
 namespace {
@@ -111,6 +112,28 @@ void read_kept(const Json& json, const std::string& where, Config& config) {
   }
 }
 
+// One expression or alias for all layers, or an array of one for each.
+void read_routers(const Json& json, const std::string& where, Config& config) {
+  if (!json.contains("choir") || !json["choir"].contains("router")) return;
+  const Json& router = json["choir"]["router"];
+  const std::string field = where + ": choir.router";
+  if (!router.is_string() && !(router.is_array() && router.size() == config.layers.size()))
+    base::input_error("not an expression, nor one for each layer", field, fmt::format("{} layers", config.depth()));
+  for (size_t l = 0; l < config.layers.size(); ++l) {
+    const Json& own = router.is_array() ? router[l] : router;
+    if (!own.is_string()) base::input_error("not a string", fmt::format("{}[{}]", field, l), own.dump());
+    LayerConfig& layer = config.layers[l];
+    try {
+      const moe::Router made = moe::parse_router(own.get<std::string>());
+      layer.router = made.expression();
+      moe::check_router(made, layer.experts, config.width, field);
+      layer.top_k = made.choices(layer.experts);
+    } catch (const base::Error& error) {  // of the file, not of the call
+      base::input_error(error.message, field, error.hint);
+    }
+  }
+}
+
 // The published skipping code keeps its thresholds as "betas", a map from layer to number.
 void read_betas(const Json& json, const std::string& where, Config& config) {
   if (!json.contains("betas") || json["betas"].is_null()) return;
@@ -142,6 +165,9 @@ Json per_layer_json(const Config& config, int LayerConfig::*member) {
 }  // namespace
 
 std::string router_expression(const Config& config, const LayerConfig& layer) {
+  if (!layer.router.empty())
+    return layer.skip_beta ? moe::with_admission(layer.router, fmt::format("skip({})", *layer.skip_beta))
+                           : layer.router;
   const std::string admit = layer.skip_beta ? fmt::format("skip({})", *layer.skip_beta) : "all";
   const std::string balance = config.load_weight > 0 ? fmt::format(" + load({})", config.load_weight) : "";
   return fmt::format("linear > top_k({}) > {} > chosen{}", layer.top_k, admit, balance);
@@ -175,6 +201,7 @@ Config parse_config(const Json& json, const std::string& where) {
     config.layers.push_back({experts[l], top_k[l], widths[l], {}, {}});
   }
   read_kept(json, where, config);
+  read_routers(json, where, config);
   read_betas(json, where, config);
   read_end_tokens(json, config);
   return config;
@@ -199,6 +226,12 @@ Json config_json(const Config& config, const Json& base) {
     if (std::ranges::any_of(config.layers, [&](const LayerConfig& l) { return l.*member != most(member); }))
       json["choir"][key] = per_layer_json(config, member);
   }
+  if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.router.empty(); })) {
+    const std::string& first = config.layers.front().router;
+    const bool same = std::ranges::all_of(config.layers, [&](const LayerConfig& l) { return l.router == first; });
+    for (const LayerConfig& layer : config.layers) json["choir"]["router"].push_back(layer.router);
+    if (same) json["choir"]["router"] = first;
+  }
   for (int l = 0; l < config.depth(); ++l)
     if (config.layers[l].skip_beta) json["betas"][std::to_string(l)] = shortest(*config.layers[l].skip_beta);
   if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.kept.empty(); }))
@@ -213,7 +246,11 @@ ParameterCount count_parameters(const Config& config) {
   ParameterCount count{table + d, d + table + d};  // of the embedding a token uses one row, of the head all
   if (!config.tied) count.total += table;
   for (const LayerConfig& layer : config.layers) {
-    const int64_t shared = 2 * d * (q + kv) + 2 * d + layer.experts * d;
+    int64_t gate = 0;
+    const moe::Router router = moe::parse_router(router_expression(config, layer));
+    for (const moe::GateTensor& tensor : router.tensors(layer.experts, config.width))
+      gate += static_cast<int64_t>(tensor.rows) * tensor.cols;
+    const int64_t shared = 2 * d * (q + kv) + 2 * d + gate;
     const int64_t expert = 3 * d * layer.expert_width;
     count.total += shared + layer.experts * expert;
     count.active += shared + layer.top_k * expert;

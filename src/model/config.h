@@ -16,6 +16,7 @@ struct LayerConfig {
   int expert_width = 0;            // F
   std::optional<float> skip_beta;  // the second expert is skipped below this ratio of weights (published key: betas)
   std::vector<int> kept;           // after pruning: the expert's number in the original model; empty when unpruned
+  std::string router = {};         // an expression in full; empty: the family's own
 
   bool operator==(const LayerConfig&) const = default;
 };
@@ -37,7 +38,8 @@ struct Config {
   int depth() const { return static_cast<int>(layers.size()); }
 };
 
-// What one layer's router is, written out: "linear > top_k(2) > skip(0.4) > chosen + load(0.02)".
+// What one layer's router is, written out: "linear > top_k(2) > skip(0.4) > chosen + load(0.02)". A layer with a router
+// of its own has that one, with skipping in place of its admission where there is a beta.
 std::string router_expression(const Config& config, const LayerConfig& layer);
 
 // Throws Error (input) for an unknown family, a missing key, or a value that no sound model has.

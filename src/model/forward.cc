@@ -31,8 +31,8 @@ nn::KeysValues KvCache::layer(int l) const {
   return {k_[static_cast<size_t>(l)].matrix(rows_, width_), v_[static_cast<size_t>(l)].matrix(rows_, width_)};
 }
 
-ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads)
-    : model_(model), batch_(batch), threads_(threads), positions_(batch.ids.size()) {
+ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing)
+    : model_(model), batch_(batch), threads_(threads), routing_(routing), positions_(batch.ids.size()) {
   for (size_t i = 0; i < batch.ids.size(); ++i)
     if (batch.ids[i] < 0 || batch.ids[i] >= model.config().vocab)
       base::input_error(fmt::format("token id {} at position {}", batch.ids[i], i), "input ids",
@@ -41,6 +41,7 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
     if (s.first + s.count > model.positions())
       base::input_error(fmt::format("a sequence of {} tokens", s.first + s.count), "input",
                         fmt::format("the model takes {} at most", model.positions()));
+    begins_.push_back(s.row);
     for (int i = 0; i < s.count; ++i) positions_[s.row + i] = s.first + i;
   }
 }
@@ -65,10 +66,29 @@ void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache,
                             activations.inverse_rms.span().first(area(h.rows, 1)), threads_);
 }
 
-void ForwardPass::mix(int layer, Matrix<const float> middle, moe::Balancing balancing, BlockActivations& activations,
-                      Matrix<float> h) const {
-  moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe,
-                   {activations.normed.matrix(middle.rows, middle.cols), h, balancing}, activations.moe, threads_);
+moe::MoeStep ForwardPass::routing_step(int layer, const BlockActivations& activations,
+                                       Matrix<const float> previous) const {
+  const auto l = static_cast<size_t>(layer);
+  moe::MoeStep step;
+  step.tokens = {.x = activations.normed.matrix(rows(), model_.config().width),
+                 .id = batch_.ids,
+                 .sequence = begins_,
+                 .node = routing_.node,
+                 .nodes = routing_.nodes,
+                 .padding = {},
+                 .previous = previous};
+  step.balancing = routing_.balancing;
+  step.rule = routing_.rule;
+  step.seed = routing_.seed + 0x9e3779b97f4a7c15 * (l + 1);  // far apart for layers and steps
+  if (!routing_.shares.empty()) step.shares = routing_.shares[l];
+  return step;
+}
+
+void ForwardPass::mix(int layer, Matrix<const float> middle, Matrix<const float> previous,
+                      BlockActivations& activations, Matrix<float> h) const {
+  moe::MoeStep step = routing_step(layer, activations, previous);
+  step.output = h;
+  moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe, step, activations.moe, threads_);
   nn::add(middle, h, threads_);
 }
 
@@ -81,7 +101,7 @@ void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<fl
 
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads) {
-  const ForwardPass pass(model, batch, threads);
+  const ForwardPass pass(model, batch, threads, options.routing);
   const int n = pass.rows(), d = model.config().width;
   for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed})
     buffer->reserve(area(n, d));
@@ -90,7 +110,12 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
     pass.attend(l, h, options.cache, scratch.block, middle);
-    pass.mix(l, middle, moe::Balancing::kOff, scratch.block, h);
+    Matrix<const float> previous;
+    if (l > 0 && model.router(l).residual()) {  // one block of buffers serves all layers: the scores change places
+      std::swap(scratch.scores, scratch.block.moe.routing.score);
+      previous = scratch.scores.matrix(n, model.config().layers[l - 1].experts);
+    }
+    pass.mix(l, middle, previous, scratch.block, h);
     if (options.observer) options.observer(l, scratch.block.moe.routing);
   }
   Matrix<float> last = h;

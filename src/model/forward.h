@@ -33,6 +33,16 @@ struct Batch {
   std::span<const Sequence> sequences;
 };
 
+// How the routers of a call work. The default is how a model is used: causal, without losses.
+struct RoutingOptions {
+  moe::Rule rule = moe::Rule::kDecode;
+  moe::Balancing balancing = moe::Balancing::kOff;
+  uint64_t seed = 0;                // of the step, for routers that draw
+  std::span<const int32_t> node{};  // [N] the node of each token, below nodes
+  int nodes = 1;
+  std::span<const std::vector<float>> shares{};  // [L] moe::Context::shares; empty where the call is the whole step
+};
+
 // Buffers of one block and call; they grow as needed. The backward reads them.
 struct BlockActivations {
   Buffer<float> input, middle, normed, inverse_rms;  // residual stream before each half (N,D); input of the experts
@@ -44,7 +54,7 @@ struct BlockActivations {
 class ForwardPass {
  public:
   // Checks ids and positions: Error (input). The model, batch and threads must outlive it.
-  ForwardPass(const Model& model, const Batch& batch, Threads& threads);
+  ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing = {});
 
   int rows() const { return static_cast<int>(batch_.ids.size()); }
   void embed(Matrix<float> h) const;
@@ -52,9 +62,11 @@ class ForwardPass {
   // middle = h + attention(h), and activations.normed = norm(middle) is what the experts receive.
   void attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
               Matrix<float> middle) const;
-  // h = middle + moe(activations.normed).
-  void mix(int layer, Matrix<const float> middle, moe::Balancing balancing, BlockActivations& activations,
+  // h = middle + moe(activations.normed). `previous`: the scores of the layer before, for routers that read them.
+  void mix(int layer, Matrix<const float> middle, Matrix<const float> previous, BlockActivations& activations,
            Matrix<float> h) const;
+  // What the router of a layer is given; output is empty.
+  moe::MoeStep routing_step(int layer, const BlockActivations& activations, Matrix<const float> previous) const;
   // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.
   void head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms, Matrix<float> logits) const;
 
@@ -64,7 +76,9 @@ class ForwardPass {
   const Model& model_;
   Batch batch_;
   Threads& threads_;
+  RoutingOptions routing_;
   std::vector<int> positions_;
+  std::vector<int32_t> begins_;  // the row of each sequence
 };
 
 // Called after each layer's routing with what the layer did.
@@ -73,6 +87,7 @@ using Observer = std::function<void(int layer, const moe::Routing& routing)>;
 // Reusable buffers of an inference.
 struct Scratch {
   BlockActivations block;
+  Buffer<float> scores;  // of the layer before
   Buffer<float> h, middle, last, normed, inverse_rms;
 };
 
@@ -82,9 +97,11 @@ struct ForwardOptions {
   const KvCache* cache = nullptr;
   Rows rows = Rows::kAll;
   Observer observer = {};
+  RoutingOptions routing = {};
 };
 
-// logits: (N,V), or (sequences,V) for kLast. Bit for bit, a row depends on the ids of its own sequence up to it alone.
+// logits: (N,V), or (sequences,V) for kLast. Bit for bit, a row depends on the ids of its own sequence up to it alone;
+// under the training rule of a router that is not causal it depends on the whole batch.
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads);
 

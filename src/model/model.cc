@@ -104,7 +104,11 @@ void Model::finish() {
   routers_.clear();
   for (const LayerConfig& layer : config_.layers) {
     routers_.push_back(moe::parse_router(router_expression(config_, layer)));
-    moe::check_router(routers_.back(), layer.experts, "layer " + std::to_string(routers_.size() - 1));
+    moe::check_router(routers_.back(), layer.experts, config_.width, "layer " + std::to_string(routers_.size() - 1));
+    if (routers_.size() > 1 && routers_.back().residual() &&
+        layer.experts != config_.layers[routers_.size() - 2].experts)
+      base::input_error("a router reads the scores of a layer with another number of experts", where_,
+                        "residual gates need layers of equal size");
   }
   if (rope_) return;
   tensor::Buffer<float> table(static_cast<size_t>(positions()) * static_cast<size_t>(config_.attention.head_width));
@@ -116,6 +120,20 @@ int Model::positions() const { return std::min(config_.max_positions, kMostPosit
 
 Matrix<const float> Model::rope() const { return rope_->matrix(positions(), config_.attention.head_width); }
 
+// Some rows of a gate's tensor, in memory of our own.
+Weight Model::rows_of(const Weight& gate, const std::vector<int>& kept, int l) {
+  const size_t row = gate.row(0).bytes();
+  Bytes bytes(kept.size() * row);
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (gate.rows <= kept.back())
+      base::input_error(fmt::format("the gate of layer {} has no row for each expert", l), where_,
+                        "its router cannot lose experts");
+    std::memcpy(bytes.data() + i * row, gate.row(kept[i]).data, row);
+  }
+  copies_.push_back(std::make_shared<const Bytes>(std::move(bytes)));
+  return {copies_.back()->data(), gate.type, static_cast<int>(kept.size()), gate.cols};
+}
+
 Model Model::with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const {
   Model result = *this;
   result.config_ = config;
@@ -124,16 +142,17 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     moe::MoeTensors<Weight>& to = result.tensors_.blocks[l].moe;
     const std::vector<int>& kept = keep[l];
     CHOIR_CHECK(static_cast<int>(kept.size()) == config.layers[l].experts, "kept experts and config differ");
-    Bytes gate(kept.size() * from.gate.row(0).bytes());
-    to.gate = {gate.data(), from.gate.type, static_cast<int>(kept.size()), from.gate.cols};
+    if (kept.size() == from.w1.size()) continue;
+    if (from.gate.empty() || from.state.data)
+      base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
+                        "only gates with a row for each expert can lose some");
+    for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept, l);
     for (size_t i = 0; i < kept.size(); ++i) {
-      std::memcpy(gate.data() + i * from.gate.row(0).bytes(), from.gate.row(kept[i]).data, from.gate.row(0).bytes());
       to.w1[i] = from.w1[kept[i]];
       to.w2[i] = from.w2[kept[i]];
       to.w3[i] = from.w3[kept[i]];
     }
     for (auto* list : {&to.w1, &to.w2, &to.w3}) list->resize(kept.size());
-    result.copies_.push_back(std::make_shared<const Bytes>(std::move(gate)));
   }
   result.finish();
   return result;
@@ -172,8 +191,8 @@ int64_t bytes_per_token(const Model& model) {
   for (int l = 0; l < model.config().depth(); ++l) {
     const BlockTensors<Weight>& block = model.tensors().blocks[l];
     const auto& a = block.attention;
-    for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm, block.moe.gate})
-      bytes += static_cast<int64_t>(w.bytes());
+    for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm}) bytes += static_cast<int64_t>(w.bytes());
+    for (const Weight& w : block.moe.gate) bytes += static_cast<int64_t>(w.bytes());
     const size_t expert = block.moe.w1[0].bytes() + block.moe.w2[0].bytes() + block.moe.w3[0].bytes();
     bytes += model.config().layers[l].top_k * static_cast<int64_t>(expert);
   }

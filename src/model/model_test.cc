@@ -256,7 +256,7 @@ TEST_CASE("model: some of its experts make the same model as the directory that 
   const auto& from = owner.model().tensors().blocks[1].moe;
   const auto& to = loaded.tensors().blocks[1].moe;
   CHECK(std::memcmp(to.w1[2].data, from.w1[5].data, to.w1[2].bytes()) == 0);
-  CHECK(std::memcmp(to.gate.row(1).data, from.gate.row(2).data, to.gate.row(1).bytes()) == 0);
+  CHECK(std::memcmp(to.gate[0].row(1).data, from.gate[0].row(2).data, to.gate[0].row(1).bytes()) == 0);
 }
 
 TEST_CASE("model: all of its experts make the same model") {

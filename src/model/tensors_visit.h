@@ -6,6 +6,23 @@
 
 namespace choir::model {
 
+// The gate's tensors as the layer's router asks for them, then the router's own numbers.
+template <class T, class Visitor>
+void visit_router(const Config& config, int l, moe::MoeTensors<T>& moe, const Visitor& visitor) {
+  using Role = TensorInfo::Role;
+  const LayerConfig& layer = config.layers[l];
+  const std::string in = mixtral::block(l) + "block_sparse_moe.";
+  const moe::Router router = moe::parse_router(router_expression(config, layer));
+  const std::vector<moe::GateTensor> list = router.tensors(layer.experts, config.width);
+  moe.gate.resize(list.size());
+  for (size_t i = 0; i < list.size(); ++i)
+    visitor(TensorInfo{in + list[i].name, list[i].rows, list[i].cols, list[i].vector, Role::kGate, list[i].initial,
+                       list[i].deviation},
+            moe.gate[i]);
+  if (const int size = router.state_size(layer.experts); size > 0)
+    visitor(TensorInfo{in + "router_state", 1, size, true, Role::kState}, moe.state);
+}
+
 template <class T, class Visitor>
 void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor& visitor) {
   const int d = config.width;
@@ -17,13 +34,13 @@ void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor
     BlockTensors<T>& block = tensors.blocks[l];
     const LayerConfig& layer = config.layers[l];
     const std::string in = mixtral::block(l), attention = in + "self_attn.";
-    visitor(TensorInfo{in + "input_layernorm.weight", 1, d, true}, block.attention.norm);
+    visitor(TensorInfo{in + "input_layernorm.weight", 1, d, true, TensorInfo::Role::kNorm}, block.attention.norm);
     visitor(TensorInfo{attention + "q_proj.weight", q, d, false}, block.attention.q);
     visitor(TensorInfo{attention + "k_proj.weight", kv, d, false}, block.attention.k);
     visitor(TensorInfo{attention + "v_proj.weight", kv, d, false}, block.attention.v);
     visitor(TensorInfo{attention + "o_proj.weight", d, q, false}, block.attention.o);
-    visitor(TensorInfo{in + "post_attention_layernorm.weight", 1, d, true}, block.moe_norm);
-    visitor(TensorInfo{in + "block_sparse_moe.gate.weight", layer.experts, d, false}, block.moe.gate);
+    visitor(TensorInfo{in + "post_attention_layernorm.weight", 1, d, true, TensorInfo::Role::kNorm}, block.moe_norm);
+    visit_router(config, l, block.moe, visitor);
     for (auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3}) list->resize(static_cast<size_t>(layer.experts));
     for (int e = 0; e < layer.experts; ++e) {
       const std::string expert = mixtral::expert(l, e);
@@ -32,7 +49,7 @@ void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor
       visitor(TensorInfo{expert + "w3.weight", layer.expert_width, d, false}, block.moe.w3[e]);
     }
   }
-  visitor(TensorInfo{"model.norm.weight", 1, d, true}, tensors.norm);
+  visitor(TensorInfo{"model.norm.weight", 1, d, true, TensorInfo::Role::kNorm}, tensors.norm);
   if (!config.tied) visitor(TensorInfo{"lm_head.weight", config.vocab, d, false}, tensors.head);
   if (config.tied) tensors.head = tensors.embedding;
 }

@@ -71,21 +71,35 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
   kernels::grouped_forward(by_edge, a.hidden, weights.w2, a.out, threads);
 }
 
+Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
+  std::span<const float> state;
+  if (weights.state.data) state = tensor::as_vector(weights.state);
+  return {.tokens = step.tokens,
+          .experts = weights.experts(),
+          .tensors = weights.gate,
+          .state = state,
+          .shares = step.shares,
+          .rule = step.rule,
+          .seed = step.seed,
+          .threads = threads};
+}
+
 // y_t = sum over the chosen experts of g_te w2_e (silu(w1_e x_t) * (w3_e x_t)).
 void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
                  MoeActivations& activations, Threads& threads) {
-  router.route(step.x, weights.gate, step.balancing, activations.routing, threads);
+  const Matrix<const float> x = step.tokens.x;
+  router.route(context_of(weights, step, threads), step.balancing, activations.routing);
   const Plan& plan = activations.routing.plan;
-  run_experts(plan, weights, step.x, activations, threads);
-  combine(plan, activations.out.matrix(plan.edges(), step.x.cols), Weighting::kByPlan, Into::kSet, step.output,
-          threads);
+  run_experts(plan, weights, x, activations, threads);
+  combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
                   const MoeBackward& backward, const MoeTensors<Matrix<float>>& gradients, Threads& threads) {
   const Plan& plan = activations.routing.plan;
+  const Matrix<const float> x = backward.step.tokens.x;
   const int f = widest(weights.w1), edges = plan.edges();
-  const Views a(activations, edges, f, backward.x.cols);
+  const Views a(activations, edges, f, x.cols);
   const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};
   const Buffer<float> dhidden_buffer(area(edges, f));
   const Matrix<float> dhidden = dhidden_buffer.matrix(edges, f), drows = a.out;
@@ -96,13 +110,13 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   weigh_rows(plan, dhidden, a.hidden, dweight, threads);
   kernels::grouped_backward_weight(by_edge, drows, a.hidden, gradients.w2, threads);
   kernels::swiglu_backward(dhidden, a.gate, a.up, threads);
-  kernels::grouped_backward_weight(by_token, a.gate, backward.x, gradients.w1, threads);
-  kernels::grouped_backward_weight(by_token, a.up, backward.x, gradients.w3, threads);
+  kernels::grouped_backward_weight(by_token, a.gate, x, gradients.w1, threads);
+  kernels::grouped_backward_weight(by_token, a.up, x, gradients.w3, threads);
   kernels::grouped_backward_input(by_edge, a.gate, matrices(weights.w1), drows, kernels::Write::kSet, threads);
   kernels::grouped_backward_input(by_edge, a.up, matrices(weights.w3), drows, kernels::Write::kAdd, threads);
   combine(plan, drows, Weighting::kPlain, Into::kAdd, backward.dx, threads);
-  router.backward({dweight, backward.balance_scale, backward.dx, gradients.gate}, backward.x, weights.gate,
-                  activations.routing, threads);
+  router.backward({dweight, backward.balance_scale, backward.dx, gradients.gate, backward.previous, backward.dscore},
+                  context_of(weights, backward.step, threads), activations.routing);
 }
 
 }  // namespace choir::moe

@@ -7,19 +7,15 @@
 
 namespace choir::moe {
 
-using base::Threads;
-using tensor::Buffer;
-using tensor::Matrix;
-using tensor::Weight;
-
 // T is Weight (to compute with) or Matrix<float> (gradients). An expert is w2 (silu(w1 x) * (w3 x)); its width F_e may
 // differ from its neighbours'.
 template <class T>
 struct MoeTensors {
-  T gate;             // (E,D)
-  std::vector<T> w1;  // [E] gate projections (F_e,D)
-  std::vector<T> w2;  // [E] down projections (D,F_e)
-  std::vector<T> w3;  // [E] up projections (F_e,D)
+  std::vector<T> gate;  // what the router's score says: Router::tensors
+  T state;              // (1,S) numbers of the router that are not trained: Router::state_size; none where S is 0
+  std::vector<T> w1;    // [E] gate projections (F_e,D)
+  std::vector<T> w2;    // [E] down projections (D,F_e)
+  std::vector<T> w3;    // [E] up projections (F_e,D)
 
   int experts() const { return static_cast<int>(w1.size()); }
 };
@@ -32,12 +28,19 @@ struct MoeActivations {
 };
 
 struct MoeStep {
-  Matrix<const float> x;  // (N,D)
-  Matrix<float> output;   // (N,D)
-  Balancing balancing;
+  Tokens tokens;
+  Matrix<float> output;  // (N,D)
+  Balancing balancing = Balancing::kOff;
+  Rule rule = Rule::kDecode;
+  uint64_t seed = 0;                // of the layer and step
+  std::span<const float> shares{};  // Context::shares
 };
 
-// output = the weighted sum of the chosen experts' outputs of x. A row's bits do not depend on the others.
+// What the router of a layer sees.
+Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads);
+
+// output = the weighted sum of the chosen experts' outputs of x. Under the decode rule a row's bits do not depend on
+// the others.
 void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
                  MoeActivations& activations, Threads& threads);
 
@@ -46,9 +49,12 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
                  MoeActivations& activations, Threads& threads);
 
 struct MoeBackward {
-  Matrix<const float> x, doutput;  // (N,D)
-  Matrix<float> dx;                // (N,D) added to
-  float balance_scale;             // gradient of the total loss by this layer's balance loss
+  const MoeStep& step;          // of the forward; its output is not read
+  Matrix<const float> doutput;  // (N,D)
+  Matrix<float> dx;             // (N,D) added to
+  float balance_scale;          // gradient of the total loss by this layer's balance loss
+  Matrix<float> previous{};     // Router::Backward
+  Matrix<const float> dscore{};
 };
 
 // Adds to the gradients. Weights must be float. Overwrites the activations.

@@ -1,106 +1,258 @@
 #include "moe/router.h"
 
-#include <cstdlib>
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
-#include "moe/registry.h"
+#include "kernels/softmax.h"
+#include "moe/parse.h"
 
 namespace choir::moe {
 namespace {
 
-[[noreturn]] void grammar_error(const std::string& what) {
-  base::usage_error(what, "router", "write score > propose > admit > weigh + balance, or an alias such as mixtral");
+template <class Function>
+void each_word(const Words& words, const Function& function) {
+  std::visit(function, words.score);
+  std::visit(function, words.propose);
+  std::visit(function, words.admit);
+  std::visit(function, words.weigh);
+  for (const Balance& word : words.balance) std::visit(function, word);
 }
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts{""};
-  for (const char c : text) {
-    if (c == separator)
-      parts.emplace_back();
-    else if (c != ' ' && c != '\t' && c != '\n')
-      parts.back() += c;
-  }
-  return parts;
+template <class Word>
+int state_of(const Word& word, int experts) {
+  if constexpr (requires { word.state_size(experts); }) return word.state_size(experts);
+  return 0;
 }
 
-Phrase parse_phrase(const std::string& text) {
-  const size_t open = text.find('(');
-  Phrase phrase{text.substr(0, open), {}};
-  if (open == std::string::npos) return phrase;
-  if (text.back() != ')') grammar_error("a bracket is missing in \"" + text + "\"");
-  for (const std::string& argument : split(text.substr(open + 1, text.size() - open - 2), ',')) {
-    char* end = nullptr;
-    const double value = std::strtod(argument.c_str(), &end);
-    if (argument.empty() || *end) grammar_error("\"" + argument + "\" in \"" + text + "\" is not a number");
-    phrase.arguments.push_back(value);
-  }
-  return phrase;
+template <class Word>
+int sums_of(const Word& word, int experts) {
+  if constexpr (requires { word.sums_size(experts); }) return word.sums_size(experts);
+  return 0;
+}
+
+// Calls function(word, the place of its state, the place of its sums) for every word, in order.
+template <class Function>
+void each_place(const Words& words, int experts, const Function& function) {
+  size_t state = 0, sums = 0;
+  each_word(words, [&](const auto& word) {
+    function(word, state, sums);
+    state += static_cast<size_t>(state_of(word, experts));
+    sums += static_cast<size_t>(sums_of(word, experts));
+  });
+}
+
+template <class Word>
+Context own(const Context& context, const Word& word, size_t place) {
+  Context result = context;
+  const auto size = static_cast<size_t>(state_of(word, context.experts));
+  result.state = size > 0 ? context.state.subspan(place, size) : std::span<const float>{};
+  return result;
+}
+
+bool probability_is_read(const Words& words, Balancing balancing) {
+  bool read = false;
+  const auto ask = [&](const auto& word) {
+    if constexpr (requires { word.reads_probability(); }) read = read || word.reads_probability();
+  };
+  std::visit(ask, words.propose);
+  std::visit(ask, words.admit);
+  std::visit(ask, words.weigh);
+  for (const Balance& word : words.balance)
+    if (balancing == Balancing::kOn) std::visit(ask, word);
+  return read;
+}
+
+void fill_scores(const Words& words, const Context& context, Balancing balancing, Routing& routing) {
+  const int rows = context.tokens.rows();
+  routing.score.reserve(context.pairs());
+  const Matrix<float> z = routing.score.matrix(rows, context.experts);
+  std::visit([&](const auto& score) { score.forward(context, z); }, words.score);
+  std::visit(
+      [&](const auto& admit) {
+        if constexpr (requires { admit.forbid(context, z); }) admit.forbid(context, z);
+      },
+      words.admit);
+  routing.scale = 1;
+  routing.inverse_length.clear();
+  std::visit(
+      [&](const auto& score, const auto& admit) {
+        if constexpr (requires { score.scale(1); }) routing.scale = score.scale(context.tokens.x.cols);
+        if constexpr (requires {
+                        score.inverse_lengths(context);
+                        admit.reads_cosine();
+                      })
+          if (admit.reads_cosine()) routing.inverse_length = score.inverse_lengths(context);
+      },
+      words.score, words.admit);
+  if (!probability_is_read(words, balancing)) return;
+  routing.probability.reserve(context.pairs());
+  routing.log_sum.reserve(static_cast<size_t>(rows));
+  kernels::softmax_forward(z, routing.probability.matrix(rows, context.experts),
+                           routing.log_sum.span().first(static_cast<size_t>(rows)), context.threads);
+}
+
+// What the proposals compare: the scores, or a copy that words have shifted.
+Matrix<const float> selection_of(const Words& words, const Context& context, Routing& routing) {
+  const Matrix<float> z = routing.score.matrix(context.tokens.rows(), context.experts);
+  Matrix<float> key = z;
+  const auto copy = [&] {
+    if (key.data != z.data) return;
+    routing.selection.reserve(context.pairs());
+    key = routing.selection.matrix(z.rows, z.cols);
+    std::copy_n(z.data, context.pairs(), key.data);
+  };
+  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.select(key); })
+      if (word.selects()) {
+        copy();
+        word.select(key);
+      }
+    if constexpr (requires { word.shift(context, key); })
+      if (state_of(word, context.experts) > 0) {
+        copy();
+        word.shift(own(context, word, state), key);
+      }
+  });
+  return key;
 }
 
 }  // namespace
 
 Router::Router(Words words) : words_(std::make_shared<const Words>(std::move(words))) {}
 
-int Router::choices() const {
-  return std::visit([](const auto& propose) { return propose.k; }, words_->propose);
+int Router::choices(int experts) const {
+  return std::visit([&](const auto& propose) { return propose.choices(experts); }, words_->propose);
 }
 
 std::string Router::expression() const { return write_out(*words_); }
 
-void Router::route(tensor::Matrix<const float> x, const tensor::Weight& gate, Balancing balancing, Routing& routing,
-                   base::Threads& threads) const {
-  routing.score.reserve(static_cast<size_t>(x.rows) * static_cast<size_t>(gate.rows));
-  const tensor::Matrix<float> z = routing.score.matrix(x.rows, gate.rows);
-  std::visit([&](const auto& score) { score.forward(x, gate, z, threads); }, words_->score);
-  std::visit([&](const auto& propose) { propose.propose(z, routing.proposed); }, words_->propose);
-  routing.chosen = routing.proposed;
-  std::visit([&](const auto& admit) { admit.admit(z, choices(), routing.chosen); }, words_->admit);
-  build_plan(routing.chosen, x.rows, choices(), gate.rows, routing.plan);
-  std::visit([&](const auto& weigh) { weigh.forward(z, routing.plan); }, words_->weigh);
-  routing.balance_loss = 0;
-  if (balancing == Balancing::kOff) return;
-  for (const Balance& word : words_->balance)
-    routing.balance_loss += std::visit([&](const auto& b) { return b.loss(z, routing.proposed, {}); }, word);
+bool Router::causal() const {
+  bool causal = std::visit([](const auto& admit) { return admit.kCausal; }, words_->admit);
+  std::visit(
+      [&](const auto& propose) {
+        if constexpr (requires { propose.kCausal; }) causal = causal && propose.kCausal;
+      },
+      words_->propose);
+  return causal;
 }
 
-void Router::backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate,
-                      const Routing& routing, base::Threads& threads) const {
-  const tensor::Matrix<const float> z = routing.scores(gate.rows);
-  const tensor::Buffer<float> buffer(static_cast<size_t>(z.rows) * static_cast<size_t>(z.cols));
-  const tensor::Matrix<float> dz = buffer.matrix(z.rows, z.cols);
-  for (const Balance& word : words_->balance)
-    std::visit([&](const auto& b) { return b.loss(z, routing.proposed, dz); }, word);
-  for (float& d : buffer.span()) d *= step.balance_scale;
-  std::visit([&](const auto& weigh) { weigh.backward(step.dweight, routing.plan, dz); }, words_->weigh);
+bool Router::hashes() const { return std::holds_alternative<HashScore>(words_->score); }
+
+bool Router::residual() const {
+  const auto* linear = std::get_if<LinearScore>(&words_->score);
+  return linear && linear->residual;
+}
+
+std::vector<GateTensor> Router::tensors(int experts, int width) const {
+  return std::visit([&](const auto& score) { return score.tensors(experts, width); }, words_->score);
+}
+
+void Router::route(const Context& context, Balancing balancing, Routing& routing) const {
+  const Words& words = *words_;
+  const int rows = context.tokens.rows(), k = choices(context.experts);
+  fill_scores(words, context, balancing, routing);
+  const Matrix<const float> key = selection_of(words, context, routing);
+  routing.capacity = 0;
+  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+    const Context mine = own(context, word, state);
+    if constexpr (requires { word.propose(mine, key, routing.proposed); }) {
+      word.propose(mine, key, routing.proposed);
+      for (int t = 0; t < rows; ++t)
+        if (!context.tokens.counts(t)) std::fill_n(routing.proposed.begin() + static_cast<ptrdiff_t>(t) * k, k, -1);
+      routing.chosen = routing.proposed;
+    }
+    if constexpr (requires { word.admit(mine, routing); }) word.admit(mine, routing);
+  });
+  build_plan(routing.chosen, rows, k, context.experts, routing.plan);
+  std::visit([&](const auto& weigh) { weigh.forward(context, routing); }, words.weigh);
+  routing.balance_loss = 0;
+  if (balancing == Balancing::kOff) return;
+  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.loss(context, routing); })
+      routing.balance_loss += word.loss(own(context, word, state), routing);
+  });
+}
+
+void Router::backward(const Backward& step, const Context& context, const Routing& routing) const {
+  const Words& words = *words_;
+  const Buffer<float> buffer(context.pairs());
+  const Matrix<float> dz = buffer.matrix(context.tokens.rows(), context.experts);
+  if (step.dscore.data) std::copy_n(step.dscore.data, context.pairs(), dz.data);
+  std::vector<float> dweight(step.dweight.begin(), step.dweight.end());
+  const BalanceGradient balance{dz, dweight, step.tensors, step.balance_scale};
+  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.backward(context, routing, balance); })
+      word.backward(own(context, word, state), routing, balance);
+  });
+  std::visit([&](const auto& weigh) { weigh.backward(context, routing, dweight, dz); }, words.weigh);
   std::visit(
       [&](const auto& score) {
-        score.backward(dz, x, tensor::as_matrix(gate), {step.dx, step.dgate}, threads);
+        score.backward(context, routing, dz, {step.dx, step.tensors, step.previous});
       },
-      words_->score);
+      words.score);
+}
+
+int Router::state_size(int experts) const {
+  int size = 0;
+  each_word(*words_, [&](const auto& word) { size += state_of(word, experts); });
+  return size;
+}
+
+void Router::initial_state(int experts, std::span<float> state) const {
+  std::ranges::fill(state, 0.0f);
+  each_place(*words_, experts, [&](const auto& word, size_t place, size_t) {
+    if constexpr (requires { word.initial(state); })
+      word.initial(state.subspan(place, static_cast<size_t>(state_of(word, experts))));
+  });
+}
+
+int Router::sums_size(int experts) const {
+  int size = 0;
+  each_word(*words_, [&](const auto& word) { size += sums_of(word, experts); });
+  return size;
+}
+
+void Router::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t place) {
+    if constexpr (requires { word.observe(context, routing, sums); })
+      if (const int size = sums_of(word, context.experts); size > 0)
+        word.observe(own(context, word, state), routing, sums.subspan(place, static_cast<size_t>(size)));
+  });
+}
+
+void Router::update(int experts, std::span<const float> sums, std::span<float> state) const {
+  each_place(*words_, experts, [&](const auto& word, size_t at, size_t place) {
+    if constexpr (requires { word.update(sums, state); })
+      if (const int size = state_of(word, experts); size > 0)
+        word.update(sums.subspan(place, static_cast<size_t>(sums_of(word, experts))),
+                    state.subspan(at, static_cast<size_t>(size)));
+  });
 }
 
 Router parse_router(const std::string& expression) {
-  const std::vector<std::string> words = split(expand_alias(expression), '>');
-  if (words.size() != 4) grammar_error("\"" + expression + "\" is not a router");
-  const std::vector<std::string> last = split(words[3], '+');
-  Words made{make_score(parse_phrase(words[0])),
-             make_propose(parse_phrase(words[1])),
-             make_admit(parse_phrase(words[2])),
-             make_weigh(parse_phrase(last[0])),
-             {}};
-  for (size_t i = 1; i < last.size(); ++i) made.balance.push_back(make_balance(parse_phrase(last[i])));
-  const Router router(made);
-  if (std::holds_alternative<Skip>(made.admit) && router.choices() != 2)
+  const Words words = parse_words(expression);
+  const auto* top_k = std::get_if<TopK>(&words.propose);
+  if (std::holds_alternative<Skip>(words.admit) && (!top_k || top_k->k != 2))
     base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
-  return router;
+  return Router(words);
 }
 
-void check_router(const Router& router, int experts, const std::string& where) {
-  if (router.choices() > experts)
+std::string with_admission(const std::string& expression, const std::string& admission) {
+  Words words = parse_words(expression);
+  words.admit = parse_words("linear > top_k(1) > " + admission + " > softmax").admit;
+  return write_out(words);
+}
+
+void check_router(const Router& router, int experts, int width, const std::string& where) {
+  if (router.choices(experts) > experts)
     base::input_error(
-        "the router chooses " + std::to_string(router.choices()) + " of " + std::to_string(experts) + " experts", where,
-        "lower top-k or keep more experts");
+        "the router chooses " + std::to_string(router.choices(experts)) + " of " + std::to_string(experts) + " experts",
+        where, "lower top-k or keep more experts");
+  if (width < experts && router.expression().starts_with("grap"))
+    base::input_error(
+        "the gate averages " + std::to_string(width) + " channels for " + std::to_string(experts) + " experts", where,
+        "it needs a channel for each expert");
 }
 
 }  // namespace choir::moe

@@ -2,60 +2,61 @@
 #pragma once
 
 #include <memory>
-#include <span>
-#include <string>
 
-#include "base/threads.h"
-#include "moe/plan.h"
-#include "tensor/buffer.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
 struct Words;
 
-// What a routing leaves behind: the Plan, and what the backward, the statistics and the calibration read. Grows as
-// needed; reuse it from call to call.
-struct Routing {
-  tensor::Buffer<float> score;    // [N*E] affinities or logits
-  std::vector<int32_t> proposed;  // [N*K] before admission
-  std::vector<int32_t> chosen;    // [N*K] after it, -1 where an expert refused or was skipped
-  Plan plan;
-  double balance_loss = 0;  // of this layer, weights included; 0 where the caller asked for none
-
-  tensor::Matrix<float> scores(int experts) const { return score.matrix(plan.tokens, experts); }
-};
-
 enum class Balancing { kOff, kOn };  // the loss is computed for training only
 
-// Immutable, cheap to copy; threads may share one.
+// Immutable, cheap to copy; threads may share one. Everywhere E counts the experts without weights too.
 class Router {
  public:
   explicit Router(Words words);
 
-  // x (N,D) and the gate (E,D) give the routing. NaN scores give a Plan all the same; the loss will show them.
-  void route(tensor::Matrix<const float> x, const tensor::Weight& gate, Balancing balancing, Routing& routing,
-             base::Threads& threads) const;
+  // Reads x and the gate's tensors; gives the Plan. NaN scores give a Plan all the same; the loss will show them.
+  void route(const Context& context, Balancing balancing, Routing& routing) const;
 
   struct Backward {
-    std::span<const float> dweight;   // [M] of the plan
-    float balance_scale;              // of the gradient of the balance losses
-    tensor::Matrix<float> dx, dgate;  // (N,D), (E,D); added to
+    std::span<const float> dweight;          // [M] of the plan
+    float balance_scale;                     // of the gradient of the balance losses
+    Matrix<float> dx;                        // (N,D) added to
+    std::span<const Matrix<float>> tensors;  // added to
+    Matrix<float> previous;                  // (N,E) gradient by the scores of the layer before; added to
+    Matrix<const float> dscore;              // (N,E) what the layer behind has put there; may be empty
   };
-  void backward(const Backward& step, tensor::Matrix<const float> x, const tensor::Weight& gate, const Routing& routing,
-                base::Threads& threads) const;
+  void backward(const Backward& step, const Context& context, const Routing& routing) const;
 
-  int choices() const;             // K
+  int choices(int experts) const;  // K: slots of a token
   std::string expression() const;  // written out in full
+  // Whether a token's edges never depend on other tokens: training and decoding then follow one rule.
+  bool causal() const;
+  bool hashes() const;    // token ids are needed
+  bool residual() const;  // the scores of the layer before are needed
+
+  std::vector<GateTensor> tensors(int experts, int width) const;
+
+  // Numbers outside the gradient, one row for each layer. Read by route; after a training step, whose calls have all
+  // been observed into zeroed sums, updated once.
+  int state_size(int experts) const;
+  void initial_state(int experts, std::span<float> state) const;
+  int sums_size(int experts) const;
+  void observe(const Context& context, const Routing& routing, std::span<float> sums) const;  // adds
+  void update(int experts, std::span<const float> sums, std::span<float> state) const;
 
  private:
   std::shared_ptr<const Words> words_;  // shared: a router is a value, its words never change
 };
 
-// Reads "linear > top_k(2) > all > chosen + load(0.01)" or an alias ("mixtral"). Throws Error (usage) that names the
-// word. A router for one layer may not choose more experts than there are: see check_router.
+// Reads an expression or an alias. Throws Error (usage) that names the word.
 Router parse_router(const std::string& expression);
 
-// Throws Error (input) when the router cannot work on that many experts.
-void check_router(const Router& router, int experts, const std::string& where);
+// The expression with another admission, written out: skipping is put into a router so.
+std::string with_admission(const std::string& expression, const std::string& admission);
+
+// Throws Error (input) when the router cannot work on that many experts and channels.
+void check_router(const Router& router, int experts, int width, const std::string& where);
 
 }  // namespace choir::moe

@@ -1,24 +1,44 @@
-// The five words of a router as data: score > propose > admit > weigh + balance. One small struct for each word, in a
-// file of its own; registry.cc knows their names.
+// The registry: every word that an expression may use, score > propose > admit > weigh + balance. A word is one small
+// struct in a file of its own; naming it here is all that makes it known.
+//
+// A struct of each kind has a name, reads its arguments and writes itself out (kName, read, text), and does what the
+// other structs of its folder do. Besides that it may have, and router.cc asks for, any of:
+//   bool reads_probability()      softmax(z) is computed for it
+//   bool reads_cosine()           1 / |w_e| is computed for it
+//   select, shift                 change what proposals compare
+//   state_size, initial, sums_size, observe, update    numbers that live outside the gradient: read before routing,
+//                                 observed in each part of a step, updated once behind it
 #pragma once
 
 #include <variant>
 #include <vector>
 
 #include "moe/admit/all.h"
+#include "moe/admit/fifo.h"
 #include "moe/admit/skip.h"
+#include "moe/admit/top_capacity.h"
+#include "moe/balance/bias.h"
 #include "moe/balance/load.h"
+#include "moe/balance/locality.h"
+#include "moe/balance/z_loss.h"
+#include "moe/propose/all.h"
 #include "moe/propose/top_k.h"
+#include "moe/score/dense_cosine.h"
+#include "moe/score/grap.h"
+#include "moe/score/hash.h"
 #include "moe/score/linear.h"
 #include "moe/weigh/chosen.h"
+#include "moe/weigh/identity.h"
+#include "moe/weigh/sigmoid.h"
+#include "moe/weigh/softmax.h"
 
 namespace choir::moe {
 
-using Score = std::variant<LinearScore>;
-using Propose = std::variant<TopK>;
-using Admit = std::variant<AdmitAll, Skip>;
-using Weigh = std::variant<ChosenWeights>;
-using Balance = std::variant<LoadBalance>;
+using Score = std::variant<LinearScore, GrapScore, GrapCosineScore, DenseCosineScore, HashScore>;
+using Propose = std::variant<TopK, ProposeAll>;
+using Admit = std::variant<AdmitAll, Fifo, TopCapacity, Skip>;
+using Weigh = std::variant<ChosenWeights, SoftmaxWeights, SigmoidWeights, SigmoidNormWeights, IdentityWeights>;
+using Balance = std::variant<LoadBalance, ZLoss, Locality, BiasBalance>;
 
 struct Words {
   Score score;

@@ -74,6 +74,7 @@ TrainConfig read_train_config(const std::string& path) {
   TrainConfig config;
   fields.get_object("model");
   config.model = json["model"].dump();
+  config.router = fields.get_string("router", "");
   const Fields tokenizer = fields.get_object("tokenizer");
   config.tokenizer.path = tokenizer.get_string("path", "");
   if (config.tokenizer.path.empty())

@@ -30,7 +30,8 @@ struct Schedule {
 };
 
 struct TrainConfig {
-  std::string model;  // a config.json, as text
+  std::string model;   // a config.json, as text
+  std::string router;  // an expression or alias for every layer; empty: what the model's config says
   TokenizerSource tokenizer;
   std::vector<Domain> domains;
   Schedule schedule;

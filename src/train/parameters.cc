@@ -6,6 +6,11 @@
 #include "kernels/adamw.h"
 
 namespace choir::train {
+namespace {
+
+using Role = model::TensorInfo::Role;
+
+}  // namespace
 
 Parameters::Parameters(const Config& config) : config_(config) {
   size_t total = 0;
@@ -36,9 +41,24 @@ void Parameters::initialize(uint64_t seed) {
   const float onto_stream = 0.02f / std::sqrt(2.0f * static_cast<float>(config_.depth()));
   for (const Place& place : places_) {
     const std::span<float> values = values_.span().subspan(place.begin, place.size);
-    const bool last = place.info.name.ends_with("o_proj.weight") || place.info.name.ends_with("w2.weight");
-    for (float& v : values) v = place.info.vector ? 1.0f : rng.normal() * (last ? onto_stream : 0.02f);
+    const model::TensorInfo& info = place.info;
+    const bool last = info.name.ends_with("o_proj.weight") || info.name.ends_with("w2.weight");
+    if (info.role == Role::kNorm)
+      std::ranges::fill(values, 1.0f);
+    else if (info.role != Role::kState)
+      for (float& v : values)
+        v = info.initial + (info.deviation > 0 ? rng.normal() * (last ? onto_stream : info.deviation) : 0);
   }
+  for (int l = 0; l < config_.depth(); ++l)
+    if (const std::span<float> numbers = state(l); !numbers.empty())
+      moe::parse_router(model::router_expression(config_, config_.layers[l]))
+          .initial_state(config_.layers[l].experts, numbers);
+}
+
+std::span<float> Parameters::state(int layer) const {
+  const Matrix<float>& place = gradients_.blocks[layer].moe.state;
+  if (!place.data) return {};
+  return values_.span().subspan(static_cast<size_t>(place.data - gradient_.data()), static_cast<size_t>(place.cols));
 }
 
 double Parameters::gradient_norm(base::Threads& threads) const {
@@ -51,6 +71,7 @@ void Parameters::update(const TrainConfig& config, const Step& step, base::Threa
                            static_cast<float>(config.weight_decay), step.number,
                            static_cast<float>(step.gradient_scale)};
   for (const Place& place : places_) {
+    if (place.info.role == Role::kState) continue;
     const auto part = [&](const Buffer<float>& block) { return block.span().subspan(place.begin, place.size); };
     adamw.weight_decay = place.info.vector ? 0.0f : static_cast<float>(config.weight_decay);
     kernels::adamw(adamw, {part(values_), part(first_), part(second_), part(gradient_)}, threads);

@@ -28,13 +28,17 @@ class Parameters {
   const Buffer<float>& first() const { return first_; }
   const Buffer<float>& second() const { return second_; }
 
-  // Normal with deviation 0.02, the two projections onto the residual stream with 0.02 / sqrt(2 L) (GPT-2), norms 1.
+  // Normal with deviation 0.02, the two projections onto the residual stream with 0.02 / sqrt(2 L) (GPT-2), norms 1,
+  // gates and routers' own numbers as they ask.
   void initialize(uint64_t seed);
+
+  // The numbers of a layer's router that are updated without a gradient; empty where it has none.
+  std::span<float> state(int layer) const;
 
   void clear_gradients() { gradient_.clear(); }
   double gradient_norm(base::Threads& threads) const;
 
-  // One AdamW step; norms are not decayed. gradient_scale multiplies the gradient first.
+  // One AdamW step; vectors are not decayed, state is left alone. gradient_scale multiplies the gradient first.
   struct Step {
     double learning_rate, gradient_scale;
     int number;  // 1, 2, ...

@@ -98,8 +98,9 @@ class Run {
     io::Json json = io::parse_json(config_.model, "model");
     json["vocab_size"] = tokenizer_->vocab_size();
     if (const auto end = tokenizer_->end_of_text()) json["bos_token_id"] = json["eos_token_id"] = *end;
-    config_.model = json.dump();
+    if (!config_.router.empty()) json["choir"]["router"] = config_.router;
     model_config_ = model::parse_config(json, "model");
+    config_.model = model::config_json(model_config_, json).dump();  // the router written out
     if (config_.sequence_length > model_config_.max_positions)
       base::input_error("sequence_length exceeds max_position_embeddings", "training configuration", "lower it");
     const auto count = model::count_parameters(model_config_);
@@ -126,8 +127,10 @@ class Run {
     const TokenBatch batch = draw_batch(domains_, config_.batch_size, config_.sequence_length, rng);
     const auto rows = sequences(config_.batch_size, config_.sequence_length);
     parameters.clear_gradients();
-    const model::TrainingLoss loss = model::forward_backward(model, {{batch.ids, rows}, batch.targets}, 1, activations_,
-                                                             parameters.gradients(), threads_);
+    model::TrainingBatch training{{batch.ids, rows}, batch.targets};
+    training.routing.seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
+    const model::TrainingLoss loss =
+        model::forward_backward(model, training, 1, activations_, parameters.gradients(), threads_);
     const double norm = parameters.gradient_norm(threads_);
     ++progress.step;
     if (!std::isfinite(loss.cross_entropy) || !std::isfinite(norm))
@@ -136,6 +139,7 @@ class Run {
     const double rate = config_.schedule.at(progress.step);
     const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
     parameters.update(config_, {rate, scale, progress.step}, threads_);
+    update_routers(model, training, parameters);
     progress.data_rng = rng.state();
 
     StepReport report{.step = progress.step,
@@ -151,6 +155,16 @@ class Run {
     report.share_of_peak = report.tokens_per_second * flops_per_token(model_config_, config_.sequence_length) / peak_;
     report.max_over_mean_load = worst_load(activations_);
     return report;
+  }
+
+  // The routers' own numbers move once a step, behind the weights.
+  void update_routers(const model::Model& model, const model::TrainingBatch& batch, const Parameters& parameters) {
+    std::vector<std::vector<float>> sums;
+    for (int l = 0; l < model_config_.depth(); ++l)
+      sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model_config_.layers[l].experts)));
+    model::observe(model, batch, activations_, sums, threads_);
+    for (int l = 0; l < model_config_.depth(); ++l)
+      model.router(l).update(model_config_.layers[l].experts, sums[static_cast<size_t>(l)], parameters.state(l));
   }
 
   TrainConfig config_;

@@ -1,15 +1,18 @@
-// admit "all": every expert takes every token that proposed it.
+// admit "all": every expert takes every token that proposed it (dropless).
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
-#include "tensor/view.h"
+#include "moe/arguments.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
 struct AdmitAll {
-  void admit(tensor::Matrix<const float>, int, std::vector<int32_t>&) const {}
+  static constexpr const char* kName = "all";
+  static constexpr bool kCausal = true;
+
+  static AdmitAll read(Arguments&) { return {}; }
+  std::string text() const { return kName; }
+  void admit(const Context&, Routing&) const {}
 };
 
 }  // namespace choir::moe

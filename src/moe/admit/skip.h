@@ -2,10 +2,8 @@
 // (dynamic expert skipping, arXiv 2402.14800, section 3.3).
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
-#include "tensor/view.h"
+#include "moe/arguments.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
@@ -14,9 +12,13 @@ float weight_ratio(float first, float second);
 
 // For top-2 routing. Drops slot 1 of a token iff w_2 < beta w_1, strictly. Causal: looks at one token alone.
 struct Skip {
+  static constexpr const char* kName = "skip";
+  static constexpr bool kCausal = true;
   float beta = 0;
 
-  void admit(tensor::Matrix<const float> z, int choices, std::vector<int32_t>& chosen) const;
+  static Skip read(Arguments& arguments);
+  std::string text() const { return written(kName, {written(beta)}); }
+  void admit(const Context& context, Routing& routing) const;
 };
 
 }  // namespace choir::moe

@@ -1,40 +1,120 @@
 #include "moe/balance/load.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "kernels/softmax.h"
 
 namespace choir::moe {
 namespace {
 
-void softmax(std::span<const float> z, std::span<float> p) {
-  const float most = *std::ranges::max_element(z);
-  float sum = 0;
-  for (size_t e = 0; e < z.size(); ++e) sum += p[e] = std::exp(z[e] - most);
-  for (float& v : p) v /= sum;
+// The rows [begin, end) over which f and P are taken, with f already times eta.
+struct Part {
+  int begin, end, tokens;
+  std::vector<float> f;
+};
+
+std::vector<Part> parts_of(const Context& context, const Routing& routing, const LoadBalance& word) {
+  std::vector<int32_t> begin{0};
+  if (word.per_sequence && !context.tokens.sequence.empty())
+    begin.assign(context.tokens.sequence.begin(), context.tokens.sequence.end());
+  begin.push_back(context.tokens.rows());
+  const auto choices = static_cast<size_t>(routing.plan.choices);
+  std::vector<Part> parts;
+  for (size_t s = 0; s + 1 < begin.size(); ++s) {
+    Part part{begin[s], begin[s + 1], 0, std::vector<float>(static_cast<size_t>(context.experts))};
+    int64_t proposals = 0;
+    for (int t = part.begin; t < part.end; ++t) part.tokens += context.tokens.counts(t);
+    for (size_t i = static_cast<size_t>(part.begin) * choices; i < static_cast<size_t>(part.end) * choices; ++i)
+      if (const int32_t e = routing.proposed[i]; e >= 0) {
+        part.f[static_cast<size_t>(e)] += 1;
+        ++proposals;
+      }
+    for (float& f : part.f) f = proposals > 0 ? f / static_cast<float>(proposals) : 0;
+    if (!word.per_sequence && !context.shares.empty()) part.f.assign(context.shares.begin(), context.shares.end());
+    for (int e = context.experts - context.idle; e < context.experts; ++e) part.f[static_cast<size_t>(e)] *= word.eta;
+    if (proposals > 0) parts.push_back(std::move(part));
+  }
+  return parts;
 }
+
+float logistic(float z) { return 1 / (1 + std::exp(-z)); }
+
+// The probabilities: the routing's softmax, or for sigmoids softmax(log s(z)), which is s / sum s however small all
+// are.
+class Probabilities {
+ public:
+  Probabilities(const Context& context, const Routing& routing, bool sigmoid)
+      : p_(routing.probabilities(context.experts)) {
+    if (!sigmoid) return;
+    const Matrix<const float> z = routing.scores(context.experts);
+    own_ = Buffer<float>(context.pairs());
+    const Buffer<float> logs(context.pairs()), log_sum(static_cast<size_t>(z.rows));
+    const Matrix<float> log_s = logs.matrix(z.rows, z.cols);
+    for (int t = 0; t < z.rows; ++t)
+      for (int e = 0; e < z.cols; ++e) log_s[t][e] = std::min(z[t][e], 0.0f) - std::log1p(std::exp(-std::abs(z[t][e])));
+    p_ = own_.matrix(z.rows, z.cols);
+    kernels::softmax_forward(log_s, own_.matrix(z.rows, z.cols), log_sum.span(), context.threads);
+  }
+  const float* operator[](int t) const { return p_[t]; }
+
+ private:
+  Buffer<float> own_;
+  Matrix<const float> p_;
+};
 
 }  // namespace
 
-// loss = alpha E / N sum_t sum_e f_e p_te, so d loss / d p_te = alpha E f_e / N, and through the softmax
-// dz_te = alpha E / N p_te (f_e - sum_j f_j p_tj).
-double LoadBalance::loss(tensor::Matrix<const float> z, const std::vector<int32_t>& chosen,
-                         tensor::Matrix<float> dz) const {
-  std::vector<float> f(static_cast<size_t>(z.cols)), p(f.size());
-  const auto proposals = std::ranges::count_if(chosen, [](int32_t e) { return e >= 0; });
-  if (proposals == 0) return 0;
-  for (const int32_t e : chosen)
-    if (e >= 0) f[e] += 1.0f / static_cast<float>(proposals);
-  const float scale = alpha * static_cast<float>(z.cols) / static_cast<float>(z.rows);
+LoadBalance LoadBalance::read(Arguments& arguments) {
+  LoadBalance word;
+  word.alpha = static_cast<float>(arguments.number("alpha", 0, 1000));
+  word.per_sequence = arguments.name("scope", {"batch", "sequence"}) == "sequence";
+  word.sigmoid = arguments.name("of", {"softmax", "sigmoid"}) == "sigmoid";
+  word.eta = static_cast<float>(arguments.number("eta", 0, 1000, 1));
+  return word;
+}
+
+std::string LoadBalance::text() const {
+  return written(kName, {written(alpha), per_sequence ? "scope=sequence" : "", sigmoid ? "of=sigmoid" : "",
+                         unless("eta", eta, 1)});
+}
+
+double LoadBalance::loss(const Context& context, const Routing& routing) const {
+  const std::vector<Part> parts = parts_of(context, routing, *this);
+  const Probabilities p(context, routing, sigmoid);
   double total = 0;
-  for (int t = 0; t < z.rows; ++t) {
-    softmax(z.row(t), p);
-    float mean = 0;
-    for (int e = 0; e < z.cols; ++e) mean += f[e] * p[e];
-    total += mean;
-    if (dz.data)
-      for (int e = 0; e < z.cols; ++e) dz[t][e] += scale * p[e] * (f[e] - mean);
+  for (const Part& part : parts) {
+    double sum = 0;
+    for (int t = part.begin; t < part.end; ++t) {
+      if (!context.tokens.counts(t)) continue;
+      float mean = 0;
+      for (int e = 0; e < context.experts; ++e) mean += part.f[static_cast<size_t>(e)] * p[t][e];
+      sum += static_cast<double>(mean);
+    }
+    total += sum / part.tokens;
   }
-  return total * scale;
+  return parts.empty() ? 0 : total * static_cast<double>(alpha) * context.experts / static_cast<double>(parts.size());
+}
+
+// loss = alpha E / S sum over parts 1/n sum_t sum_e f_e p_te, so d loss / d p_te = alpha E f_e / (S n), and through the
+// softmax dz_te = alpha E / (S n) p_te (f_e - sum_j f_j p_tj). With sigmoids that is the gradient by log s_te, and
+// d log s / dz = 1 - s.
+void LoadBalance::backward(const Context& context, const Routing& routing, const BalanceGradient& gradient) const {
+  const std::vector<Part> parts = parts_of(context, routing, *this);
+  const Probabilities p(context, routing, sigmoid);
+  const Matrix<const float> z = routing.scores(context.experts);
+  for (const Part& part : parts) {
+    const float scale = gradient.scale * alpha * static_cast<float>(context.experts) /
+                        (static_cast<float>(parts.size()) * static_cast<float>(part.tokens));
+    for (int t = part.begin; t < part.end; ++t) {
+      if (!context.tokens.counts(t)) continue;
+      float mean = 0;
+      for (int e = 0; e < context.experts; ++e) mean += part.f[static_cast<size_t>(e)] * p[t][e];
+      for (int e = 0; e < context.experts; ++e) {
+        const float d = scale * p[t][e] * (part.f[static_cast<size_t>(e)] - mean);
+        gradient.dz[t][e] += sigmoid ? d * (1 - logistic(z[t][e])) : d;
+      }
+    }
+  }
 }
 
 }  // namespace choir::moe

@@ -4,10 +4,18 @@
 
 namespace choir::moe {
 
-void TopK::propose(tensor::Matrix<const float> z, std::vector<int32_t>& chosen) const {
-  chosen.resize(static_cast<size_t>(z.rows) * static_cast<size_t>(k));
-  for (int t = 0; t < z.rows; ++t)
-    kernels::top_k(z.row(t), std::span(chosen).subspan(static_cast<size_t>(t) * k, static_cast<size_t>(k)));
+TopK TopK::read(Arguments& arguments) { return {arguments.whole("k", 1, 4096)}; }
+
+std::string TopK::text() const { return written(kName, {std::to_string(k)}); }
+
+void TopK::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
+  constexpr int kRows = 64;  // of one piece
+  const auto choices = static_cast<size_t>(k);
+  proposed.resize(static_cast<size_t>(key.rows) * choices);
+  context.threads.for_each((key.rows + kRows - 1) / kRows, [&](int piece) {
+    for (int t = piece * kRows; t < std::min(key.rows, (piece + 1) * kRows); ++t)
+      kernels::top_k(key.row(t), std::span(proposed).subspan(static_cast<size_t>(t) * choices, choices));
+  });
 }
 
 }  // namespace choir::moe

@@ -1,18 +1,20 @@
 // propose "top_k(k)": each token names the k experts of highest score; of equal scores the lower number.
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
-#include "tensor/view.h"
+#include "moe/arguments.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
 struct TopK {
+  static constexpr const char* kName = "top_k";
   int k = 2;
 
-  // chosen[t*k + s] = the expert in slot s of token t, best first.
-  void propose(tensor::Matrix<const float> z, std::vector<int32_t>& chosen) const;
+  static TopK read(Arguments& arguments);
+  std::string text() const;
+  int choices(int) const { return k; }
+  // proposed[t*k + s] = the expert in slot s of token t, best first.
+  void propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const;
 };
 
 }  // namespace choir::moe

@@ -1,19 +1,101 @@
 #include "moe/score/linear.h"
 
+#include <cmath>
+
 #include "kernels/gemm.h"
+#include "moe/lengths.h"
+#include "moe/noise.h"
 
 namespace choir::moe {
+namespace {
 
-void LinearScore::forward(tensor::Matrix<const float> x, const tensor::Weight& w, tensor::Matrix<float> z,
-                          base::Threads& threads) const {
-  kernels::gemm_forward(x, w, z, threads);
+// u_tj of the jitter, for the whole batch.
+Buffer<float> jitter_of(const Context& context, float width) {
+  const Matrix<const float> x = context.tokens.x;
+  Buffer<float> factor(static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols));
+  context.threads.for_each(x.rows, [&](int t) {
+    const size_t first = static_cast<size_t>(t) * static_cast<size_t>(x.cols);
+    for (int j = 0; j < x.cols; ++j) factor[first + j] = 1 + width * (2 * uniform_at(context.seed, first + j) - 1);
+  });
+  return factor;
 }
 
-// z = x w^T, therefore dx += dz w and dw += dz^T x.
-void LinearScore::backward(tensor::Matrix<const float> dz, tensor::Matrix<const float> x, tensor::Matrix<const float> w,
-                           const Gradient& gradient, base::Threads& threads) const {
-  kernels::gemm_backward_input(dz, w, gradient.dx, kernels::Write::kAdd, threads);
-  kernels::gemm_backward_weight(dz, x, gradient.dw, threads);
+void multiply(std::span<float> a, std::span<const float> b) {
+  for (size_t i = 0; i < a.size(); ++i) a[i] *= b[i];
+}
+
+}  // namespace
+
+LinearScore LinearScore::read(Arguments& arguments) {
+  LinearScore word;
+  if (arguments.flag("sigmoid")) word.select_by = SelectBy::kSigmoid;
+  if (arguments.flag("sqrt_softplus")) word.select_by = SelectBy::kSqrtSoftplus;
+  word.residual = arguments.flag("residual");
+  word.jitter = static_cast<float>(arguments.number("jitter", 0, 1, 0));
+  return word;
+}
+
+std::string LinearScore::text() const {
+  const char* by[] = {"", "sigmoid", "sqrt_softplus"};
+  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0)});
+}
+
+std::vector<GateTensor> LinearScore::tensors(int experts, int width) const {
+  std::vector<GateTensor> result{{"gate.weight", experts, width}};
+  if (residual) result.push_back({"gate_residual.weight", experts, experts});
+  return result;
+}
+
+// z = x w^T, with jitter (x u) w^T, with residual + z' g^T for the scores z' of the layer before.
+void LinearScore::forward(const Context& context, Matrix<float> z) const {
+  if (jitter > 0 && context.rule == Rule::kTraining) {
+    const Buffer<float> jittered = jitter_of(context, jitter);
+    const Matrix<float> x = jittered.matrix(context.tokens.rows(), context.tokens.x.cols);
+    for (int t = 0; t < x.rows; ++t) multiply(x.row(t), context.tokens.x.row(t));
+    kernels::gemm_forward(x, context.tensors[0], z, context.threads);
+  } else {
+    kernels::gemm_forward(context.tokens.x, context.tensors[0], z, context.threads);
+  }
+  if (!residual || !context.tokens.previous.data) return;
+  const Buffer<float> carried(context.pairs());
+  kernels::gemm_forward(context.tokens.previous, context.tensors[1], carried.matrix(z.rows, z.cols), context.threads);
+  for (int t = 0; t < z.rows; ++t)
+    for (int e = 0; e < z.cols; ++e) z[t][e] += carried[static_cast<size_t>(t) * z.cols + e];
+}
+
+// dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. dz' += dz g, dg += dz^T z'.
+void LinearScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
+                           const ScoreGradient& gradient) const {
+  const Matrix<const float> x = context.tokens.x, w = tensor::as_matrix(context.tensors[0]);
+  if (jitter > 0 && context.rule == Rule::kTraining) {
+    const Buffer<float> factor = jitter_of(context, jitter), through(factor.size());
+    const Matrix<float> u = factor.matrix(x.rows, x.cols), d = through.matrix(x.rows, x.cols);
+    kernels::gemm_backward_input(dz, w, d, kernels::Write::kSet, context.threads);
+    for (int t = 0; t < x.rows; ++t) {
+      multiply(d.row(t), u.row(t));
+      for (int j = 0; j < x.cols; ++j) gradient.dx[t][j] += d[t][j];
+      multiply(u.row(t), x.row(t));
+    }
+    kernels::gemm_backward_weight(dz, u, gradient.tensors[0], context.threads);
+  } else {
+    kernels::gemm_backward_input(dz, w, gradient.dx, kernels::Write::kAdd, context.threads);
+    kernels::gemm_backward_weight(dz, x, gradient.tensors[0], context.threads);
+  }
+  if (!residual || !context.tokens.previous.data) return;
+  kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[1]), gradient.previous, kernels::Write::kAdd,
+                               context.threads);
+  kernels::gemm_backward_weight(dz, context.tokens.previous, gradient.tensors[1], context.threads);
+}
+
+std::vector<float> LinearScore::inverse_lengths(const Context& context) const {
+  return moe::inverse_lengths(context.tensors[0], context.threads);
+}
+
+// DeepSeek-V3 adds its bias to sigmoid(z), its successor to sqrt(log(1 + e^z)).
+void LinearScore::select(Matrix<float> key) const {
+  for (int t = 0; t < key.rows; ++t)
+    for (float& z : key.row(t))
+      z = select_by == SelectBy::kSigmoid ? 1 / (1 + std::exp(-z)) : std::sqrt(z > 20 ? z : std::log1p(std::exp(z)));
 }
 
 }  // namespace choir::moe

@@ -1,21 +1,38 @@
 // score "linear": the affinity of token t for expert e is the logit z_te = x_t . w_e.
 #pragma once
 
-#include "base/threads.h"
-#include "tensor/view.h"
+#include "moe/arguments.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
-struct LinearScore {
-  // z (N,E) from x (N,D) and the gate w (E,D).
-  void forward(tensor::Matrix<const float> x, const tensor::Weight& w, tensor::Matrix<float> z,
-               base::Threads& threads) const;
+// Where a score's gradient goes; all are added to.
+struct ScoreGradient {
+  Matrix<float> dx;                        // (N,D)
+  std::span<const Matrix<float>> tensors;  // of the score's tensors
+  Matrix<float> previous;                  // (N,E) of the scores of the layer before, where the score reads them
+};
 
-  struct Gradient {
-    tensor::Matrix<float> dx, dw;  // added to
-  };
-  void backward(tensor::Matrix<const float> dz, tensor::Matrix<const float> x, tensor::Matrix<const float> w,
-                const Gradient& gradient, base::Threads& threads) const;
+// What proposals compare, where it is not the logit itself: matters only beside a selection bias.
+enum class SelectBy { kLogit, kSigmoid, kSqrtSoftplus };
+
+struct LinearScore {
+  static constexpr const char* kName = "linear";
+  SelectBy select_by = SelectBy::kLogit;
+  float jitter = 0;       // training sees x_tj u with u uniform in 1 -+ jitter (arXiv 2101.03961, section 2.2)
+  bool residual = false;  // z^l += W_g z^(l-1) (arXiv 2410.07348, eq. 8)
+
+  static LinearScore read(Arguments& arguments);
+  std::string text() const;
+  std::vector<GateTensor> tensors(int experts, int width) const;
+  void forward(const Context& context, Matrix<float> z) const;
+  void backward(const Context& context, const Routing& routing, Matrix<const float> dz,
+                const ScoreGradient& gradient) const;
+  // 1 / |w_e|: z / (|w_e| |x_t|) is the cosine.
+  std::vector<float> inverse_lengths(const Context& context) const;
+  // key = what proposals compare, from z.
+  bool selects() const { return select_by != SelectBy::kLogit; }
+  void select(Matrix<float> key) const;
 };
 
 }  // namespace choir::moe

@@ -1,19 +1,21 @@
 // weigh "chosen": softmax over the kept experts of a token, which is the softmax over all, renormalised over the kept.
 #pragma once
 
-#include <span>
-
-#include "moe/plan.h"
-#include "tensor/view.h"
+#include "moe/arguments.h"
+#include "moe/routing.h"
 
 namespace choir::moe {
 
+// With one kept expert the weight is 1 and the router gets no gradient.
 struct ChosenWeights {
-  // plan.weight from the scores z (N,E).
-  void forward(tensor::Matrix<const float> z, Plan& plan) const;
+  static constexpr const char* kName = "chosen";
 
+  static ChosenWeights read(Arguments&) { return {}; }
+  std::string text() const { return kName; }
+  // Fills plan.weight.
+  void forward(const Context& context, Routing& routing) const;
   // Adds to dz (N,E), from dweight [M] and the forward's plan.weight.
-  void backward(std::span<const float> dweight, const Plan& plan, tensor::Matrix<float> dz) const;
+  void backward(const Context& context, const Routing& routing, std::span<const float> dweight, Matrix<float> dz) const;
 };
 
 }  // namespace choir::moe

@@ -1,0 +1,50 @@
+// How many tokens an expert may take: the argument of fifo and top_capacity. Known before routing and without a
+// gradient.
+#pragma once
+
+#include "moe/arguments.h"
+#include "moe/routing.h"
+
+namespace choir::moe {
+
+// Shares are in units of K N / E, an expert's part of all proposals; N counts tokens, not padding.
+//   factor(cf)   ceil(cf K N / E)                                                            (Switch, Megatron-LM)
+//   etr_sum      the smallest count that keeps the share tau of an expert's affinity, largest expert, tracked over the
+//                steps before with the given decay                                           (our reading of ETR)
+//   etr_bound    exp(z) / E with z = D d^2 / (2 - d^2), d the largest affinity of the step before (ETR, remark 7)
+//   locmoe       etr_bound of the first batch, kept for the whole training                   (LocMoE as ETR tells it)
+//   theory       2 N r with r the share of tokens that go to an expert and beat its token of the given rank
+//                                                                                            (ETR, corollary 6)
+// All but factor are clamped to [lo, hi] shares; all are rounded up to a multiple of tile.
+struct Capacity {
+  enum class Mode { kFactor, kEtrSum, kEtrBound, kLocMoe, kTheory };
+  enum class Statistic { kMax, kQuantile };  // of the affinity: the largest, or that which one token in N exceeds
+
+  Mode mode = Mode::kFactor;
+  int factor_permille = 1100;  // ceil(1.1 * 50) is 56 in doubles and 55 in truth: factors are whole numbers of 1/1000
+  std::optional<float> tau;    // none: what keeps 60 % of an isotropic batch, 0.76 / 0.71 / 0.67 for E = 8 / 16 / 64
+  float decay = 0.9f, lo = 0.25f, hi = 1.1f, rank = 0.5f;
+  int tile = 1;
+  Statistic statistic = Statistic::kMax;
+
+  static Capacity read(const Phrase* phrase, const Arguments& around);
+  std::string text() const;
+
+  // State [1]: the tracked share, 0 before the first step.
+  int state_size() const { return mode == Mode::kFactor ? 0 : 1; }
+  // The most tokens that one expert takes, at least 1. Before the first step the share is hi.
+  int tokens(const Context& context, int choices) const;
+
+  // Sums [2]: calls, and their shares added up. `key` (N,K) holds the affinity of each proposal, cosines for the modes
+  // that are about angles.
+  static constexpr int kSums = 2;
+  void observe(const Context& context, const Routing& routing, std::span<const float> key, std::span<float> sums) const;
+  void update(std::span<const float> sums, std::span<float> state) const;
+
+ private:
+  double share_of(const Context& context, const Routing& routing, std::span<const float> key) const;
+};
+
+float default_tau(int experts);
+
+}  // namespace choir::moe

@@ -1,0 +1,30 @@
+#include "moe/admit/fifo.h"
+
+#include "moe/admit/top_capacity.h"
+
+namespace choir::moe {
+
+Fifo Fifo::read(Arguments& arguments) {
+  Fifo word;
+  word.slot_major = arguments.name("order", {"token", "slot"}) == "slot";
+  word.capacity = Capacity::read(arguments.phrase("capacity"), arguments);
+  return word;
+}
+
+void Fifo::admit(const Context& context, Routing& routing) const {
+  if (context.rule == Rule::kDecode) return;
+  const size_t rows = static_cast<size_t>(context.tokens.rows()), choices = rows ? routing.chosen.size() / rows : 0;
+  routing.capacity = capacity.tokens(context, static_cast<int>(choices));
+  std::vector<int> taken(static_cast<size_t>(context.experts));
+  for (size_t i = 0; i < routing.chosen.size(); ++i) {
+    int32_t& e = routing.chosen[slot_major ? i % rows * choices + i / rows : i];
+    if (e >= 0 && ++taken[static_cast<size_t>(e)] > routing.capacity) e = -1;
+  }
+}
+
+void Fifo::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  if (capacity.state_size() > 0)
+    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
+}
+
+}  // namespace choir::moe

@@ -1,0 +1,185 @@
+#include "moe/admit/top_capacity.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "moe/lengths.h"
+
+namespace choir::moe {
+namespace {
+
+struct Candidate {
+  float affinity;
+  int32_t place;  // in the list of proposals: ascending with the token
+};
+
+// The candidates of each expert, by a counting sort; first[e] .. first[e+1]-1 are those of expert e.
+struct Candidates {
+  std::vector<Candidate> list;
+  std::vector<int32_t> first;
+
+  Candidates(const std::vector<int32_t>& chosen, std::span<const float> affinity, int experts)
+      : first(static_cast<size_t>(experts) + 1) {
+    for (const int32_t e : chosen)
+      if (e >= 0) ++first[static_cast<size_t>(e) + 1];
+    for (int e = 0; e < experts; ++e) first[e + 1] += first[e];
+    list.resize(static_cast<size_t>(first.back()));
+    std::vector<int32_t> next(first.begin(), first.end() - 1);
+    for (size_t i = 0; i < chosen.size(); ++i)
+      if (chosen[i] >= 0) list[next[chosen[i]]++] = {affinity[i], static_cast<int32_t>(i)};
+  }
+  std::span<Candidate> of(int e) {
+    return std::span(list).subspan(first[e], static_cast<size_t>(first[e + 1] - first[e]));
+  }
+};
+
+// Higher affinity first, of equal ones the earlier; a NaN comes last.
+bool before(const Candidate& a, const Candidate& b) {
+  if (a.affinity != b.affinity && !(std::isnan(a.affinity) && std::isnan(b.affinity)))
+    return a.affinity > b.affinity || std::isnan(b.affinity);
+  return a.place < b.place;
+}
+
+// Dropped proposals in order of token and slot, each to the best-scored expert that has room and is not the token's.
+void send_on(const Context& context, Routing& routing, std::vector<int> room) {
+  const Matrix<const float> z = routing.score.matrix(context.tokens.rows(), context.experts);
+  const size_t choices = z.rows > 0 ? routing.chosen.size() / static_cast<size_t>(z.rows) : 0;
+  for (size_t i = 0; i < routing.chosen.size(); ++i) {
+    if (routing.chosen[i] >= 0 || routing.proposed[i] < 0) continue;
+    const size_t t = i / choices;
+    const auto mine = std::span(routing.chosen).subspan(t * choices, choices),
+               refused = std::span(routing.proposed).subspan(t * choices, choices);
+    int best = -1;
+    for (int e = 0; e < context.experts; ++e)
+      if (room[static_cast<size_t>(e)] > 0 && std::ranges::find(mine, e) == mine.end() &&
+          std::ranges::find(refused, e) == refused.end() &&
+          (best < 0 || z[static_cast<int>(t)][e] > z[static_cast<int>(t)][best]))
+        best = e;
+    if (best < 0) continue;
+    routing.chosen[i] = best;
+    --room[static_cast<size_t>(best)];
+  }
+}
+
+}  // namespace
+
+std::vector<float> affinities(Affinity kind, const Context& context, const Routing& routing) {
+  const int rows = context.tokens.rows();
+  const size_t choices = rows > 0 ? routing.proposed.size() / static_cast<size_t>(rows) : 0;
+  const Matrix<const float> z = routing.score.matrix(rows, context.experts);
+  const std::vector<float>& iw = routing.inverse_length;
+  const bool gated = kind == Affinity::kCosine && !iw.empty();
+  const auto ix = gated ? inverse_lengths(context.tokens.x, context.threads) : std::vector<float>{};
+  std::vector<float> result(routing.proposed.size());
+  for (size_t i = 0; i < result.size(); ++i) {
+    const int t = static_cast<int>(i / std::max<size_t>(1, choices));
+    const int32_t e = routing.proposed[i];
+    if (e < 0) continue;
+    if (kind == Affinity::kProbability)
+      result[i] = routing.probability[static_cast<size_t>(t) * context.experts + e];
+    else if (gated)
+      result[i] = z[t][e] * ix[static_cast<size_t>(t)] * iw[static_cast<size_t>(e)];
+    else
+      result[i] = kind == Affinity::kCosine ? z[t][e] / routing.scale : z[t][e];
+  }
+  return result;
+}
+
+TopCapacity TopCapacity::read(Arguments& arguments) {
+  TopCapacity word;
+  word.bottom = arguments.flag("bottom");
+  const std::string key = arguments.name("key", {"cos", "score", "prob"});
+  word.key = key == "cos" ? Affinity::kCosine : key == "score" ? Affinity::kScore : Affinity::kProbability;
+  word.reroute = arguments.name("drop", {"strict", "reroute"}) == "reroute";
+  word.decode = arguments.name("decode", {"tcr", "threshold"}) == "tcr" ? Decode::kTokenChoice : Decode::kThreshold;
+  word.capacity = Capacity::read(arguments.phrase("capacity"), arguments);
+  word.floor = static_cast<float>(arguments.number("floor", -1, 1, -1));
+  word.decay = static_cast<float>(arguments.number("theta_decay", 0, 0.999999, 0.99));
+  if (word.floor > -1 && word.key != Affinity::kCosine) arguments.refuse("floor needs key=cos");
+  return word;
+}
+
+std::string TopCapacity::text() const {
+  const char* keys[] = {"", "key=score", "key=prob"};
+  const bool threshold = decode == Decode::kThreshold;
+  return written(kName, {capacity.text(), keys[static_cast<int>(key)], unless("floor", floor, -1),
+                         reroute ? "drop=reroute" : "", bottom ? "bottom" : "", threshold ? "decode=threshold" : "",
+                         threshold ? unless("theta_decay", decay, 0.99f) : ""});
+}
+
+void TopCapacity::admit(const Context& context, Routing& routing) const {
+  const bool training = context.rule == Rule::kTraining;
+  if (!training && decode == Decode::kTokenChoice && floor <= -1) return;
+  const std::vector<float> affinity = affinities(key, context, routing);
+  if (floor > -1)
+    for (size_t i = 0; i < affinity.size(); ++i)
+      if (affinity[i] < floor) routing.chosen[i] = -1;
+  if (!training) {
+    const std::span<const float> theta = context.state.subspan(static_cast<size_t>(capacity.state_size()));
+    for (size_t i = 0; decode == Decode::kThreshold && i < affinity.size(); ++i)
+      if (const int32_t e = routing.chosen[i]; e >= 0 && affinity[i] < theta[static_cast<size_t>(e)])
+        routing.chosen[i] = -1;
+    return;
+  }
+  const int rows = context.tokens.rows();
+  routing.capacity = capacity.tokens(context, rows > 0 ? static_cast<int>(routing.chosen.size()) / rows : 0);
+  Candidates candidates(routing.chosen, affinity, context.experts);
+  std::vector<int> room(static_cast<size_t>(context.experts));
+  for (int e = 0; e < context.experts; ++e) {
+    const std::span<Candidate> mine = candidates.of(e);
+    const auto kept = std::min(mine.size(), static_cast<size_t>(routing.capacity));
+    room[static_cast<size_t>(e)] = routing.capacity - static_cast<int>(kept);
+    if (kept == mine.size()) continue;
+    const auto edge = mine.begin() + static_cast<std::ptrdiff_t>(kept);
+    if (bottom)
+      std::ranges::nth_element(mine, edge, [](const Candidate& a, const Candidate& b) { return before(b, a); });
+    else
+      std::ranges::nth_element(mine, edge, before);
+    for (auto it = edge; it != mine.end(); ++it) routing.chosen[static_cast<size_t>(it->place)] = -1;
+  }
+  if (reroute) send_on(context, routing, room);
+}
+
+// The threshold of an expert that cut nothing would be its smallest affinity; it says nothing about a limit, so it
+// counts as no limit: minus the largest possible affinity pulls the track down. For cosines and probabilities that is
+// -1 and 0; logits have no bound, and the smallest seen is taken.
+void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  if (capacity.state_size() > 0)
+    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
+  if (decode != Decode::kThreshold) return;
+  const std::vector<float> affinity = affinities(key, context, routing);
+  const auto experts = static_cast<size_t>(context.experts);
+  std::vector<float> last(experts, HUGE_VALF);
+  std::vector<int> proposed(experts), kept(experts);
+  for (size_t i = 0; i < affinity.size(); ++i) {
+    const int32_t p = routing.proposed[i], e = routing.chosen[i];
+    if (p >= 0) ++proposed[static_cast<size_t>(p)];
+    if (e < 0 || e != p) continue;
+    ++kept[static_cast<size_t>(e)];
+    last[static_cast<size_t>(e)] = std::min(last[static_cast<size_t>(e)], affinity[i]);
+  }
+  const float open = key == Affinity::kProbability ? 0 : -1;
+  const std::span<float> total = sums.subspan(Capacity::kSums);
+  for (size_t e = 0; e < experts; ++e) {
+    if (kept[e] == 0) continue;
+    const bool cut = kept[e] < proposed[e];
+    total[e] += cut || key == Affinity::kScore ? last[e] : std::min(open, last[e]);
+    total[experts + e] += 1;
+  }
+}
+
+void TopCapacity::update(std::span<const float> sums, std::span<float> state) const {
+  capacity.update(sums, state);
+  if (decode != Decode::kThreshold) return;
+  const std::span<float> theta = state.subspan(static_cast<size_t>(capacity.state_size()));
+  const std::span<const float> total = sums.subspan(Capacity::kSums);
+  const size_t experts = theta.size() / 2;
+  for (size_t e = 0; e < experts; ++e) {
+    if (total[experts + e] <= 0) continue;
+    const float seen = total[e] / total[experts + e], keep = theta[experts + e] > 0 ? decay : 0;
+    theta[e] = keep * theta[e] + (1 - keep) * seen;
+    theta[experts + e] = 1;
+  }
+}
+
+}  // namespace choir::moe

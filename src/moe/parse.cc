@@ -1,0 +1,99 @@
+#include "moe/parse.h"
+
+#include "base/error.h"
+
+namespace choir::moe {
+namespace {
+
+// The rows of the table in docs/routing.md, with the sizes their papers or configurations have.
+constexpr Alias kAliases[] = {
+    {"mixtral", "linear > top_k(2) > all > chosen + load(0.02)"},
+    {"olmoe", "linear > top_k(8) > all > softmax + load(0.01)"},
+    {"qwen3", "linear > top_k(8) > all > softmax(renorm) + load(0.001)"},
+    {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
+    {"locmoe", "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01) + locality(0.01)"},
+    {"etr", "grap_cosine(center=ema) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)"},
+    {"expert_choice", "linear > all > top_capacity(factor(2), key=prob, decode=threshold) > softmax"},
+    {"hash", "hash > top_k(1) > all > identity"},
+};
+
+[[noreturn]] void grammar_error(const std::string& what) {
+  base::usage_error(what, "router", "write score > propose > admit > weigh + balance, or an alias such as mixtral");
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts{""};
+  for (const char c : text) {
+    if (c == separator)
+      parts.emplace_back();
+    else if (c != ' ' && c != '\t' && c != '\n')
+      parts.back() += c;
+  }
+  return parts;
+}
+
+template <class Word>
+bool read_as(const Phrase& phrase, Word& word) {
+  if (phrase.name != Word::kName) return false;
+  Arguments arguments(phrase);
+  word = Word::read(arguments);
+  arguments.done();
+  return true;
+}
+
+template <class... Alternatives>
+std::variant<Alternatives...> make(const char* kind, const std::string& text, std::variant<Alternatives...>*) {
+  const Phrase phrase = parse_phrase(text);
+  std::variant<Alternatives...> made;
+  const auto take = [&](auto word) {
+    if (!read_as(phrase, word)) return false;
+    made = word;
+    return true;
+  };
+  if ((take(Alternatives{}) || ...)) return made;
+  std::string known;
+  ((known += (known.empty() ? "" : ", ") + std::string(Alternatives::kName)), ...);
+  base::usage_error("unknown word \"" + phrase.name + "\" for " + kind, "router", "known: " + known);
+}
+
+template <class Kind>
+Kind make(const char* kind, const std::string& text) {
+  return make(kind, text, static_cast<Kind*>(nullptr));
+}
+
+template <class Word>
+std::string text_of(const Word& word) {
+  return std::visit([](const auto& w) { return w.text(); }, word);
+}
+
+std::string expand(const std::string& name) {
+  for (const Alias& alias : kAliases)
+    if (name == alias.name) return alias.expression;
+  return name;
+}
+
+}  // namespace
+
+std::span<const Alias> aliases() { return kAliases; }
+
+Words parse_words(const std::string& expression) {
+  const std::vector<std::string> words = split(expand(expression), '>');
+  if (words.size() != 4) grammar_error("\"" + expression + "\" is not a router");
+  const std::vector<std::string> last = split(words[3], '+');
+  Words made{make<Score>("score", words[0]),
+             make<Propose>("propose", words[1]),
+             make<Admit>("admit", words[2]),
+             make<Weigh>("weigh", last[0]),
+             {}};
+  for (size_t i = 1; i < last.size(); ++i) made.balance.push_back(make<Balance>("balance", last[i]));
+  return made;
+}
+
+std::string write_out(const Words& words) {
+  std::string result = text_of(words.score) + " > " + text_of(words.propose) + " > " + text_of(words.admit) + " > " +
+                       text_of(words.weigh);
+  for (const Balance& balance : words.balance) result += " + " + text_of(balance);
+  return result;
+}
+
+}  // namespace choir::moe

@@ -1,0 +1,192 @@
+#include "moe/score/grap.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/block_sums.h"
+
+namespace choir::moe {
+namespace {
+
+size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols); }
+
+// Buffers of one call: block sums (N,E), square lengths [N], and x w where the gate is learnt.
+struct Blocks {
+  std::vector<int32_t> bound;
+  Buffer<float> weighted, sums, squares, weighted_squares;
+  std::vector<float> length;  // [E] of w_e: sqrt(b_e) for the constant gate
+
+  Blocks(const Context& context, bool learn)
+      : bound(block_bounds(context.experts, context.tokens.x.cols)),
+        sums(context.pairs()),
+        squares(static_cast<size_t>(context.tokens.rows())) {
+    const Matrix<const float> x = context.tokens.x;
+    const Matrix<float> s = sums.matrix(x.rows, context.experts);
+    kernels::block_sums_forward(x, bound, s, squares.span(), context.threads);
+    for (int e = 0; e < context.experts; ++e) length.push_back(std::sqrt(static_cast<float>(bound[e + 1] - bound[e])));
+    if (!learn) return;
+    const std::span<const float> w = tensor::as_vector(context.tensors[0]);
+    weighted = Buffer<float>(area(x));
+    const Matrix<float> xw = weighted.matrix(x.rows, x.cols);
+    for (int t = 0; t < x.rows; ++t)
+      for (int j = 0; j < x.cols; ++j) xw[t][j] = x[t][j] * w[static_cast<size_t>(j)];
+    weighted_squares = Buffer<float>(static_cast<size_t>(x.rows));
+    kernels::block_sums_forward(xw, bound, s, weighted_squares.span(), context.threads);
+    for (int e = 0; e < context.experts; ++e) {
+      float square = 0;
+      for (int j = bound[e]; j < bound[e + 1]; ++j) square += w[static_cast<size_t>(j)] * w[static_cast<size_t>(j)];
+      length[static_cast<size_t>(e)] = std::sqrt(square);
+    }
+  }
+
+  // 1 / (|w_e| |x_t|), 0 where either vanishes.
+  float inverse(int t, int e) const {
+    const float both = length[static_cast<size_t>(e)] * std::sqrt(squares[static_cast<size_t>(t)]);
+    return both > 0 ? 1 / both : 0;
+  }
+};
+
+}  // namespace
+
+std::vector<int32_t> block_bounds(int experts, int width) {
+  std::vector<int32_t> bound;
+  for (int64_t e = 0; e <= experts; ++e) bound.push_back(static_cast<int32_t>(e * width / experts));
+  return bound;
+}
+
+GrapScore GrapScore::read(Arguments& arguments) { return {static_cast<float>(arguments.number("eps", -1e6, 1e6, 0))}; }
+
+std::string GrapScore::text() const { return written(kName, {unless("eps", eps, 0)}); }
+
+// z_te = max(0, sum_{j in block e} x_tj / b_e + eps).
+void GrapScore::forward(const Context& context, Matrix<float> z) const {
+  const std::vector<int32_t> bound = block_bounds(context.experts, z.cols > 0 ? context.tokens.x.cols : 0);
+  const Buffer<float> squares(static_cast<size_t>(z.rows));
+  kernels::block_sums_forward(context.tokens.x, bound, z, squares.span(), context.threads);
+  for (int t = 0; t < z.rows; ++t)
+    for (int e = 0; e < z.cols; ++e)
+      z[t][e] = std::max(0.0f, z[t][e] / static_cast<float>(std::max(1, bound[e + 1] - bound[e])) + eps);
+}
+
+// The gradient passes where the rectifier did: dx_tj += dz_t,e(j) / b_e.
+void GrapScore::backward(const Context& context, const Routing& routing, Matrix<const float> dz,
+                         const ScoreGradient& gradient) const {
+  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
+  const Matrix<const float> z = routing.scores(context.experts);
+  const Buffer<float> dsums(context.pairs()), dsquares(static_cast<size_t>(dz.rows));
+  const Matrix<float> d = dsums.matrix(dz.rows, dz.cols);
+  for (int t = 0; t < dz.rows; ++t)
+    for (int e = 0; e < dz.cols; ++e)
+      d[t][e] = z[t][e] > 0 ? dz[t][e] / static_cast<float>(bound[e + 1] - bound[e]) : 0;
+  kernels::block_sums_backward({d, dsquares.span()}, context.tokens.x, bound, gradient.dx, context.threads);
+}
+
+std::vector<float> GrapScore::inverse_lengths(const Context& context) const {
+  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
+  std::vector<float> result;
+  for (int e = 0; e < context.experts; ++e) result.push_back(std::sqrt(static_cast<float>(bound[e + 1] - bound[e])));
+  return result;
+}
+
+GrapCosineScore GrapCosineScore::read(Arguments& arguments) {
+  GrapCosineScore word;
+  word.learn = arguments.flag("learn");
+  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && kappa->name != "sqrt_d") {
+    const Phrase alone{"", kName, {*kappa}};
+    word.kappa = static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
+  }
+  if (const Phrase* center = arguments.phrase("center"); center && center->name != "off") {
+    const Phrase alone{"", kName, {*center}};
+    word.center = center->name == "ema" ? 0.99f : static_cast<float>(Arguments(alone).number("center", 1e-6, 0.999999));
+  }
+  return word;
+}
+
+std::string GrapCosineScore::text() const {
+  return written(kName,
+                 {learn ? "learn" : "", "kappa=" + (kappa ? written(*kappa) : "sqrt_d"), unless("center", center, 0)});
+}
+
+std::vector<GateTensor> GrapCosineScore::tensors(int experts, int width) const {
+  if (!learn) return {};
+  return {{"gate.blocks", 1, width, static_cast<float>(experts) / static_cast<float>(width), 0, true}};
+}
+
+float GrapCosineScore::scale(int width) const { return kappa ? *kappa : std::sqrt(static_cast<float>(width)); }
+
+// z_te = kappa (sum_{j in block e} w_j x_tj) / (|w_e| |x_t|); the constant gate has w_j = 1.
+void GrapCosineScore::forward(const Context& context, Matrix<float> z) const {
+  const Blocks blocks(context, learn);
+  const float size = scale(context.tokens.x.cols);
+  const Matrix<const float> sums = blocks.sums.matrix(z.rows, z.cols);
+  for (int t = 0; t < z.rows; ++t)
+    for (int e = 0; e < z.cols; ++e) z[t][e] = size * sums[t][e] * blocks.inverse(t, e);
+}
+
+// With delta_te the cosine and ddelta = kappa dz:
+//   dx_tj += ddelta_t,e(j) w_j / (|w_e| |x_t|) - x_tj / |x_t|^2 sum_e ddelta_te delta_te
+//   dw_j  += sum_t ddelta_t,e(j) x_tj / (|w_e| |x_t|) - w_j / |w_e|^2 sum_t ddelta_te delta_te
+void GrapCosineScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
+                               const ScoreGradient& gradient) const {
+  const Blocks blocks(context, learn);
+  const Matrix<const float> x = context.tokens.x, sums = blocks.sums.matrix(dz.rows, dz.cols);
+  const float size = scale(x.cols);
+  const Buffer<float> push(context.pairs()), pull(static_cast<size_t>(dz.rows)), nothing(learn ? context.pairs() : 0);
+  const Matrix<float> d = push.matrix(dz.rows, dz.cols);
+  std::vector<double> turn(static_cast<size_t>(dz.cols));  // sum_t ddelta_te delta_te
+  for (int t = 0; t < dz.rows; ++t) {
+    float along = 0;
+    for (int e = 0; e < dz.cols; ++e) {
+      d[t][e] = size * dz[t][e] * blocks.inverse(t, e);
+      const float product = d[t][e] * sums[t][e];
+      along += product;
+      turn[static_cast<size_t>(e)] += static_cast<double>(product);
+    }
+    const float square = blocks.squares[static_cast<size_t>(t)];
+    pull[static_cast<size_t>(t)] = square > 0 ? -0.5f * along / square : 0;
+  }
+  if (!learn) {
+    kernels::block_sums_backward({d, pull.span()}, x, blocks.bound, gradient.dx, context.threads);
+    return;
+  }
+  kernels::block_sums_backward({nothing.matrix(dz.rows, dz.cols), pull.span()}, x, blocks.bound, gradient.dx,
+                               context.threads);
+  const std::span<const float> w = tensor::as_vector(context.tensors[0]);
+  const std::span<float> dw = gradient.tensors[0].row(0);
+  for (int e = 0; e < dz.cols; ++e) {
+    const float length = blocks.length[static_cast<size_t>(e)];
+    const float back = length > 0 ? static_cast<float>(turn[static_cast<size_t>(e)]) / (length * length) : 0;
+    for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) dw[j] -= back * w[j];
+  }
+  for (int t = 0; t < dz.rows; ++t)
+    for (int e = 0; e < dz.cols; ++e)
+      for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) {
+        gradient.dx[t][j] += d[t][e] * w[j];
+        dw[j] += d[t][e] * x[t][j];
+      }
+}
+
+void GrapCosineScore::shift(const Context& context, Matrix<float> key) const {
+  if (context.state.empty()) return;
+  for (int t = 0; t < key.rows; ++t)
+    for (int e = 0; e < key.cols; ++e) key[t][e] -= context.state[static_cast<size_t>(e) + 1];
+}
+
+void GrapCosineScore::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  const Matrix<const float> z = routing.scores(context.experts);
+  for (int t = 0; t < z.rows; ++t) {
+    if (!context.tokens.counts(t)) continue;
+    sums[0] += 1;
+    for (int e = 0; e < z.cols; ++e) sums[static_cast<size_t>(e) + 1] += z[t][e];
+  }
+}
+
+// The first mean is taken whole, later ones move it by 1 - decay.
+void GrapCosineScore::update(std::span<const float> sums, std::span<float> state) const {
+  if (sums[0] <= 0) return;
+  const float keep = state[0] > 0 ? center : 0;
+  for (size_t e = 1; e < state.size(); ++e) state[e] = keep * state[e] + (1 - keep) * sums[e] / sums[0];
+  state[0] = 1;
+}
+
+}  // namespace choir::moe
