@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 #include "moe/reference/layer.h"
 #include "tests/gradients/complex_step.h"
 
@@ -24,13 +24,18 @@ TEST_CASE("linear score: forward and backward agree with the reference and its c
     return loss;
   });
 
-  base::Threads threads(2);
-  const auto xf = reference::narrow(x), wf = reference::narrow(w), dzf = reference::narrow(dz);
+  reference::Case c(kTokens, kWidth, kExperts);
+  c.x = reference::narrow(x);
+  c.tensor = {reference::narrow(w)};
+  c.shape = {{kExperts, kWidth}};
+  const auto weights = c.weights();
+  const auto dzf = reference::narrow(dz);
   std::vector<float> z(dz.size()), dx(x.size(), 1.0f), dw(w.size(), -1.0f);
+  const tensor::Matrix<float> tensors[] = {reference::matrix(dw, kWidth)};
   const LinearScore score;
-  score.forward(reference::matrix(xf, kWidth), reference::matrix(wf, kWidth), reference::matrix(z, kExperts), threads);
-  score.backward(reference::matrix(dzf, kExperts), reference::matrix(xf, kWidth), reference::matrix(wf, kWidth),
-                 {reference::matrix(dx, kWidth), reference::matrix(dw, kWidth)}, threads);
+  score.forward(c.context(weights), reference::matrix(z, kExperts));
+  score.backward(c.context(weights), c.routing, reference::matrix(dzf, kExperts),
+                 {reference::matrix(dx, kWidth), tensors, {}});
   CHECK(reference::error(reference::linear(x, w, kWidth), z) < 1e-5);
   for (float& v : dx) v -= 1;  // the backward adds to what is there
   for (float& v : dw) v += 1;
