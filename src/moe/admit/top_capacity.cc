@@ -116,10 +116,14 @@ void TopCapacity::admit(const Context& context, Routing& routing) const {
     for (size_t i = 0; i < affinity.size(); ++i)
       if (affinity[i] < floor) routing.chosen[i] = -1;
   if (!training) {
+    if (decode != Decode::kThreshold) return;
     const std::span<const float> theta = context.state.subspan(static_cast<size_t>(capacity.state_size()));
-    for (size_t i = 0; decode == Decode::kThreshold && i < affinity.size(); ++i)
-      if (const int32_t e = routing.chosen[i]; e >= 0 && affinity[i] < theta[static_cast<size_t>(e)])
+    const std::span<const float> seen = theta.subspan(static_cast<size_t>(context.experts));
+    for (size_t i = 0; i < affinity.size(); ++i) {
+      const int32_t e = routing.chosen[i];
+      if (e >= 0 && seen[static_cast<size_t>(e)] > 0 && affinity[i] < theta[static_cast<size_t>(e)])
         routing.chosen[i] = -1;
+    }
     return;
   }
   const int rows = context.tokens.rows();
