@@ -13,7 +13,7 @@ constexpr Alias kAliases[] = {
     {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
     {"locmoe", "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01) + locality(0.01)"},
     {"etr", "grap_cosine(center=ema) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)"},
-    {"expert_choice", "linear > all > top_capacity(factor(2), key=prob, decode=threshold) > softmax"},
+    {"expert_choice", "linear > all > top_capacity(factor(2, per=token), key=prob, decode=threshold) > softmax"},
     {"hash", "hash > top_k(1) > all > identity"},
 };
 

@@ -41,7 +41,8 @@ TEST_CASE("parse: every argument survives being written out") {
         "eps=0.05)",
         "dense_cosine(kappa=sqrt_d) > top_k(2) > top_capacity(etr_bound(stat=quantile, decay=0.9, lo=0.25, hi=1.1), "
         "floor=0.25, drop=reroute, bottom) > sigmoid_norm(scale=2.5) + bias(0.002)",
-        "linear > all > top_capacity(factor(2, tile=8), key=prob, decode=threshold, theta_decay=0.5) > softmax",
+        "linear > all > top_capacity(factor(2, per=token, tile=8), key=prob, decode=threshold, theta_decay=0.5) > "
+        "softmax",
         "linear > top_k(1) > top_capacity(theory(rank=0.25, decay=0.9, lo=0.25, hi=1.1), key=score) > chosen",
         "hash(seed=3) > top_k(1) > all > identity"}) {
     CAPTURE(text);

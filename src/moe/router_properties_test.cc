@@ -173,6 +173,17 @@ TEST_CASE("relations: when every token proposes every expert, the experts alone 
   CHECK(choice.routing.chosen == reference::expert_choice(choice.scores(), 8, 32));
 }
 
+TEST_CASE("relations: expert choice takes twice its share of the tokens for each expert, and no token all experts") {
+  Routed r("expert_choice", 64, 24, 8);
+  r.route();
+  CHECK(r.routing.capacity == 16);
+  for (int e = 0; e < 8; ++e) CHECK(r.load(e) == 16);
+  r.update();
+  r.rule = Rule::kDecode;
+  r.route();
+  CHECK(std::abs(r.routing.plan.edges() - 128) < 20);
+}
+
 TEST_CASE("relations: order and affinity keep equally many edges, affinity the largest sum") {
   for (uint64_t seed = 1; seed <= 10; ++seed)
     for (const std::string factor : {"0.5", "0.66", "1", "1.1"})

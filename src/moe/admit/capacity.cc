@@ -78,24 +78,30 @@ Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
     number("hi", 1e-3, 1000, c.hi);
     if (c.lo > c.hi) arguments.refuse("lo is above hi");
   }
+  c.per_token = arguments.name("per", {"proposal", "token"}) == "token";
   c.tile = arguments.whole("tile", 1, 4096, 1);
   arguments.done();
   return c;
 }
 
 std::string Capacity::text() const {
-  const std::string tiles = unless("tile", static_cast<float>(tile), 1);
-  if (mode == Mode::kFactor) return written("factor", {written(static_cast<float>(factor_permille) / 1000), tiles});
+  const std::string tiles = unless("tile", static_cast<float>(tile), 1), per = per_token ? "per=token" : "";
+  if (mode == Mode::kFactor)
+    return written("factor", {written(static_cast<float>(factor_permille) / 1000), per, tiles});
   const std::string own = mode == Mode::kEtrSum               ? tau ? "tau=" + written(*tau) : ""
                           : mode == Mode::kTheory             ? "rank=" + written(rank)
                           : statistic == Statistic::kQuantile ? "stat=quantile"
                                                               : "";
   return written(kModes[static_cast<int>(mode)],
-                 {own, "decay=" + written(decay), "lo=" + written(lo), "hi=" + written(hi), tiles});
+                 {own, "decay=" + written(decay), "lo=" + written(lo), "hi=" + written(hi), per, tiles});
+}
+
+double Capacity::unit(const Context& context, int choices) const {
+  return static_cast<double>(context.tokens.counted()) * (per_token ? 1 : choices) / context.experts;
 }
 
 int Capacity::tokens(const Context& context, int choices) const {
-  const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * choices;
+  const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * (per_token ? 1 : choices);
   int64_t count = 0;
   if (mode == Mode::kFactor) {
     count = ceil_div(factor_permille * pairs, 1000 * static_cast<int64_t>(context.experts));
@@ -103,7 +109,7 @@ int Capacity::tokens(const Context& context, int choices) const {
     const double tracked = context.state[0] > 0 ? static_cast<double>(context.state[0]) : static_cast<double>(hi);
     const double share = std::clamp(tracked, static_cast<double>(lo), static_cast<double>(hi));
     // Shares are floats: 1.1 of 50 is 55.000001 in them, and must not be 56.
-    count = static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * static_cast<double>(pairs) / context.experts));
+    count = static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * unit(context, choices)));
   }
   return static_cast<int>(ceil_div(std::max<int64_t>(1, count), tile) * tile);
 }
@@ -111,7 +117,7 @@ int Capacity::tokens(const Context& context, int choices) const {
 // The largest over the experts, in units of K N / E.
 double Capacity::share_of(const Context& context, const Routing& routing, std::span<const float> key) const {
   const int choices = static_cast<int>(routing.proposed.size()) / std::max(1, context.tokens.rows());
-  const double unit = static_cast<double>(context.tokens.counted()) * choices / context.experts;
+  const double whole = unit(context, choices);
   double most = 0;
   for (std::vector<float>& affinity : by_expert(context, routing, key)) {
     if (affinity.empty()) continue;
@@ -126,7 +132,7 @@ double Capacity::share_of(const Context& context, const Routing& routing, std::s
       most = std::max(most, std::exp(std::min(40.0, log_bound(delta, context.tokens.x.cols, context.experts))));
     }
   }
-  return unit > 0 ? most / unit : 0;
+  return whole > 0 ? most / whole : 0;
 }
 
 void Capacity::observe(const Context& context, const Routing& routing, std::span<const float> key,

@@ -7,7 +7,8 @@
 
 namespace choir::moe {
 
-// Shares are in units of K N / E, an expert's part of all proposals; N counts tokens, not padding.
+// Shares are in units of K N / E, an expert's part of all proposals; N counts tokens, not padding. With per=token the
+// unit is N / E: where every token proposes every expert, K N / E would be all of them, and nothing a choice.
 //   factor(cf)   ceil(cf K N / E)                                                            (Switch, Megatron-LM)
 //   etr_sum      the smallest count that keeps the share tau of an expert's affinity, largest expert, tracked over the
 //                steps before with the given decay                                           (our reading of ETR)
@@ -25,6 +26,7 @@ struct Capacity {
   std::optional<float> tau;    // none: what keeps 60 % of an isotropic batch, 0.76 / 0.71 / 0.67 for E = 8 / 16 / 64
   float decay = 0.9f, lo = 0.25f, hi = 1.1f, rank = 0.5f;
   int tile = 1;
+  bool per_token = false;
   Statistic statistic = Statistic::kMax;
 
   static Capacity read(const Phrase* phrase, const Arguments& around);
@@ -42,6 +44,7 @@ struct Capacity {
   void update(std::span<const float> sums, std::span<float> state) const;
 
  private:
+  double unit(const Context& context, int choices) const;  // what a share of 1 is, in tokens
   double share_of(const Context& context, const Routing& routing, std::span<const float> key) const;
 };
 

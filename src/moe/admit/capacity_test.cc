@@ -44,6 +44,14 @@ TEST_CASE("capacity: ceil(factor K N / E) in whole numbers") {
         }
 }
 
+TEST_CASE("capacity: by token the number of choices does not count") {
+  for (const int k : {1, 2, 8}) {
+    CHECK(tokens_of(capacity("factor(2, per=token)"), 100, 8, k) == 25);
+    CHECK(tokens_of(capacity("etr_sum(per=token, hi=2)"), 100, 8, k, {0}) == 25);
+  }
+  CHECK(tokens_of(capacity("factor(2)"), 100, 8, 8) == 200);
+}
+
 TEST_CASE("capacity: N counts tokens, not padding") {
   reference::Case c(500, 1, 8);
   c.padding.assign(500, 0);
