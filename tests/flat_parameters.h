@@ -20,6 +20,18 @@ inline std::vector<double> flat_parameters(const model::Model& model) {
   return flat;
 }
 
+// The largest difference as a share of the largest expected number.
+template <class Got>
+double error(const double* expected, const Got& got) {
+  double largest = 0, difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = std::abs(expected[i] - static_cast<double>(got[i]));
+    difference = std::isnan(d) ? HUGE_VAL : std::max(difference, d);
+    largest = std::max(largest, std::abs(expected[i]));
+  }
+  return largest > 0 ? difference / largest : difference;
+}
+
 // Zeroed gradients of every tensor.
 class Gradients {
  public:

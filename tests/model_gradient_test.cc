@@ -19,18 +19,6 @@ Config tiny_config() {
   return config;
 }
 
-// The largest difference as a share of the largest expected number.
-template <class Got>
-double error(const double* expected, const Got& got) {
-  double largest = 0, difference = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double d = std::abs(expected[i] - static_cast<double>(got[i]));
-    difference = std::isnan(d) ? HUGE_VAL : std::max(difference, d);
-    largest = std::max(largest, std::abs(expected[i]));
-  }
-  return largest > 0 ? difference / largest : difference;
-}
-
 void check_forward(const model::Model& model, const FlatBatch& flat, const ReferenceOutcome<double>& want) {
   base::Threads threads(2);
   tensor::Buffer<float> logits(flat.ids.size() * static_cast<size_t>(model.config().vocab));

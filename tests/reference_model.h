@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "tests/reference_router.h"
 
 namespace choir::tests {
 
@@ -48,7 +49,9 @@ class ReferenceModel {
  public:
   // `parameters` holds the tensors in the order of a forward: embedding; for each layer norm, q, k, v, o, norm, router,
   // then w1, w2, w3 of each expert; norm; head unless it is tied. It must outlive the model.
-  ReferenceModel(const model::Config& config, const std::vector<S>& parameters) : config_(config) {
+  // With a spec every layer has that router instead of the family's, and its tensors stand where the router does.
+  ReferenceModel(const model::Config& config, const std::vector<S>& parameters, const RouterSpec* spec = nullptr)
+      : config_(config), spec_(spec) {
     const S* next = parameters.data();
     const auto take = [&](int rows, int cols) {
       const Table<S> table{next, rows, cols};
@@ -65,7 +68,10 @@ class ReferenceModel {
       layer.v = take(config.attention.kv_heads * w, d);
       layer.o = take(d, config.attention.heads * w);
       layer.moe_norm = take(1, d);
-      layer.router = take(shape.experts, d);
+      if (!spec)
+        layer.router = take(shape.experts, d);
+      else
+        for (const auto& [rows, cols] : spec->tensors(shape.experts, d)) layer.gate.push_back(take(rows, cols));
       for (int e = 0; e < shape.experts; ++e) {
         layer.experts.emplace_back();
         layer.experts.back().gate = take(shape.expert_width, d);
@@ -78,13 +84,18 @@ class ReferenceModel {
     head_ = config.tied ? embedding_ : take(config.vocab, d);
   }
 
-  ReferenceOutcome<S> run(const ReferenceBatch& batch) const {
+  // `choices`: of each layer, for routers that have a spec.
+  ReferenceOutcome<S> run(const ReferenceBatch& batch, const std::vector<FixedChoices>& choices = {}) const {
     ReferenceOutcome<S> outcome;
+    Row<S> scores;
     std::vector<Rows<S>> streams;
     for (const auto& ids : batch.ids) streams.push_back(embed(ids));
     for (size_t l = 0; l < layers_.size(); ++l) {
       for (Rows<S>& h : streams) attend(layers_[l], h);
-      mix(layers_[l], config_.layers[l], streams, outcome);
+      if (spec_)
+        scores = mix_as(layers_[l], choices[l], scores, streams, outcome);
+      else
+        mix(layers_[l], config_.layers[l], streams, outcome);
     }
     for (const Rows<S>& stream : streams)
       for (const Row<S>& h : stream) outcome.logits.push_back(linear(head_, rms_norm(h, norm_)));
@@ -98,6 +109,7 @@ class ReferenceModel {
   };
   struct Layer {
     Table<S> attention_norm, q, k, v, o, moe_norm, router;
+    std::vector<Table<S>> gate;
     std::vector<Expert> experts;
   };
 
@@ -232,6 +244,33 @@ class ReferenceModel {
       outcome.balance += config_.load_weight * static_cast<double>(shape.experts) * share[e] * mean[e];
   }
 
+  // The same by the spec, for choices made elsewhere. Returns the scores, which the next layer may read.
+  Row<S> mix_as(const Layer& layer, const FixedChoices& choices, const Row<S>& before, std::vector<Rows<S>>& streams,
+                ReferenceOutcome<S>& outcome) const {
+    Row<S> x;
+    for (const Rows<S>& stream : streams)
+      for (const Row<S>& h : stream)
+        for (const S& v : rms_norm(h, layer.moe_norm)) x.push_back(v);
+    std::vector<Row<S>> gate;
+    for (const Table<S>& t : layer.gate) gate.emplace_back(t.data, t.data + t.rows * t.cols);
+    const auto routed = route_as(*spec_, x, gate, before, {choices, layer.experts.size()});
+    outcome.balance += routed.balance;
+    const auto width = static_cast<size_t>(config_.width), k = choices.chosen.size() * width / x.size();
+    size_t t = 0;
+    for (Rows<S>& stream : streams)
+      for (Row<S>& h : stream) {
+        const Row<S> row(x.begin() + static_cast<std::ptrdiff_t>(t * width),
+                         x.begin() + static_cast<std::ptrdiff_t>((t + 1) * width));
+        for (size_t i = t * k; i < (t + 1) * k; ++i) {
+          if (choices.chosen[i] < 0) continue;
+          const Row<S> out = apply(layer.experts[static_cast<size_t>(choices.chosen[i])], row);
+          for (size_t c = 0; c < width; ++c) h[c] += routed.weights[i] * out[c];
+        }
+        ++t;
+      }
+    return routed.scores;
+  }
+
   // Nats per counted token.
   static S cross_entropy(const ReferenceBatch& batch, const Rows<S>& logits) {
     S total = 0;
@@ -248,6 +287,7 @@ class ReferenceModel {
   }
 
   model::Config config_;
+  const RouterSpec* spec_;
   Table<S> embedding_, norm_, head_;
   std::vector<Layer> layers_;
 };
