@@ -168,10 +168,16 @@ void Router::route(const Context& context, Balancing balancing, Routing& routing
   std::visit([&](const auto& weigh) { weigh.forward(context, routing); }, words.weigh);
   routing.balance_loss = 0;
   if (balancing == Balancing::kOff) return;
-  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+  for (const auto& [name, loss] : losses(context, routing)) routing.balance_loss += loss;
+}
+
+std::vector<std::pair<std::string, double>> Router::losses(const Context& context, const Routing& routing) const {
+  std::vector<std::pair<std::string, double>> result;
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
     if constexpr (requires { word.loss(context, routing); })
-      routing.balance_loss += word.loss(own(context, word, state), routing);
+      result.emplace_back(word.kName, word.loss(own(context, word, state), routing));
   });
+  return result;
 }
 
 void Router::backward(const Backward& step, const Context& context, const Routing& routing) const {

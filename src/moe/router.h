@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "moe/routing.h"
 
@@ -28,6 +29,9 @@ class Router {
     Matrix<const float> dscore;              // (N,E) what the layer behind has put there; may be empty
   };
   void backward(const Backward& step, const Context& context, const Routing& routing) const;
+
+  // Name and value of each balance word, weights included.
+  std::vector<std::pair<std::string, double>> losses(const Context& context, const Routing& routing) const;
 
   int choices(int experts) const;  // K: slots of a token
   std::string expression() const;  // written out in full
