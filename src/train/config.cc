@@ -26,8 +26,8 @@ const std::vector<Section>& sections() {
       {"data", {"name", "weight", "files"}},
       {"evaluation", {"every", "tokens", "files"}},
       {"training",
-       {"steps", "warmup_steps", "learning_rate", "min_learning_rate", "batch_size", "sequence_length", "beta1",
-        "beta2", "epsilon", "weight_decay", "gradient_clip", "checkpoint_every", "seed"}},
+       {"steps", "warmup_steps", "learning_rate", "min_learning_rate", "batch_size", "accumulate", "sequence_length",
+        "beta1", "beta2", "epsilon", "weight_decay", "gradient_clip", "checkpoint_every", "seed"}},
   };
   return known;
 }
@@ -79,6 +79,7 @@ void read_training(const Fields& fields, TrainConfig& config) {
   config.schedule.learning_rate = fields.get_number("learning_rate", 0, 10);
   config.schedule.min_learning_rate = fields.get_number("min_learning_rate", 0, 10, 0.0);
   config.batch_size = count(fields, "batch_size", config.batch_size);
+  config.accumulate = count(fields, "accumulate", config.accumulate);
   config.sequence_length = count(fields, "sequence_length", config.sequence_length);
   config.beta1 = fields.get_number("beta1", 0, 0.99999, config.beta1);
   config.beta2 = fields.get_number("beta2", 0, 0.9999999, config.beta2);

@@ -52,7 +52,8 @@ struct TrainConfig {
   EvaluationPlan evaluation;
   Placement placement;
   Schedule schedule;
-  int batch_size = 16, sequence_length = 256;  // sequences, tokens
+  int batch_size = 16, sequence_length = 256;  // sequences of a micro-batch, tokens of a sequence
+  int accumulate = 1;                          // micro-batches of a step
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
   double gradient_clip = 1;    // largest norm of the whole gradient
   int checkpoint_every = 200;  // steps

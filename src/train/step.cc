@@ -27,12 +27,44 @@ struct Stepper::Sums {
   }
 };
 
-void Stepper::add_gradients(const TokenBatch& batch, float scale, uint64_t seed, Sums& sums) {
-  const std::vector<int32_t> nodes = nodes_of(batch, config_.placement);
-  model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets};
-  training.routing.seed = seed;
-  training.routing.node = nodes;
-  training.routing.nodes = config_.placement.nodes;
+namespace {
+
+model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const int32_t> nodes, int count) {
+  return {.rule = moe::Rule::kTraining, .seed = seed + 0xd1342543de82ef95 * batch, .node = nodes, .nodes = count};
+}
+
+}  // namespace
+
+// [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
+// must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
+std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batches, uint64_t seed) {
+  const int depth = model_.config().depth();
+  bool asked = false;
+  for (int l = 0; l < depth; ++l) asked = asked || model_.router(l).shares_matter();
+  if (batches.size() < 2 || !asked) return {};
+  std::vector<moe::RoutingStats> stats(static_cast<size_t>(depth));
+  const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
+  for (size_t b = 0; b < batches.size(); ++b) {
+    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
+    const int sequences = static_cast<int>(batches[b].sequences.size()), vocab = model_.config().vocab;
+    logits_.reserve(static_cast<size_t>(sequences) * static_cast<size_t>(vocab));
+    model::forward(
+        model_, {batches[b].ids, batches[b].sequences},
+        {.rows = model::Rows::kLast, .observer = count, .routing = routing_of(seed, b, nodes, config_.placement.nodes)},
+        scratch_, logits_.matrix(sequences, vocab), threads_);
+  }
+  std::vector<std::vector<float>> result;
+  for (const moe::RoutingStats& layer : stats) {
+    std::vector<float>& f = result.emplace_back();
+    for (const moe::ExpertStats& e : layer.experts)
+      f.push_back(static_cast<float>(e.proposed) / static_cast<float>(std::max<int64_t>(1, layer.proposed())));
+  }
+  return result;
+}
+
+void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options, float scale,
+                            Sums& sums) {
+  const model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
   const model::TrainingLoss loss =
       model::forward_backward(model_, training, scale, activations_, parameters_.gradients(), threads_);
   model::observe(model_, training, activations_, sums.router_sums, threads_);
@@ -43,7 +75,7 @@ void Stepper::add_gradients(const TokenBatch& batch, float scale, uint64_t seed,
     const moe::Routing& routing = activations_.blocks[l].moe.routing;
     sums.balance[l] += static_cast<double>(scale) * routing.balance_loss;
     sums.routing[l].add(routing);
-    sums.local[l] += moe::local_pairs(routing.plan, nodes, config_.placement.nodes);
+    sums.local[l] += moe::local_pairs(routing.plan, routing_options.node, routing_options.nodes);
   }
 }
 
@@ -70,7 +102,7 @@ double Stepper::work(const Sums& sums) const {
 
 StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
   StepReport report{.step = progress.step, .steps = config_.schedule.steps, .loss = sums.loss};
-  report.tokens = progress.step * sums.tokens;
+  report.tokens = progress.tokens;
   report.peak_memory = peak_memory();
   for (size_t l = 0; l < sums.routing.size(); ++l) {
     LayerReport& layer = report.layers.emplace_back(layer_report(sums.routing[l]));
@@ -85,15 +117,24 @@ StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
   return report;
 }
 
-StepReport Stepper::step(const std::vector<DomainTokens>& domains, Progress& progress) {
+StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress) {
   const base::Stopwatch watch;
-  base::Rng rng(progress.data_rng);
-  const TokenBatch batch = draw_batch(domains, config_.batch_size, config_.sequence_length, rng);
+  const uint64_t seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
   Sums sums(model_);
   parameters_.clear_gradients();
-  add_gradients(batch, 1, config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32, sums);
+  int64_t counted = 0;
+  for (const TokenBatch& batch : batches) counted += batch.counted();
+  const std::vector<std::vector<float>> all = shares(batches, seed);
+  for (size_t b = 0; b < batches.size(); ++b) {
+    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
+    model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
+    routing.shares = all;
+    const double part = static_cast<double>(batches[b].counted()) / static_cast<double>(std::max<int64_t>(1, counted));
+    add_gradients(batches[b], routing, static_cast<float>(part), sums);
+  }
   const double norm = parameters_.gradient_norm(threads_);
   ++progress.step;
+  progress.tokens += sums.tokens;
   if (!std::isfinite(sums.loss) || !std::isfinite(norm))
     base::input_error(fmt::format("the loss is not a number at step {}", progress.step), where_,
                       "lower the learning rate and resume from the last checkpoint");
@@ -103,7 +144,6 @@ StepReport Stepper::step(const std::vector<DomainTokens>& domains, Progress& pro
   const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
   parameters_.update(config_, {result.learning_rate, scale, progress.step}, threads_);
   update_routers(sums);
-  progress.data_rng = rng.state();
   result.seconds = watch.seconds();
   result.tokens_per_second = static_cast<double>(sums.tokens) / result.seconds;
   result.share_of_peak = work(sums) / result.seconds / peak_;

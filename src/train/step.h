@@ -8,7 +8,7 @@
 
 namespace choir::train {
 
-// Draws, computes the gradient, clips, updates. What it was made from must outlive it.
+// Computes the gradient, clips, updates. What it was made from must outlive it.
 class Stepper {
  public:
   // where: the run, for errors; peak: multiply-adds of the machine, FLOP/s.
@@ -21,13 +21,15 @@ class Stepper {
         peak_(peak),
         threads_(threads) {}
 
-  // Changes nothing on disk. Throws Error (input) when loss or gradient are not finite.
-  StepReport step(const std::vector<DomainTokens>& domains, Progress& progress);
+  // Each counted target of all micro-batches weighs the same, and the balance loss is that of all of them together.
+  // Throws Error (input) when loss or gradient are not finite.
+  StepReport step(std::span<const TokenBatch> batches, Progress& progress);
 
  private:
   struct Sums;
 
-  void add_gradients(const TokenBatch& batch, float scale, uint64_t seed, Sums& sums);
+  std::vector<std::vector<float>> shares(std::span<const TokenBatch> batches, uint64_t seed);
+  void add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing, float scale, Sums& sums);
   void update_routers(const Sums& sums);
   double work(const Sums& sums) const;
   StepReport report(const Sums& sums, const Progress& progress) const;
@@ -39,6 +41,8 @@ class Stepper {
   double peak_;
   base::Threads& threads_;
   model::TrainingActivations activations_;
+  model::Scratch scratch_;  // of the sweep that counts proposals
+  tensor::Buffer<float> logits_;
 };
 
 }  // namespace choir::train

@@ -36,7 +36,7 @@ class Run {
     Stepper stepper(config_, model, parameters, options_.directory, peak_, threads_);
     double seconds = metrics.seconds();
     while (progress.step < config_.schedule.steps) {
-      const StepReport report = stepper.step(domains_, progress);
+      const StepReport report = stepper.step(draw(progress), progress);
       seconds += report.seconds;
       metrics.add(to_json(report));
       const bool last = progress.step == config_.schedule.steps;
@@ -99,6 +99,7 @@ class Run {
                      model::router_expression(model_config_, model_config_.layers.front())));
     fingerprint_ =
         fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length, config_.seed);
+    if (config_.accumulate > 1) fingerprint_ += fmt::format("|{} micro-batches", config_.accumulate);
     if (config_.placement.nodes > 1)
       fingerprint_ += fmt::format("|{} nodes by {}", config_.placement.nodes,
                                   config_.placement.pin == Placement::Pin::kDomain ? "domain" : "batch");
@@ -109,6 +110,16 @@ class Run {
       return load_checkpoint(options_.directory, fingerprint_, parameters);
     parameters.initialize(config_.seed);
     return {0, base::Rng(config_.seed + 1).state()};
+  }
+
+  // The micro-batches of the next step.
+  std::vector<TokenBatch> draw(Progress& progress) const {
+    base::Rng rng(progress.data_rng);
+    std::vector<TokenBatch> batches;
+    for (int i = 0; i < config_.accumulate; ++i)
+      batches.push_back(draw_batch(domains_, config_.batch_size, config_.sequence_length, rng));
+    progress.data_rng = rng.state();
+    return batches;
   }
 
   // What the run is, for whoever compares runs.

@@ -195,6 +195,51 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   CHECK(!plain.contains("local_share"));
 }
 
+// What the first step of a run did: its metrics, and (1 - beta1) times its gradient.
+struct FirstStep {
+  nlohmann::json metrics;
+  std::vector<float> moment;
+
+  FirstStep(const Runs& runs, TrainConfig config, const std::string& name) {
+    config.schedule.steps = 1;
+    config.gradient_clip = 1e9;
+    runs.run(config, runs.options(name));
+    metrics = runs.numbers(name).back();
+    const io::SafetensorsFile file(checkpoint_path(runs.place.file(name)));
+    const io::Tensor& stored = *file.find("first_moment");
+    moment.resize(stored.elements());
+    std::memcpy(moment.data(), stored.bytes.data(), stored.bytes.size());
+  }
+};
+
+TEST_CASE("trainer: micro-batches are one batch, the balance loss included") {
+  const Runs runs;
+  for (const char* router : {"mixtral", "linear > top_k(2) > all > chosen + load(0.5) + z_loss(0.01)", "hash"}) {
+    CAPTURE(router);
+    TrainConfig config = tiny_run();
+    config.router = router;
+    config.batch_size = 8;
+    const FirstStep whole(runs, config, std::string(router) + "whole");
+    config.batch_size = 2;
+    config.accumulate = 4;
+    const FirstStep parts(runs, config, std::string(router) + "parts");
+    const auto same = [](const nlohmann::json& a, const nlohmann::json& b) {
+      CHECK(a.get<double>() == doctest::Approx(b.get<double>()).epsilon(1e-5));
+    };
+    for (const char* key : {"loss", "balance_loss", "gradient_norm", "tokens", "processed_share"})
+      same(whole.metrics[key], parts.metrics[key]);
+    CHECK(whole.metrics["layers"]["tokens_per_expert"] == parts.metrics["layers"]["tokens_per_expert"]);
+    CHECK(whole.metrics["layers"]["load_entropy"] == parts.metrics["layers"]["load_entropy"]);
+    REQUIRE(whole.moment.size() == parts.moment.size());
+    double most = 0, worst = 0;
+    for (size_t i = 0; i < whole.moment.size(); ++i) {
+      most = std::max(most, static_cast<double>(std::abs(whole.moment[i])));
+      worst = std::max(worst, static_cast<double>(std::abs(whole.moment[i] - parts.moment[i])));
+    }
+    CHECK(worst < 1e-5 * most);
+  }
+}
+
 TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {
   const Runs runs;
   RunOptions options = runs.options("a");
