@@ -144,6 +144,13 @@ bool Router::residual() const {
   return linear && linear->residual;
 }
 
+bool Router::shares_matter() const {
+  return std::ranges::any_of(words_->balance, [](const Balance& word) {
+    const auto* load = std::get_if<LoadBalance>(&word);
+    return load && !load->per_sequence;
+  });
+}
+
 std::vector<GateTensor> Router::tensors(int experts, int width) const {
   return std::visit([&](const auto& score) { return score.tensors(experts, width); }, words_->score);
 }

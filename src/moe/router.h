@@ -39,6 +39,8 @@ class Router {
   bool causal() const;
   bool hashes() const;    // token ids are needed
   bool residual() const;  // the scores of the layer before are needed
+  // Whether a call that is a part of a step must know the proposals of the whole step: Context::shares.
+  bool shares_matter() const;
 
   std::vector<GateTensor> tensors(int experts, int width) const;
 
