@@ -106,7 +106,7 @@ Observed observe(const Model& model, std::span<const int32_t> ids, int sequences
   seen.hidden.push_back(copy(h.matrix(rows, d)));
   for (int l = 0; l < model.config().depth(); ++l) {
     pass.attend(l, h.matrix(rows, d), nullptr, block, middle.matrix(rows, d));
-    pass.mix(l, middle.matrix(rows, d), moe::Balancing::kOff, block, h.matrix(rows, d));
+    pass.mix(l, middle.matrix(rows, d), {}, block, h.matrix(rows, d));
     seen.hidden.push_back(copy(h.matrix(rows, d)));
     seen.router_logits.push_back(copy(block.moe.routing.scores(model.config().layers[l].experts)));
     seen.chosen.push_back(chosen_of(block.moe.routing.plan));

@@ -36,7 +36,7 @@ std::vector<LayerData> trace(const Model& model, const CalibrationBatch& batch) 
     for (const Row& x : data.x)
       data.z.push_back(plain_block(model.tensors().blocks[l].moe, 2, (ExpertSet{1} << experts) - 1, x));
     layers.push_back(std::move(data));
-    pass.mix(l, middle.matrix(pass.rows(), d), moe::Balancing::kOff, activations, rows);
+    pass.mix(l, middle.matrix(pass.rows(), d), {}, activations, rows);
   }
   return layers;
 }

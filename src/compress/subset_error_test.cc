@@ -90,8 +90,10 @@ TEST_CASE("the layer's own output is that of its forward, and dropping nothing c
   const Buffer<float> own(c.x[0].size()), forward(c.x[0].size());
   own_output(capture, own.matrix(c.tokens, 20), threads);
   moe::MoeActivations activations;
-  moe::moe_forward(c.made.model->router(0), c.weights(), {x, forward.matrix(c.tokens, 20), moe::Balancing::kOff},
-                   activations, threads);
+  moe::MoeStep step;
+  step.tokens.x = x;
+  step.output = forward.matrix(c.tokens, 20);
+  moe::moe_forward(c.made.model->router(0), c.weights(), step, activations, threads);
   double norm = 0;
   for (size_t i = 0; i < own.size(); ++i) {
     CHECK(own[i] == doctest::Approx(forward[i]).epsilon(1e-6));

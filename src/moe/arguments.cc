@@ -23,7 +23,7 @@ class Parser {
 
   Phrase whole() {
     Phrase phrase = next(0);
-    if (at_ != text_.size()) grammar_error(fmt::format("\"{}\" is not a word", text_));
+    if (at_ != text_.size() || !phrase.key.empty()) grammar_error(fmt::format("\"{}\" is not a word", text_));
     return phrase;
   }
 
@@ -43,6 +43,7 @@ class Parser {
   Phrase next(int depth) {
     Phrase phrase{"", letters(), {}};
     if (follows('=')) {
+      if (phrase.name.empty()) grammar_error(fmt::format("a key is missing in \"{}\"", text_));
       phrase.key = phrase.name;
       phrase.name = letters();
     }
@@ -59,6 +60,8 @@ class Parser {
 };
 
 }  // namespace
+
+bool is_name(const Phrase& phrase, std::string_view name) { return phrase.name == name && phrase.arguments.empty(); }
 
 Phrase parse_phrase(std::string_view text) { return Parser(text).whole(); }
 
@@ -113,7 +116,7 @@ std::string Arguments::name(const char* key, std::initializer_list<const char*> 
 
 bool Arguments::flag(const char* name) {
   for (size_t i = 0; i < taken_.size(); ++i)
-    if (!taken_[i] && phrase_.arguments[i].key.empty() && phrase_.arguments[i].name == name) {
+    if (!taken_[i] && phrase_.arguments[i].key.empty() && is_name(phrase_.arguments[i], name)) {
       taken_[i] = true;
       return true;
     }

@@ -15,7 +15,10 @@ struct Phrase {
   std::vector<Phrase> arguments;
 };
 
-// Throws Error (usage) for unbalanced brackets and empty arguments.
+// True for that name alone, without brackets.
+bool is_name(const Phrase& phrase, std::string_view name);
+
+// Throws Error (usage) for unbalanced brackets, empty arguments and keys, and a key before the word itself.
 Phrase parse_phrase(std::string_view text);
 
 // Hands out the arguments of one word, each once. number, whole and phrase take the argument written key=..., else the

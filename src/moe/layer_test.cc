@@ -65,7 +65,7 @@ MoeTensors<T> tensors_over(std::vector<float>& all, int tokens) {
     else
       return m;
   };
-  tensors.gate = take(static_cast<int>(kExpertWidths.size()), kWidth);
+  tensors.gate.push_back(take(static_cast<int>(kExpertWidths.size()), kWidth));
   for (const size_t width : kExpertWidths) {
     const int f = static_cast<int>(width);
     tensors.w1.push_back(take(f, kWidth));
@@ -73,6 +73,13 @@ MoeTensors<T> tensors_over(std::vector<float>& all, int tokens) {
     tensors.w3.push_back(take(f, kWidth));
   }
   return tensors;
+}
+
+MoeStep step_of(Matrix<const float> x, Matrix<float> output) {
+  MoeStep step;
+  step.tokens.x = x;
+  step.output = output;
+  return step;
 }
 
 struct Result {
@@ -89,9 +96,11 @@ Result run(const Router& router, const std::vector<double>& variables, const std
   Result r{std::vector<float>(dy.size()), std::vector<float>(all.size(), 1.0f), {}};
   MoeActivations activations;
   const auto weights = tensors_over<Weight>(all, tokens);
-  moe_forward(router, weights, {x, reference::matrix(r.y, kWidth), Balancing::kOn}, activations, pool);
+  MoeStep step = step_of(x, reference::matrix(r.y, kWidth));
+  step.balancing = Balancing::kOn;
+  moe_forward(router, weights, step, activations, pool);
   moe_backward(router, weights, activations,
-               {x, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale)},
+               {step, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale)},
                tensors_over<Matrix<float>>(r.gradient, tokens), pool);
   for (float& g : r.gradient) g -= 1;  // the backward adds to what is there
   r.routing = std::move(activations.routing);
@@ -103,7 +112,7 @@ Result check_layer(const std::string& expression, bool last_expert_loses) {
   CAPTURE(expression);
   constexpr int tokens = 13;
   const Router router = parse_router(expression);
-  const size_t k = static_cast<size_t>(router.choices());
+  const size_t k = static_cast<size_t>(router.choices(static_cast<int>(kExpertWidths.size())));
   const auto variables = variables_of(tokens, 7, last_expert_loses), dy = reference::random(tokens * kWidth, 1, 99);
   Result r = run(router, variables, dy, 2);
   const Split<double> real = split(variables, tokens);
@@ -169,10 +178,9 @@ TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
   std::vector<float> together(tokens * kWidth), alone(kWidth);
   MoeActivations activations;
   const Matrix<const float> x(all.data(), tokens, kWidth);
-  moe_forward(router, weights, {x, reference::matrix(together, kWidth), Balancing::kOff}, activations, threads);
+  moe_forward(router, weights, step_of(x, reference::matrix(together, kWidth)), activations, threads);
   for (int t = 0; t < tokens; ++t) {
-    moe_forward(router, weights, {x.slice_rows(t, 1), reference::matrix(alone, kWidth), Balancing::kOff}, activations,
-                threads);
+    moe_forward(router, weights, step_of(x.slice_rows(t, 1), reference::matrix(alone, kWidth)), activations, threads);
     CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * kWidth));
   }
 }

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "base/error.h"
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 
 namespace choir::moe {
 namespace {
@@ -33,7 +33,7 @@ TEST_CASE("router: an expression that is written out reads back as itself") {
     CHECK(router.expression() == text);
     CHECK(parse_router(router.expression()).expression() == text);
   }
-  CHECK(parse_router("linear > top_k(4) > all > chosen").choices() == 4);
+  CHECK(parse_router("linear > top_k(4) > all > chosen").choices(7) == 4);
 }
 
 TEST_CASE("router: every float survives being written out") {
@@ -55,10 +55,10 @@ TEST_CASE("router: spaces do not matter") {
 TEST_CASE("router: an unknown word is named, with those that are known") {
   for (const auto& [expression, word, known] :
        {std::tuple{"cosine > top_k(2) > all > chosen", "\"cosine\" for score", "linear"},
-        {"linear > top_p(2) > all > chosen", "\"top_p\" for propose", "top_k"},
-        {"linear > top_k(2) > some > chosen", "\"some\" for admit", "all, skip"},
-        {"linear > top_k(2) > all > sigmoid", "\"sigmoid\" for weigh", "chosen"},
-        {"linear > top_k(2) > all > chosen + z_loss(1)", "\"z_loss\" for balance", "load"}}) {
+        {"linear > best(2) > all > chosen", "\"best\" for propose", "top_k"},
+        {"linear > top_k(2) > some > chosen", "\"some\" for admit", "skip"},
+        {"linear > top_k(2) > all > tanh", "\"tanh\" for weigh", "chosen"},
+        {"linear > top_k(2) > all > chosen + x_loss(1)", "\"x_loss\" for balance", "load"}}) {
     CAPTURE(expression);
     CHECK(contains(refusal_of(expression), word));
     CHECK(contains(refusal_of(expression), known));
@@ -80,7 +80,7 @@ TEST_CASE("router: refuses wrong numbers of arguments and arguments that are no 
     CAPTURE(word);
     CHECK(!refusal_of("linear > " + word + " > all > chosen").empty());
   }
-  CHECK(!refusal_of("linear(1) > top_k(2) > all > chosen").empty());
+  CHECK(!refusal_of("linear(0.5, 0.5) > top_k(2) > all > chosen").empty());
   CHECK(!refusal_of("linear > top_k(2) > all(0) > chosen").empty());
 }
 
@@ -106,9 +106,9 @@ TEST_CASE("router: skipping is for top-2 alone") {
 
 TEST_CASE("router: more choices than experts is an input error that names the place") {
   const Router router = parse_router("mixtral");
-  CHECK_NOTHROW(check_router(router, 2, "layer 3"));
+  CHECK_NOTHROW(check_router(router, 2, 8, "layer 3"));
   try {
-    check_router(router, 1, "layer 3");
+    check_router(router, 1, 8, "layer 3");
     FAIL("accepted");
   } catch (const base::Error& error) {
     CHECK(error.fault == base::Fault::kInput);
@@ -116,17 +116,21 @@ TEST_CASE("router: more choices than experts is an input error that names the pl
   }
 }
 
+// The plan and the loss of `rows` tokens of six channels for four experts.
+void route(const Router& router, int rows, uint64_t from, Balancing balancing, Routing& routing) {
+  reference::Case c(rows, 6, 4, from);
+  c.fill_tensors(router);
+  const std::vector<Weight> weights = c.weights();
+  router.route(c.context(weights), balancing, routing);
+}
+
 TEST_CASE("router: a reused routing keeps nothing of the call before") {
-  base::Threads threads(2);
-  const auto gate = reference::narrow(reference::random(4 * 6, 1, 1));
-  const auto large = reference::narrow(reference::random(30 * 6, 1, 2)),
-             small = reference::narrow(reference::random(3 * 6, 1, 3));
   const Router router = parse_router("linear > top_k(2) > skip(0.5) > chosen + load(0.1)");
   Routing reused, fresh;
-  router.route(reference::matrix(large, 6), reference::matrix(gate, 6), Balancing::kOn, reused, threads);
+  route(router, 30, 2, Balancing::kOn, reused);
   CHECK(reused.balance_loss > 0);
-  router.route(reference::matrix(small, 6), reference::matrix(gate, 6), Balancing::kOff, reused, threads);
-  router.route(reference::matrix(small, 6), reference::matrix(gate, 6), Balancing::kOff, fresh, threads);
+  route(router, 3, 3, Balancing::kOff, reused);
+  route(router, 3, 3, Balancing::kOff, fresh);
   CHECK(reused.balance_loss == 0);
   CHECK(reused.plan.offset == fresh.plan.offset);
   CHECK(reused.plan.token == fresh.plan.token);
@@ -136,13 +140,16 @@ TEST_CASE("router: a reused routing keeps nothing of the call before") {
 }
 
 TEST_CASE("router: NaN scores give a plan all the same") {
-  base::Threads threads(1);
-  const std::vector<float> gate(4 * 3, 1.0f), x{NAN, 1, 2};
-  Routing routing;
-  parse_router("mixtral").route(reference::matrix(x, 3), reference::matrix(gate, 3), Balancing::kOn, routing, threads);
-  CHECK(routing.plan.edges() == 2);
-  CHECK(routing.proposed == std::vector<int32_t>{0, 1});
-  CHECK(std::isnan(routing.balance_loss));
+  const Router router = parse_router("mixtral");
+  reference::Case c(1, 3, 4);
+  c.x = {NAN, 1, 2};
+  c.tensor = {std::vector<float>(4 * 3, 1.0f)};
+  c.shape = {{4, 3}};
+  const std::vector<Weight> weights = c.weights();
+  router.route(c.context(weights), Balancing::kOn, c.routing);
+  CHECK(c.routing.plan.edges() == 2);
+  CHECK(c.routing.proposed == std::vector<int32_t>{0, 1});
+  CHECK(std::isnan(c.routing.balance_loss));
 }
 
 }  // namespace

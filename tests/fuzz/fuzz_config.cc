@@ -24,7 +24,7 @@ void check_sound(const model::Config& config) {
   const model::ParameterCount count = model::count_parameters(config);
   CHOIR_CHECK(0 < count.total && 0 < count.active, std::to_string(count.total));
   moe::check_router(moe::parse_router(model::router_expression(config, config.layers[0])), config.layers[0].experts,
-                    "layer 0");
+                    config.width, "layer 0");
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 namespace choir::moe {
 namespace {
 
+constexpr float kLeastShare = 1e-6f;  // 0 says that nothing has been seen
+
 const char* kModes[] = {"factor", "etr_sum", "etr_bound", "locmoe", "theory"};
 
 // The affinities of each expert's proposals.
@@ -100,7 +102,8 @@ int Capacity::tokens(const Context& context, int choices) const {
   } else {
     const double tracked = context.state[0] > 0 ? static_cast<double>(context.state[0]) : static_cast<double>(hi);
     const double share = std::clamp(tracked, static_cast<double>(lo), static_cast<double>(hi));
-    count = static_cast<int64_t>(std::ceil(share * static_cast<double>(pairs) / context.experts - 1e-6));
+    // Shares are floats: 1.1 of 50 is 55.000001 in them, and must not be 56.
+    count = static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * static_cast<double>(pairs) / context.experts));
   }
   return static_cast<int>(ceil_div(std::max<int64_t>(1, count), tile) * tile);
 }
@@ -137,7 +140,7 @@ void Capacity::observe(const Context& context, const Routing& routing, std::span
 // The tracked share starts at hi; locmoe takes the first batch's and keeps it.
 void Capacity::update(std::span<const float> sums, std::span<float> state) const {
   if (mode == Mode::kFactor || sums[0] <= 0) return;
-  const float seen = sums[1] / sums[0];
+  const float seen = std::max(kLeastShare, sums[1] / sums[0]);
   if (mode == Mode::kLocMoe)
     state[0] = state[0] > 0 ? state[0] : seen;
   else

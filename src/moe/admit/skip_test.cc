@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "moe/admit/all.h"
 #include "moe/propose/top_k.h"
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 #include "moe/reference/layer.h"
 
 namespace choir::moe {
@@ -15,17 +15,28 @@ namespace {
 
 constexpr int kTokens = 200, kExperts = 6;
 
+// What the word leaves of the choices of tokens with scores z.
+template <class Word>
+std::vector<int32_t> left_by(const Word& word, const std::vector<float>& z, int experts,
+                             const std::vector<int32_t>& chosen) {
+  reference::Case c(static_cast<int>(z.size()) / experts, 1, experts);
+  c.set_scores(z);
+  c.set_choices(chosen, chosen);
+  word.admit(c.context(), c.routing);
+  CHECK(c.routing.proposed == chosen);
+  return c.routing.chosen;
+}
+
 struct Problem {
   std::vector<float> z = reference::narrow(reference::random(kTokens * kExperts, 1, 1));
   std::vector<int32_t> proposed;
 
-  Problem() { TopK{2}.propose(reference::matrix(z, kExperts), proposed); }
-
-  std::vector<int32_t> admitted(float beta) const {
-    std::vector<int32_t> chosen = proposed;
-    Skip{beta}.admit(reference::matrix(z, kExperts), 2, chosen);
-    return chosen;
+  Problem() {
+    reference::Case c(kTokens, 1, kExperts);
+    TopK{2}.propose(c.context(), reference::matrix(z, kExperts), proposed);
   }
+
+  std::vector<int32_t> admitted(float beta) const { return left_by(Skip{beta}, z, kExperts, proposed); }
 };
 
 TEST_CASE("skip: drops the second expert where its softmax weight is below beta times the first's") {
@@ -46,22 +57,19 @@ TEST_CASE("skip: drops the second expert where its softmax weight is below beta 
 }
 
 TEST_CASE("skip: strict at equality") {
-  const float z[] = {1.5f, 0.25f, -2.0f};
+  const std::vector<float> z{1.5f, 0.25f, -2.0f};
   const float ratio = weight_ratio(z[0], z[1]);
   CHECK(ratio == doctest::Approx(std::exp(-1.25)));
   for (const bool above : {false, true}) {
-    std::vector<int32_t> chosen{0, 1};
-    Skip{above ? std::nextafter(ratio, 1.0f) : ratio}.admit({z, 1, 3}, 2, chosen);
-    CHECK(chosen == std::vector<int32_t>{0, above ? -1 : 1});
+    const Skip skip{above ? std::nextafter(ratio, 1.0f) : ratio};
+    CHECK(left_by(skip, z, 3, {0, 1}) == std::vector<int32_t>{0, above ? -1 : 1});
   }
 }
 
 TEST_CASE("skip: beta 0 and \"all\" change nothing, a huge beta leaves the first alone") {
   const Problem p;
   CHECK(p.admitted(0) == p.proposed);
-  std::vector<int32_t> all = p.proposed;
-  AdmitAll{}.admit(reference::matrix(p.z, kExperts), 2, all);
-  CHECK(all == p.proposed);
+  CHECK(left_by(AdmitAll{}, p.z, kExperts, p.proposed) == p.proposed);
   const auto first = p.admitted(1e30f);
   for (int t = 0; t < kTokens; ++t) {
     CHECK(first[2 * t] == p.proposed[2 * t]);
@@ -70,18 +78,12 @@ TEST_CASE("skip: beta 0 and \"all\" change nothing, a huge beta leaves the first
 }
 
 TEST_CASE("skip: what another word dropped stays dropped") {
-  const float z[] = {1.0f, 0.0f};
-  for (const std::vector<int32_t>& before : {std::vector<int32_t>{-1, 1}, {0, -1}, {-1, -1}}) {
-    std::vector<int32_t> chosen = before;
-    Skip{1e30f}.admit({z, 1, 2}, 2, chosen);
-    CHECK(chosen == before);
-  }
+  for (const std::vector<int32_t>& before : {std::vector<int32_t>{-1, 1}, {0, -1}, {-1, -1}})
+    CHECK(left_by(Skip{1e30f}, {1, 0}, 2, before) == before);
 }
 
 TEST_CASE("skip: refuses routings that are not top-2") {
-  const float z[] = {1.0f, 0.0f};
-  std::vector<int32_t> chosen{0};
-  CHECK_THROWS_AS(Skip{0.5f}.admit({z, 1, 2}, 1, chosen), base::Error);
+  CHECK_THROWS_AS(left_by(Skip{0.5f}, {1, 0}, 2, {0}), base::Error);
 }
 
 }  // namespace

@@ -33,10 +33,11 @@ struct Candidates {
   }
 };
 
-// Higher affinity first, of equal ones the earlier; a NaN comes last.
+// Higher affinity first, or lower; of equal ones the earlier; a NaN comes last.
+template <bool kLower>
 bool before(const Candidate& a, const Candidate& b) {
   if (a.affinity != b.affinity && !(std::isnan(a.affinity) && std::isnan(b.affinity)))
-    return a.affinity > b.affinity || std::isnan(b.affinity);
+    return (kLower ? a.affinity < b.affinity : a.affinity > b.affinity) || std::isnan(b.affinity);
   return a.place < b.place;
 }
 
@@ -131,10 +132,7 @@ void TopCapacity::admit(const Context& context, Routing& routing) const {
     room[static_cast<size_t>(e)] = routing.capacity - static_cast<int>(kept);
     if (kept == mine.size()) continue;
     const auto edge = mine.begin() + static_cast<std::ptrdiff_t>(kept);
-    if (bottom)
-      std::ranges::nth_element(mine, edge, [](const Candidate& a, const Candidate& b) { return before(b, a); });
-    else
-      std::ranges::nth_element(mine, edge, before);
+    std::ranges::nth_element(mine, edge, bottom ? before<true> : before<false>);
     for (auto it = edge; it != mine.end(); ++it) routing.chosen[static_cast<size_t>(it->place)] = -1;
   }
   if (reroute) send_on(context, routing, room);

@@ -2,8 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include "kernels/softmax.h"
 #include "moe/propose/top_k.h"
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 #include "moe/reference/layer.h"
 #include "tests/gradients/complex_step.h"
 
@@ -20,18 +21,32 @@ struct Problem {
 
   explicit Problem(double scale, uint64_t seed = 1)
       : z(reference::random(kTokens * kExperts, scale, seed)), zf(reference::narrow(z)) {
-    TopK{kChoices}.propose(reference::matrix(zf, kExperts), proposed);
+    reference::Case c(kTokens, 1, kExperts);
+    TopK{kChoices}.propose(c.context(), reference::matrix(zf, kExperts), proposed);
   }
   double expected() const { return reference::load_loss(z, proposed, kExperts, kAlpha); }
 };
 
+// A routing with these scores and proposals; the probabilities are those that a router would compute.
+struct Routed : reference::Case {
+  Routed(const std::vector<float>& z, const std::vector<int32_t>& proposed, int e)
+      : Case(static_cast<int>(z.size()) / e, 1, e) {
+    set_scores(z);
+    kernels::softmax_forward(routing.score.matrix(rows, e), routing.probability.matrix(rows, e), routing.log_sum.span(),
+                             threads);
+    set_choices(proposed, proposed);
+  }
+};
+
 double loss_of(const std::vector<float>& z, const std::vector<int32_t>& proposed, int experts, double alpha = kAlpha) {
-  return LoadBalance{static_cast<float>(alpha)}.loss(reference::matrix(z, experts), proposed, {});
+  Routed r(z, proposed, experts);
+  return LoadBalance{static_cast<float>(alpha)}.loss(r.context(), r.routing);
 }
 
 std::vector<float> gradient_of(const std::vector<float>& z, const std::vector<int32_t>& proposed, int experts) {
+  Routed r(z, proposed, experts);
   std::vector<float> dz(z.size(), 1.0f);
-  LoadBalance{static_cast<float>(kAlpha)}.loss(reference::matrix(z, experts), proposed, reference::matrix(dz, experts));
+  LoadBalance{static_cast<float>(kAlpha)}.backward(r.context(), r.routing, {reference::matrix(dz, experts), {}, {}});
   for (float& d : dz) d -= 1;  // the gradient is added to what is there
   return dz;
 }

@@ -4,14 +4,15 @@
 
 #include <cmath>
 
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 
 namespace choir::moe {
 namespace {
 
 std::vector<int32_t> proposals(const std::vector<float>& z, int experts, int k) {
   std::vector<int32_t> chosen;
-  TopK{k}.propose(reference::matrix(z, experts), chosen);
+  reference::Case c(static_cast<int>(z.size()) / experts, 1, experts);
+  TopK{k}.propose(c.context(), reference::matrix(z, experts), chosen);
   return chosen;
 }
 

@@ -9,7 +9,7 @@ namespace choir::moe {
 
 DenseCosineScore DenseCosineScore::read(Arguments& arguments) {
   DenseCosineScore word;
-  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && kappa->name != "sqrt_d") {
+  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && !is_name(*kappa, "sqrt_d")) {
     const Phrase alone{"", kName, {*kappa}};
     word.kappa = static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
   }

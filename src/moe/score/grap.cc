@@ -91,13 +91,14 @@ std::vector<float> GrapScore::inverse_lengths(const Context& context) const {
 GrapCosineScore GrapCosineScore::read(Arguments& arguments) {
   GrapCosineScore word;
   word.learn = arguments.flag("learn");
-  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && kappa->name != "sqrt_d") {
+  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && !is_name(*kappa, "sqrt_d")) {
     const Phrase alone{"", kName, {*kappa}};
     word.kappa = static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
   }
-  if (const Phrase* center = arguments.phrase("center"); center && center->name != "off") {
+  if (const Phrase* center = arguments.phrase("center"); center && !is_name(*center, "off")) {
     const Phrase alone{"", kName, {*center}};
-    word.center = center->name == "ema" ? 0.99f : static_cast<float>(Arguments(alone).number("center", 1e-6, 0.999999));
+    word.center =
+        is_name(*center, "ema") ? 0.99f : static_cast<float>(Arguments(alone).number("center", 1e-6, 0.999999));
   }
   return word;
 }

@@ -9,7 +9,7 @@ namespace choir::moe {
 
 HashScore HashScore::read(Arguments& arguments) { return {arguments.whole("seed", 0, 1 << 30, 0)}; }
 
-std::string HashScore::text() const { return written(kName, {unless("seed", static_cast<float>(seed), 0)}); }
+std::string HashScore::text() const { return written(kName, {seed == 0 ? "" : "seed=" + std::to_string(seed)}); }
 
 void HashScore::forward(const Context& context, Matrix<float> z) const {
   if (static_cast<int>(context.tokens.id.size()) != z.rows)

@@ -29,7 +29,10 @@ void multiply(std::span<float> a, std::span<const float> b) {
 LinearScore LinearScore::read(Arguments& arguments) {
   LinearScore word;
   if (arguments.flag("sigmoid")) word.select_by = SelectBy::kSigmoid;
-  if (arguments.flag("sqrt_softplus")) word.select_by = SelectBy::kSqrtSoftplus;
+  if (arguments.flag("sqrt_softplus")) {
+    if (word.selects()) arguments.refuse("sigmoid and sqrt_softplus exclude each other");
+    word.select_by = SelectBy::kSqrtSoftplus;
+  }
   word.residual = arguments.flag("residual");
   word.jitter = static_cast<float>(arguments.number("jitter", 0, 1, 0));
   return word;

@@ -2,8 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/reference/data.h"
-#include "moe/reference/layer.h"
+#include "moe/reference/score_case.h"
 #include "tests/gradients/complex_step.h"
 
 namespace choir::moe {
@@ -24,19 +23,121 @@ TEST_CASE("linear score: forward and backward agree with the reference and its c
     return loss;
   });
 
-  base::Threads threads(2);
-  const auto xf = reference::narrow(x), wf = reference::narrow(w), dzf = reference::narrow(dz);
+  reference::Case c(kTokens, kWidth, kExperts);
+  c.x = reference::narrow(x);
+  c.tensor = {reference::narrow(w)};
+  c.shape = {{kExperts, kWidth}};
+  const auto weights = c.weights();
+  const auto dzf = reference::narrow(dz);
   std::vector<float> z(dz.size()), dx(x.size(), 1.0f), dw(w.size(), -1.0f);
+  const tensor::Matrix<float> tensors[] = {reference::matrix(dw, kWidth)};
   const LinearScore score;
-  score.forward(reference::matrix(xf, kWidth), reference::matrix(wf, kWidth), reference::matrix(z, kExperts), threads);
-  score.backward(reference::matrix(dzf, kExperts), reference::matrix(xf, kWidth), reference::matrix(wf, kWidth),
-                 {reference::matrix(dx, kWidth), reference::matrix(dw, kWidth)}, threads);
+  score.forward(c.context(weights), reference::matrix(z, kExperts));
+  score.backward(c.context(weights), c.routing, reference::matrix(dzf, kExperts),
+                 {reference::matrix(dx, kWidth), tensors, {}});
   CHECK(reference::error(reference::linear(x, w, kWidth), z) < 1e-5);
   for (float& v : dx) v -= 1;  // the backward adds to what is there
   for (float& v : dw) v += 1;
   const auto middle = derivative.begin() + kTokens * kWidth;
   CHECK(reference::error({derivative.begin(), middle}, dx) < 1e-5);
   CHECK(reference::error({middle, derivative.end()}, dw) < 1e-5);
+}
+
+using reference::widen;
+
+std::vector<double> random_gradient() { return reference::random(kTokens * kExperts, 1, 3); }
+
+TEST_CASE("linear score: the residual adds the scores of the layer before, and sends them a gradient") {
+  LinearScore word;
+  word.residual = true;
+  reference::Case c(kTokens, kWidth, kExperts);
+  c.fill_tensors(word);
+  REQUIRE(c.tensor.size() == 2);
+  c.previous = reference::narrow(reference::random(kTokens * kExperts, 1, 8));
+  const auto got = reference::run_score(word, c, random_gradient());
+  const auto w = widen(c.tensor[0]), g = widen(c.tensor[1]), before = widen(c.previous);
+  auto z = reference::linear(widen(c.x), w, kWidth);
+  const auto carried = reference::linear(before, g, kExperts);
+  for (size_t i = 0; i < z.size(); ++i) z[i] += carried[i];
+  CHECK(reference::error(z, got.z) < 1e-5);
+  const auto here = reference::linear_backward(random_gradient(), widen(c.x), w, kWidth),
+             back = reference::linear_backward(random_gradient(), before, g, kExperts);
+  CHECK(reference::error(here.x, got.dx) < 1e-5);
+  CHECK(reference::error(here.w, got.dtensor[0]) < 1e-5);
+  CHECK(reference::error(back.x, got.dprevious) < 1e-5);
+  CHECK(reference::error(back.w, got.dtensor[1]) < 1e-5);
+  c.previous.clear();  // the first layer
+  const auto first = reference::run_score(word, c, random_gradient());
+  CHECK(reference::error(reference::linear(widen(c.x), w, kWidth), first.z) < 1e-5);
+  CHECK(first.dtensor[1] == std::vector<float>(kExperts * kExperts));
+}
+
+// The factors of the jitter, made visible by an input of ones and a gate that picks one channel for each expert.
+std::vector<float> factors(float jitter, uint64_t seed, Rule rule) {
+  LinearScore word;
+  word.jitter = jitter;
+  reference::Case c(50, 40, 40);
+  c.seed = seed;
+  c.rule = rule;
+  c.fill_tensors(word);
+  std::fill(c.x.begin(), c.x.end(), 1.0f);
+  for (size_t i = 0; i < c.tensor[0].size(); ++i) c.tensor[0][i] = i / 40 == i % 40 ? 1.0f : 0.0f;
+  return reference::run_score(word, c, std::vector<double>(2000)).z;
+}
+
+TEST_CASE("linear score: jitter multiplies inputs by numbers near 1, from the seed, in training alone") {
+  const auto u = factors(0.25f, 7, Rule::kTraining);
+  double mean = 0, square = 0;
+  for (const float v : u) {
+    CHECK((v >= 0.75f && v <= 1.25f));
+    mean += double(v) / 2000;
+    square += double(v - 1) * double(v - 1) / 2000;
+  }
+  CHECK(std::abs(mean - 1) < 4 * 0.25 / std::sqrt(3 * 2000.0));  // four standard errors
+  CHECK(square == doctest::Approx(0.0625 / 3).epsilon(0.1));
+  CHECK(factors(0.25f, 7, Rule::kTraining) == u);
+  CHECK(factors(0.25f, 8, Rule::kTraining) != u);
+  CHECK(factors(0.25f, 7, Rule::kDecode) == std::vector<float>(2000, 1.0f));
+  CHECK(factors(0, 7, Rule::kTraining) == std::vector<float>(2000, 1.0f));
+}
+
+TEST_CASE("linear score: with jitter the backward is that of the jittered input") {
+  LinearScore word;
+  word.jitter = 0.25f;
+  reference::Case c(kTokens, kWidth, kExperts), ones(kTokens, kWidth, kWidth);
+  c.fill_tensors(word);
+  ones.fill_tensors(word);
+  std::fill(ones.x.begin(), ones.x.end(), 1.0f);
+  for (int i = 0; i < kWidth * kWidth; ++i) ones.tensor[0][size_t(i)] = i / kWidth == i % kWidth ? 1.0f : 0.0f;
+  const auto u = widen(reference::run_score(word, ones, std::vector<double>(kTokens * kWidth)).z);
+  auto x = widen(c.x);
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= u[i];
+  const auto w = widen(c.tensor[0]);
+  const auto got = reference::run_score(word, c, random_gradient());
+  auto want = reference::linear_backward(random_gradient(), x, w, kWidth);
+  for (size_t i = 0; i < x.size(); ++i) want.x[i] *= u[i];
+  CHECK(reference::error(reference::linear(x, w, kWidth), got.z) < 1e-5);
+  CHECK(reference::error(want.x, got.dx) < 1e-5);
+  CHECK(reference::error(want.w, got.dtensor[0]) < 1e-5);
+}
+
+TEST_CASE("linear score: proposals may compare the sigmoid or the root of the softplus") {
+  std::vector<float> z;
+  for (int i = -40; i <= 40; ++i) z.push_back(static_cast<float>(i) * 0.75f);
+  LinearScore word;
+  CHECK(!word.selects());
+  for (const SelectBy by : {SelectBy::kSigmoid, SelectBy::kSqrtSoftplus}) {
+    word.select_by = by;
+    CHECK(word.selects());
+    std::vector<float> key = z;
+    word.select(reference::matrix(key, 81));
+    for (size_t i = 0; i < z.size(); ++i) {
+      const double v = double(z[i]);
+      CHECK(key[i] ==
+            doctest::Approx(by == SelectBy::kSigmoid ? reference::sigmoid(v) : std::sqrt(reference::softplus(v)))
+                .epsilon(1e-5));
+    }
+  }
 }
 
 }  // namespace

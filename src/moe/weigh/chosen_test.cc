@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/reference/data.h"
+#include "moe/reference/case.h"
 #include "moe/reference/layer.h"
 #include "tests/gradients/complex_step.h"
 
@@ -21,6 +21,15 @@ struct Problem {
         chosen(reference::random_choices(kTokens, kChoices, kExperts, dropped, 3)) {}
 
   std::vector<double> weights() const { return reference::chosen_weights(z, chosen, kExperts, kChoices); }
+};
+
+// A routing with these scores and choices.
+struct Routed : reference::Case {
+  Routed(const std::vector<float>& z, const std::vector<int32_t>& chosen)
+      : Case(static_cast<int>(z.size()) / kExperts, 1, kExperts) {
+    set_scores(z);
+    set_choices(chosen, chosen);
+  }
 };
 
 // The weights of a Plan, by token and slot.
@@ -52,16 +61,15 @@ TEST_CASE("chosen: forward and backward agree with the reference at several scal
       CAPTURE(scale);
       CAPTURE(dropped);
       const Problem p(scale, dropped);
-      Plan plan;
-      build_plan(p.chosen, kTokens, kChoices, kExperts, plan);
-      const auto z = reference::narrow(p.z);
-      weigh.forward(reference::matrix(z, kExperts), plan);
+      Routed r(reference::narrow(p.z), p.chosen);
+      const Plan& plan = r.routing.plan;
+      weigh.forward(r.context(), r.routing);
       CHECK(reference::error(p.weights(), by_slot(plan)) < 1e-5);
 
       std::vector<float> dweight(plan.token.size()), dz(p.z.size(), 1.0f);
       for (size_t i = 0; i < p.dg.size(); ++i)
         if (plan.edge[i] >= 0) dweight[plan.edge[i]] = static_cast<float>(p.dg[i]);
-      weigh.backward(dweight, plan, reference::matrix(dz, kExperts));
+      weigh.backward(r.context(), r.routing, dweight, reference::matrix(dz, kExperts));
       for (float& d : dz) d -= 1;  // the backward adds to what is there
       const auto want = reference::chosen_weights_backward(p.dg, p.weights(), p.chosen, kExperts, kChoices);
       // A difference of numbers of the order of dg, which is 1: its error is measured against those.
@@ -71,18 +79,17 @@ TEST_CASE("chosen: forward and backward agree with the reference at several scal
 
 TEST_CASE("chosen: the weights of a token sum to 1, and one expert alone has weight 1 and no gradient") {
   const Problem p(3, 0);
-  Plan plan;
-  build_plan(p.chosen, kTokens, kChoices, kExperts, plan);
-  const auto z = reference::narrow(p.z);
-  ChosenWeights{}.forward(reference::matrix(z, kExperts), plan);
-  const auto g = by_slot(plan);
+  Routed r(reference::narrow(p.z), p.chosen);
+  ChosenWeights{}.forward(r.context(), r.routing);
+  const auto g = by_slot(r.routing.plan);
   for (int t = 0; t < kTokens; ++t) CHECK(g[3 * t] + g[3 * t + 1] + g[3 * t + 2] == doctest::Approx(1).epsilon(1e-6));
 
-  build_plan({4, 2}, 2, 1, kExperts, plan);
-  ChosenWeights{}.forward(reference::matrix(z, kExperts).slice_rows(0, 2), plan);
-  CHECK(plan.weight == std::vector<float>{1, 1});
+  const auto z = reference::narrow(p.z);
+  Routed two({z.begin(), z.begin() + 2 * kExperts}, {4, 2});
+  ChosenWeights{}.forward(two.context(), two.routing);
+  CHECK(two.routing.plan.weight == std::vector<float>{1, 1});
   std::vector<float> dz(2 * kExperts);
-  ChosenWeights{}.backward(std::vector<float>{3, -7}, plan, reference::matrix(dz, kExperts));
+  ChosenWeights{}.backward(two.context(), two.routing, std::vector<float>{3, -7}, reference::matrix(dz, kExperts));
   CHECK(dz == std::vector<float>(dz.size()));
 }
 
