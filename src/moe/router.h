@@ -33,8 +33,9 @@ class Router {
   std::string expression() const;  // written out in full
   // Whether a token's edges never depend on other tokens: training and decoding then follow one rule.
   bool causal() const;
-  bool hashes() const;    // token ids are needed
-  bool residual() const;  // the scores of the layer before are needed
+  bool hashes() const;                    // token ids are needed
+  bool residual() const;                  // the scores of the layer before are needed
+  std::string misfit(int experts) const;  // why it cannot work on so many; empty: it can
 
   std::vector<GateTensor> tensors(int experts, int width) const;
 
