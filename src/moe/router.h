@@ -41,6 +41,7 @@ class Router {
   bool residual() const;  // the scores of the layer before are needed
   // Whether a call that is a part of a step must know the proposals of the whole step: Context::shares.
   bool shares_matter() const;
+  std::string misfit(int experts) const;  // why it cannot work on so many; empty: it can
 
   std::vector<GateTensor> tensors(int experts, int width) const;
 
