@@ -122,6 +122,21 @@ CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
   return verb;
 }
 
+CLI::App* add_report(CLI::App& app, Call& call, Report& o) {
+  CLI::App* verb = add_verb(app, call, "report", "training runs beside one another, as one page of HTML",
+                            "choir report runs/* --out report.html");
+  verb->add_option("RUN", o.runs, "directories that choir train wrote, finished or not")->required();
+  add_out(verb, o.out, o.force);
+  return verb;
+}
+
+CLI::App* add_doctor(CLI::App& app, Call& call, Doctor& o) {
+  CLI::App* verb = add_verb(app, call, "doctor", "what this machine offers, or what is wrong with a run or a model",
+                            "choir doctor run");
+  verb->add_option("PATH", o.path, "directory of a training run or a model");
+  return verb;
+}
+
 }  // namespace
 
 std::optional<Call> parse_arguments(int argc, const char* const* argv) {
@@ -136,10 +151,12 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Prune prune;
   Skip skip;
   Train train;
-  const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
-                             add_generate(app, call, generate), add_eval(app, call, eval),
-                             add_prune(app, call, prune),       add_skip(app, call, skip),
-                             add_train(app, call, train)};
+  Report report;
+  Doctor doctor;
+  const CLI::App* asked[] = {
+      add_inspect(app, call, inspect), add_forward(app, call, forward), add_generate(app, call, generate),
+      add_eval(app, call, eval),       add_prune(app, call, prune),     add_skip(app, call, skip),
+      add_train(app, call, train),     add_report(app, call, report),   add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -148,7 +165,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train};
+  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

@@ -64,7 +64,17 @@ struct Train {
   bool resume = false;
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train>;
+struct Report {
+  std::vector<std::string> runs;
+  std::string out;
+  bool force = false;
+};
+
+struct Doctor {
+  std::string path;  // a run, a model or both; empty: the machine
+};
+
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -79,5 +89,7 @@ void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
+void run(const Report& options, const Common& common);
+void run(const Doctor& options, const Common& common);
 
 }  // namespace choir::cli
