@@ -106,7 +106,7 @@ size_t cosine_numbers(const Evaluation& e) {
   return n;
 }
 
-// The evaluations whose tables go into the page: all of them, or as many as `most` numbers allow.
+// The evaluations whose tables go into the page: all of them, or as many as `most` numbers allow, the last in any case.
 template <class Count>
 std::vector<size_t> chosen(const std::vector<Evaluation>& all, Count count_of, size_t most) {
   std::vector<size_t> holding, result;

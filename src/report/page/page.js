@@ -65,7 +65,12 @@ function grid(nodes, kind = "") {
   return there.length ? element("div", {class: `grid ${kind}`}, ...there) : null;
 }
 
-function redraw() { for (const drawing of drawings) drawing.draw(); }
+// Once for each frame of the screen, however fast a slider moves.
+let waiting = 0;
+function redraw() {
+  cancelAnimationFrame(waiting);
+  waiting = requestAnimationFrame(() => { for (const drawing of drawings) drawing.draw(); });
+}
 
 // ---- what stands above the curves
 
@@ -378,6 +383,5 @@ if (runs.some((run) => Object.keys(run.layers).length || run.maps.length || run.
 }
 redraw();
 
-let waiting = 0;
-addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(redraw); });
+addEventListener("resize", redraw);
 dark.addEventListener("change", () => { inside(); redraw(); });
