@@ -138,6 +138,21 @@ CLI::App* add_route(CLI::App& app, Call& call, Route& o) {
   return verb;
 }
 
+CLI::App* add_report(CLI::App& app, Call& call, Report& o) {
+  CLI::App* verb = add_verb(app, call, "report", "training runs beside one another, as one page of HTML",
+                            "choir report runs/* --out report.html");
+  verb->add_option("RUN", o.runs, "directories that choir train wrote, finished or not")->required();
+  add_out(verb, o.out, o.force);
+  return verb;
+}
+
+CLI::App* add_doctor(CLI::App& app, Call& call, Doctor& o) {
+  CLI::App* verb = add_verb(app, call, "doctor", "what this machine offers, or what is wrong with a run or a model",
+                            "choir doctor run");
+  verb->add_option("PATH", o.path, "directory of a training run or a model");
+  return verb;
+}
+
 }  // namespace
 
 std::optional<Call> parse_arguments(int argc, const char* const* argv) {
@@ -153,10 +168,13 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Skip skip;
   Train train;
   Route route;
+  Report report;
+  Doctor doctor;
   const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
                              add_generate(app, call, generate), add_eval(app, call, eval),
                              add_prune(app, call, prune),       add_skip(app, call, skip),
-                             add_train(app, call, train),       add_route(app, call, route)};
+                             add_train(app, call, train),       add_route(app, call, route),
+                             add_report(app, call, report),     add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -165,7 +183,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train, route};
+  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train, route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

@@ -72,7 +72,17 @@ struct Route {
   bool decode = false, force = false;
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train, Route>;
+struct Report {
+  std::vector<std::string> runs;
+  std::string out;
+  bool force = false;
+};
+
+struct Doctor {
+  std::string path;  // a run, a model or both; empty: the machine
+};
+
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train, Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -88,5 +98,7 @@ void run(const Prune& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
+void run(const Report& options, const Common& common);
+void run(const Doctor& options, const Common& common);
 
 }  // namespace choir::cli
