@@ -65,7 +65,7 @@ struct Layer {
         tokens(std::stoi(options.at("--tokens"))) {
     base::Rng rng(std::stoull(options.at("--seed")));
     const int f = std::stoi(options.at("--expert-width"));
-    tensors.gate = random(rng, experts, width);
+    tensors.gate = {random(rng, experts, width)};
     for (int e = 0; e < experts; ++e) {
       tensors.w1.push_back(random(rng, f, width));
       tensors.w2.push_back(random(rng, width, f));
@@ -114,7 +114,9 @@ struct Block {
 
   void run(const Layer& layer, const std::vector<int>& dropped, Matrix<const float> x, Matrix<float> z,
            base::Threads& threads) {
-    layer.router.route(x, layer.tensors.gate, moe::Balancing::kOff, activations.routing, threads);
+    moe::MoeStep step;
+    step.tokens.x = x;
+    layer.router.route(moe::context_of(layer.tensors, step, threads), moe::Balancing::kOff, activations.routing);
     const Matrix<float> logits = activations.routing.scores(layer.experts);
     chosen.resize(static_cast<size_t>(x.rows) * kTopK);
     for (int t = 0; t < x.rows; ++t) {

@@ -122,6 +122,37 @@ CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
   return verb;
 }
 
+CLI::App* add_route(CLI::App& app, Call& call, Route& o) {
+  CLI::App* verb = add_verb(app, call, "route", "run one router on given activations and write its plan",
+                            "choir route --router etr --x tokens.safetensors:x --experts 8 --out plan.safetensors");
+  verb->add_option("--router", o.router, "an alias, or score > propose > admit > weigh + balance")->required();
+  verb->add_option("--x", o.x, "FILE[:TENSOR], activations [N,D]")->required();
+  verb->add_option("--gate", o.gate, "FILE[:TENSOR], the gate [E,D]; once for each tensor of the router");
+  verb->add_option("--experts", o.experts, "experts, where the gate does not tell")->check(CLI::Range(1, 4096));
+  verb->add_option("--nodes", o.nodes, "FILE[:TENSOR], I64 [N], the node of each token");
+  verb->add_option("--ids", o.ids, "FILE[:TENSOR], I64 [N], token ids for routers that hash");
+  verb->add_option("--settle", o.settle, "steps on the same tokens before, for capacities and biases that follow")
+      ->check(CLI::Range(0, 100000));
+  verb->add_flag("--decode", o.decode, "the causal rule of evaluation instead of the training rule");
+  add_out(verb, o.out, o.force);
+  return verb;
+}
+
+CLI::App* add_report(CLI::App& app, Call& call, Report& o) {
+  CLI::App* verb = add_verb(app, call, "report", "training runs beside one another, as one page of HTML",
+                            "choir report runs/* --out report.html");
+  verb->add_option("RUN", o.runs, "directories that choir train wrote, finished or not")->required();
+  add_out(verb, o.out, o.force);
+  return verb;
+}
+
+CLI::App* add_doctor(CLI::App& app, Call& call, Doctor& o) {
+  CLI::App* verb = add_verb(app, call, "doctor", "what this machine offers, or what is wrong with a run or a model",
+                            "choir doctor run");
+  verb->add_option("PATH", o.path, "directory of a training run or a model");
+  return verb;
+}
+
 }  // namespace
 
 std::optional<Call> parse_arguments(int argc, const char* const* argv) {
@@ -136,10 +167,14 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Prune prune;
   Skip skip;
   Train train;
+  Route route;
+  Report report;
+  Doctor doctor;
   const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
                              add_generate(app, call, generate), add_eval(app, call, eval),
                              add_prune(app, call, prune),       add_skip(app, call, skip),
-                             add_train(app, call, train)};
+                             add_train(app, call, train),       add_route(app, call, route),
+                             add_report(app, call, report),     add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -148,7 +183,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train};
+  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train, route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

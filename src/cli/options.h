@@ -64,7 +64,25 @@ struct Train {
   bool resume = false;
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train>;
+struct Route {
+  std::string router, x, ids, nodes, out;  // FILE[:TENSOR] each but the first and last
+  std::vector<std::string> gate;           // one for each tensor of the router
+  int experts = 0;                         // 0: as many as the gate has rows
+  int settle = 0;                          // steps that move the router's own numbers before the one that is written
+  bool decode = false, force = false;
+};
+
+struct Report {
+  std::vector<std::string> runs;
+  std::string out;
+  bool force = false;
+};
+
+struct Doctor {
+  std::string path;  // a run, a model or both; empty: the machine
+};
+
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train, Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -79,5 +97,8 @@ void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
+void run(const Route& options, const Common& common);
+void run(const Report& options, const Common& common);
+void run(const Doctor& options, const Common& common);
 
 }  // namespace choir::cli

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
@@ -33,13 +34,24 @@ train::RunEnd train_or_leave_nothing(const train::TrainConfig& config, const tra
   }
 }
 
+// The range over the layers; "none" where one has no limit.
+std::string capacity(const std::vector<train::LayerReport>& layers) {
+  int least = 0, most = 0;
+  for (const train::LayerReport& layer : layers) {
+    if (!layer.capacity) return "none";
+    least = least == 0 ? *layer.capacity : std::min(least, *layer.capacity);
+    most = std::max(most, *layer.capacity);
+  }
+  return least == most ? fmt::format("{}", most) : fmt::format("{}-{}", least, most);
+}
+
 std::string line(const train::StepReport& r) {
   const double left = (r.steps - r.step) * r.seconds;
   return fmt::format(
-      "step {:6}/{} {:5.1f}%  loss {:.4f}  balance {:.4f}  norm {:6.3f}  rate {:.2e}  {:6.0f} tokens/s  "
-      "{:4.1f}% of peak  load {:.2f}x  {:.0f} min left",
-      r.step, r.steps, 100.0 * r.step / r.steps, r.loss, r.balance_loss, r.gradient_norm, r.learning_rate,
-      r.tokens_per_second, 100 * r.share_of_peak, r.max_over_mean_load, left / 60);
+      "step {:6}/{}  loss {:.4f}  {:6.0f} tokens/s  {:4.1f}% of peak  {:5.1f}% of pairs  {:4.1f}% dropped  "
+      "load {:.2f}x  capacity {}  {:.0f} min left",
+      r.step, r.steps, r.loss, r.tokens_per_second, 100 * r.share_of_peak, 100 * r.processed_share,
+      100 * r.dropped_token_share, r.max_over_mean_load, capacity(r.layers), left / 60);
 }
 
 }  // namespace
@@ -55,7 +67,9 @@ void run(const Train& o, const Common& common) {
   options.data_directory = o.data.empty() ? fs::path(o.config).parent_path().string() : o.data;
   if (options.data_directory.empty()) options.data_directory = ".";
   options.resume = o.resume;
-  options.on_note = [&](const std::string& note) { fmt::print(stderr, "{}\n", note); };
+  options.on_note = [&](const std::string& note) {
+    fmt::print(stderr, "{}{}\n", stderr_is_terminal() ? "\r\x1b[K" : "", note);
+  };
   options.on_step = [&](const train::StepReport& report) {
     interrupted();  // once a step has been reported, a signal no longer kills: the next one is finished and saved
     if (common.json) fmt::print("{}\n", train::to_json(report));

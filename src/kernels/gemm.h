@@ -1,7 +1,7 @@
 // Matrix products of float activations with weights in the format of their file.
 //
-// y = x W^T has each element summed over k in sixteen lanes, lane l taking k = l, l+16, ...: the value depends on its
-// row of x and its row of W alone, whatever the other rows, the tile and the number of threads.
+// An element of y = x W^T depends on its row of x and its row of W alone, whatever the other rows, the tile and the
+// number of threads; how its sum over k is ordered is the caller's choice.
 #pragma once
 
 #include "base/threads.h"
@@ -16,8 +16,12 @@ using tensor::Weight;
 
 enum class Write { kSet, kAdd };
 
+// kLanes: sixteen lanes, lane l taking k = l, l+16, ...; reads weights of any format as they lie, fast for few rows.
+// kPacked: k in order; packs float weights on the way, which pays from some dozens of rows on: training.
+enum class Sums { kLanes, kPacked };
+
 // y (N,O) = x (N,I) w (O,I)^T. The linear map of a layer.
-void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threads& threads);
+void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threads& threads, Sums sums = Sums::kLanes);
 
 // dx (N,I) = or += dy (N,O) w (O,I).
 void gemm_backward_input(Matrix<const float> dy, Matrix<const float> w, Matrix<float> dx, Write write,

@@ -137,81 +137,6 @@ CHOIR_INLINE void dot_block(const DotBlock& block) {
     for (int r = 0; r < block.rows; r += R) dot_tile<W, R, C, Type>(block, r, c);
 }
 
-template <int W, int R, int C>
-struct OuterTile {
-  Lanes<W> acc[R][C];
-  const float* a[R];
-
-  CHOIR_INLINE void begin(const OuterBlock& block, int i0) {
-    for (int r = 0; r < R; ++r) a[r] = block.a + (i0 + r < block.rows ? i0 + r : block.rows - 1) * block.a_row;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) acc[r][c] = {};
-  }
-
-  CHOIR_INLINE void step(const float* b, ptrdiff_t a_offset) {
-    Lanes<W> column[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) column[c] = load_lanes<W>(b + c * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const float scalar = a[r][a_offset];
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) multiply_add(acc[r][c], column[c], scalar);
-    }
-  }
-
-  CHOIR_INLINE void finish(const OuterBlock& block, int i0, int j0) const {
-    float flat[R][C * kLanes];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) std::memcpy(flat[r] + c * kLanes, &acc[r][c], sizeof acc[r][c]);
-    const int width = block.cols - j0 < C * kLanes ? block.cols - j0 : C * kLanes;
-    for (int r = 0; r < R && i0 + r < block.rows; ++r) {
-      float* y = block.y + (i0 + r) * block.y_stride + j0;
-      if (block.add)
-        for (int j = 0; j < width; ++j) y[j] += flat[r][j];
-      else
-        std::memcpy(y, flat[r], static_cast<size_t>(width) * sizeof(float));
-    }
-  }
-};
-
-template <int W, int R, int C>
-CHOIR_INLINE void outer_tile(const OuterBlock& block, int i0, int j0) {
-  OuterTile<W, R, C> tile;
-  tile.begin(block, i0);
-  for (int p = 0; p < block.depth; ++p) tile.step(block.b[p] + j0, p * block.a_step);
-  tile.finish(block, i0, j0);
-}
-
-// The last columns, fewer than sixteen: each row of b is copied to where sixteen may be read.
-template <int W, int R>
-CHOIR_INLINE void outer_edge(const OuterBlock& block, int i0, int j0) {
-  OuterTile<W, R, 1> tile;
-  tile.begin(block, i0);
-  float row[kLanes] = {};
-  for (int p = 0; p < block.depth; ++p) {
-    std::memcpy(row, block.b[p] + j0, static_cast<size_t>(block.cols - j0) * sizeof(float));
-    tile.step(row, p * block.a_step);
-  }
-  tile.finish(block, i0, j0);
-}
-
-template <int W, int R, int C>
-CHOIR_INLINE void outer_block(const OuterBlock& block) {
-  int j = 0;
-  for (; j + C * kLanes <= block.cols; j += C * kLanes)
-    for (int i = 0; i < block.rows; i += R) outer_tile<W, R, C>(block, i, j);
-  if constexpr (C > 1)
-    for (; j + kLanes <= block.cols; j += kLanes)
-      for (int i = 0; i < block.rows; i += R) outer_tile<W, R, 1>(block, i, j);
-  if (j < block.cols)
-    for (int i = 0; i < block.rows; i += R) outer_edge<W, R>(block, i, j);
-}
-
 // Tile sizes: measured (bench/gemm). 4 x 4 beats 4 x 6 with AVX-512: its sixteen sums fold in one go.
 template <class Type>
 void dot_plain(const DotBlock& block) {
@@ -226,15 +151,10 @@ CHOIR_AVX512 void dot_avx512(const DotBlock& block) {
   dot_block<16, 4, 4, 8, Type>(block);
 }
 
-void outer_plain(const OuterBlock& block) { outer_block<4, 2, 1>(block); }
-CHOIR_AVX2 void outer_avx2(const OuterBlock& block) { outer_block<8, 6, 1>(block); }
-CHOIR_AVX512 void outer_avx512(const OuterBlock& block) { outer_block<16, 6, 4>(block); }
-
 }  // namespace
 
 const Versions<void(const DotBlock&)> kDotF32{dot_plain<float>, dot_avx2<float>, dot_avx512<float>};
 const Versions<void(const DotBlock&)> kDotBF16{dot_plain<BF16>, dot_avx2<BF16>, dot_avx512<BF16>};
 const Versions<void(const DotBlock&)> kDotF16{dot_plain<F16>, dot_avx2<F16>, dot_avx512<F16>};
-const Versions<void(const OuterBlock&)> kOuter{outer_plain, outer_avx2, outer_avx512};
 
 }  // namespace choir::kernels

@@ -1,4 +1,4 @@
-// The two tiles that every matrix product is made of, compiled once for each instruction set.
+// The tile of products that read both operands as they lie, compiled once for each instruction set.
 #pragma once
 
 #include "kernels/vec.h"
@@ -15,20 +15,7 @@ struct DotBlock {
   int rows, cols, depth;
 };
 
-// y[i][j] (+)= sum over p, in order, of a(i,p) b[p][j], with a(i,p) at a + i * a_row + p * a_step and rows of b by
-// pointer.
-struct OuterBlock {
-  const float* a;
-  ptrdiff_t a_row, a_step;
-  const float* const* b;  // [depth]
-  float* y;
-  ptrdiff_t y_stride;
-  int rows, cols, depth;
-  bool add;
-};
-
 // By the type of the weight.
 extern const Versions<void(const DotBlock&)> kDotF32, kDotBF16, kDotF16;
-extern const Versions<void(const OuterBlock&)> kOuter;
 
 }  // namespace choir::kernels

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/gemm_tile.h"
+#include "kernels/panel.h"
 
 namespace choir::kernels {
 namespace {
@@ -70,9 +71,39 @@ const Versions<void(const DotBlock&)>& dot_for(tensor::DType type) {
 
 }  // namespace
 
+namespace {
+
+// Every piece packs the columns of the weight that it needs, so more rows a piece pack less often.
+void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
+                    Threads& threads) {
+  constexpr int kPackedRows = 256, kPackedCols = 128;
+  const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
+  const auto cols = [&](int e) { return w[e].rows; };
+  const Pieces pieces(groups.count(), rows, cols, kPackedRows, kPackedCols);
+  threads.for_each(pieces.count(), [&](int index) {
+    const Pieces::Piece piece = pieces.at(index, rows, cols);
+    const Matrix<const float> weight = tensor::as_matrix(w[piece.expert]);
+    CHOIR_CHECK(weight.cols <= x.cols, std::to_string(weight.cols) + " vs " + std::to_string(x.cols));
+    const int first = groups.offset[piece.expert] + piece.row;
+    std::array<const float*, kPackedRows> sources;
+    for (int r = 0; r < piece.rows; ++r) sources[r] = x[groups.source(first + r)];
+    kPanel(PanelBlock{.a_rows = sources.data(),
+                      .w = weight[piece.col],
+                      .w_stride = weight.stride,
+                      .y = y[first] + piece.col,
+                      .y_stride = y.stride,
+                      .rows = piece.rows,
+                      .cols = piece.cols,
+                      .depth = weight.cols});
+  });
+}
+
+}  // namespace
+
 void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
-                     Threads& threads) {
+                     Threads& threads, Sums sums) {
   check_groups(groups, w.size(), y.rows);
+  if (sums == Sums::kPacked) return packed_forward(groups, x, w, y, threads);
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].rows; };
   int most = 0;
@@ -96,25 +127,28 @@ void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<cons
   });
 }
 
-// The sum over the outputs of an expert runs in blocks of kRows, in order, so that the row pointers fit on the stack.
+// A gradient's piece: its panels of both operands stay in the second cache.
+constexpr int kGradientCols = 256;
+
 void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::span<const Matrix<const float>> w,
                             Matrix<float> dx, Write write, Threads& threads) {
   check_groups(groups, w.size(), dy.rows);
+  constexpr int kDepth = 512;  // rows of the weight whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].cols; };
-  const Pieces pieces(groups.count(), rows, cols, 96, 128);
+  const Pieces pieces(groups.count(), rows, cols, kPanelRows, kGradientCols);
   threads.for_each(pieces.count(), [&](int index) {
     const Pieces::Piece piece = pieces.at(index, rows, cols);
     const Matrix<const float>& weight = w[piece.expert];
     const int first = groups.offset[piece.expert] + piece.row;
-    std::array<const float*, kRows> b;
-    for (int done = 0; done < weight.rows; done += kRows) {
-      const int depth = std::min(kRows, weight.rows - done);
+    std::array<const float*, kPanelRows> a;
+    std::array<const float*, kDepth> b;
+    for (int done = 0; done < weight.rows; done += kDepth) {
+      const int depth = std::min(kDepth, weight.rows - done);
+      for (int r = 0; r < piece.rows; ++r) a[r] = dy[first + r] + done;
       for (int p = 0; p < depth; ++p) b[p] = weight[done + p] + piece.col;
-      kOuter(OuterBlock{.a = dy[first] + done,
-                        .a_row = dy.stride,
-                        .a_step = 1,
-                        .b = b.data(),
+      kPanel(PanelBlock{.a_rows = a.data(),
+                        .b_rows = b.data(),
                         .y = dx[first] + piece.col,
                         .y_stride = dx.stride,
                         .rows = piece.rows,
@@ -128,20 +162,19 @@ void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::s
 void grouped_backward_weight(const Groups& groups, Matrix<const float> dy, Matrix<const float> x,
                              std::span<const Matrix<float>> dw, Threads& threads) {
   check_groups(groups, dw.size(), dy.rows);
-  constexpr int kDepth = 256;
+  constexpr int kDepth = 512;  // tokens whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] > groups.offset[e] ? dw[e].rows : 0; };
   const auto cols = [&](int e) { return dw[e].cols; };
-  const Pieces pieces(groups.count(), rows, cols, 96, 128);
+  const Pieces pieces(groups.count(), rows, cols, kPanelRows, kGradientCols);
   threads.for_each(pieces.count(), [&](int index) {
     const Pieces::Piece piece = pieces.at(index, rows, cols);
     std::array<const float*, kDepth> b;
     for (int from = groups.offset[piece.expert]; from < groups.offset[piece.expert + 1]; from += kDepth) {
       const int depth = std::min(kDepth, groups.offset[piece.expert + 1] - from);
       for (int p = 0; p < depth; ++p) b[p] = x[groups.source(from + p)] + piece.col;
-      kOuter(OuterBlock{.a = dy[from] + piece.row,
-                        .a_row = 1,
+      kPanel(PanelBlock{.a = dy[from] + piece.row,
                         .a_step = dy.stride,
-                        .b = b.data(),
+                        .b_rows = b.data(),
                         .y = dw[piece.expert][piece.row] + piece.col,
                         .y_stride = dw[piece.expert].stride,
                         .rows = piece.rows,
@@ -163,9 +196,9 @@ struct OneGroup {
 
 }  // namespace
 
-void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threads& threads) {
+void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threads& threads, Sums sums) {
   CHOIR_CHECK(w.cols == x.cols, std::to_string(w.cols) + " vs " + std::to_string(x.cols));
-  grouped_forward(OneGroup(x.rows).groups(), x, {&w, 1}, y, threads);
+  grouped_forward(OneGroup(x.rows).groups(), x, {&w, 1}, y, threads, sums);
 }
 
 void gemm_backward_input(Matrix<const float> dy, Matrix<const float> w, Matrix<float> dx, Write write,

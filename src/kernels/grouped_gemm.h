@@ -20,7 +20,7 @@ struct Groups {
 // y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e), y (M, at least O_e).
 // Gathers while it multiplies. Sums as gemm_forward does: a position's result is that of a call of its own.
 void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
-                     Threads& threads);
+                     Threads& threads, Sums sums = Sums::kLanes);
 
 // dx[i] = or += dy[i] w[e] for every position: dy (M, at least O_e), w[e] (O_e,I), dx (M,I). No gather: dx has a row
 // for each position.

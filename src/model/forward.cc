@@ -46,9 +46,18 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
   }
 }
 
+// A training pass has many rows and float weights.
+kernels::Sums ForwardPass::sums() const {
+  return routing_.balancing == moe::Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
+}
+
 nn::AttentionContext ForwardPass::context() const {
-  return {model_.config().attention, static_cast<float>(model_.config().norm_epsilon), model_.rope(), positions_,
-          batch_.sequences};
+  return {model_.config().attention,
+          static_cast<float>(model_.config().norm_epsilon),
+          model_.rope(),
+          positions_,
+          batch_.sequences,
+          sums()};
 }
 
 void ForwardPass::embed(Matrix<float> h) const { nn::embedding_forward(batch_.ids, model_.tensors().embedding, h); }
@@ -96,7 +105,7 @@ void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<fl
                        Matrix<float> logits) const {
   kernels::rms_norm_forward(h, tensor::as_vector(model_.tensors().norm),
                             static_cast<float>(model_.config().norm_epsilon), normed, inverse_rms, threads_);
-  kernels::gemm_forward(normed, model_.tensors().head, logits, threads_);
+  kernels::gemm_forward(normed, model_.tensors().head, logits, threads_, sums());
 }
 
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,

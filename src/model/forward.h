@@ -73,6 +73,8 @@ class ForwardPass {
   nn::AttentionContext context() const;
 
  private:
+  kernels::Sums sums() const;
+
   const Model& model_;
   Batch batch_;
   Threads& threads_;

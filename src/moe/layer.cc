@@ -54,7 +54,7 @@ void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, s
 }  // namespace
 
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
-                 MoeActivations& activations, Threads& threads) {
+                 MoeActivations& activations, Threads& threads, kernels::Sums sums) {
   const int f = widest(weights.w1), edges = plan.edges();
   for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
     buffer->reserve(area(edges, f));
@@ -65,10 +65,10 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
   for (int e = 0; e < plan.experts(); ++e)  // columns past a narrow expert's width stay zero
     for (int i = plan.offset[e]; narrow(e) && i < plan.offset[e + 1]; ++i)
       for (const Matrix<float>& m : {a.gate, a.up}) std::fill(m[i] + weights.w1[e].rows, m[i] + f, 0.0f);
-  kernels::grouped_forward(by_token, x, weights.w1, a.gate, threads);
-  kernels::grouped_forward(by_token, x, weights.w3, a.up, threads);
+  kernels::grouped_forward(by_token, x, weights.w1, a.gate, threads, sums);
+  kernels::grouped_forward(by_token, x, weights.w3, a.up, threads, sums);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
-  kernels::grouped_forward(by_edge, a.hidden, weights.w2, a.out, threads);
+  kernels::grouped_forward(by_edge, a.hidden, weights.w2, a.out, threads, sums);
 }
 
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
@@ -90,7 +90,8 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   const Matrix<const float> x = step.tokens.x;
   router.route(context_of(weights, step, threads), step.balancing, activations.routing);
   const Plan& plan = activations.routing.plan;
-  run_experts(plan, weights, x, activations, threads);
+  const bool training = step.balancing == Balancing::kOn;
+  run_experts(plan, weights, x, activations, threads, training ? kernels::Sums::kPacked : kernels::Sums::kLanes);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
 }
 

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/gemm.h"
 #include "moe/router.h"
 
 namespace choir::moe {
@@ -46,7 +47,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
 
 // Runs the experts over a given plan: activations.out from x. Part of the forward, and all that a calibration needs.
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
-                 MoeActivations& activations, Threads& threads);
+                 MoeActivations& activations, Threads& threads, kernels::Sums sums = kernels::Sums::kLanes);
 
 struct MoeBackward {
   const MoeStep& step;          // of the forward; its output is not read

@@ -11,10 +11,28 @@ constexpr Alias kAliases[] = {
     {"olmoe", "linear > top_k(8) > all > softmax + load(0.01)"},
     {"qwen3", "linear > top_k(8) > all > softmax(renorm) + load(0.001)"},
     {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
+    {"gshard", "linear > second_random > fifo(factor(1), order=slot) > chosen + load(0.01)"},
+    {"noisy_top_k", "noisy > top_k(4) > all > chosen + cv2(0.1)"},
     {"locmoe", "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01) + locality(0.01)"},
     {"etr", "grap_cosine(center=ema) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)"},
+    {"capacity_drop_prob", "linear > top_k(2) > top_capacity(factor(1), key=prob) > softmax(renorm) + load(0.01)"},
+    {"capacity_drop_position", "linear > top_k(2) > fifo(factor(1)) > softmax(renorm) + load(0.01)"},
+    {"dropless", "linear > top_k(2) > all > chosen + load(0.01) + z_loss(0.001)"},
     {"expert_choice", "linear > all > top_capacity(factor(2, per=token), key=prob, decode=threshold) > softmax"},
+    {"expert_threshold", "linear > all > threshold(1) > sigmoid"},
+    {"deepseek_v2", "linear > groups(8, 3, 6) > all > softmax(scale=16) + load(0.001, scope=sequence)"},
+    {"deepseek_v3",
+     "linear(sigmoid) > groups(8, 4, 8, by=top2) > all > sigmoid_norm(2.5) + bias(0.001) + load(0.0001, "
+     "scope=sequence, of=sigmoid)"},
+    {"quantile", "linear > top_k(8) > all > softmax + quantile"},
+    {"base", "linear > assignment > all > sigmoid"},
+    {"sinkhorn", "linear > sinkhorn(1) > all > sigmoid"},
     {"hash", "hash > top_k(1) > all > identity"},
+    {"top_p", "linear > top_p(0.4) > all > chosen + entropy(0.0001) + load(0.01)"},
+    {"remoe", "linear > positive > all > identity + l1_adaptive(1)"},
+    {"moe_plus_plus", "linear(residual) > top_k(2) > fifo(factor(1.1, eta=0.75)) > chosen + load(0.01, eta=0.75)"},
+    {"adamoe", "linear > top_k(4) > all > softmax + load(0.01)"},
+    {"tutel", "projected_cosine > top_k(2) > fifo(factor(1)) > softmax(renorm) + load(0.01)"},
 };
 
 [[noreturn]] void grammar_error(const std::string& what) {

@@ -23,7 +23,7 @@ std::string again(const std::string& expression) { return parse_router(expressio
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST_CASE("parse: every alias is its expression, and reads back as itself") {
-  CHECK(aliases().size() >= 8);
+  CHECK(aliases().size() >= 24);
   for (const Alias& alias : aliases()) {
     CAPTURE(alias.name);
     CHECK(again(alias.name) == again(alias.expression));
@@ -135,6 +135,23 @@ TEST_CASE("parse: the state of each word begins where the one before ends") {
   std::vector<float> state(22, 7);
   router.initial_state(5, state);
   CHECK(state == std::vector<float>(22));
+}
+
+TEST_CASE("parse: causality follows the words") {
+  for (const char* name :
+       {"mixtral", "dropless", "expert_threshold", "deepseek_v3", "quantile", "top_p", "remoe", "hash"})
+    CHECK(parse_router(name).causal());
+  for (const char* name : {"switch", "gshard", "base", "sinkhorn", "expert_choice", "etr", "capacity_drop_prob"})
+    CHECK(!parse_router(name).causal());
+}
+
+TEST_CASE("parse: a router says why it does not fit a number of experts") {
+  CHECK_NOTHROW(check_router(parse_router("deepseek_v3"), 256, 64, "here"));
+  CHECK_THROWS_AS(check_router(parse_router("deepseek_v3"), 100, 64, "here"), base::Error);
+  CHECK_THROWS_AS(check_router(parse_router("linear > top_k(1) > mask(4) > chosen"), 4, 64, "here"), base::Error);
+  CHECK_THROWS_AS(check_router(parse_router("linear > all > threshold(5) > sigmoid"), 4, 64, "here"), base::Error);
+  CHECK_THROWS_AS(check_router(parse_router("linear > positive > all > identity + l1_adaptive(5)"), 4, 64, "here"),
+                  base::Error);
 }
 
 }  // namespace

@@ -78,6 +78,7 @@ void fill_scores(const Words& words, const Context& context, Balancing balancing
   std::visit(
       [&](const auto& score, const auto& admit) {
         if constexpr (requires { score.scale(1); }) routing.scale = score.scale(context.tokens.x.cols);
+        if constexpr (requires { score.scale(context); }) routing.scale = score.scale(context);
         if constexpr (requires {
                         score.inverse_lengths(context);
                         admit.reads_cosine();
@@ -144,6 +145,13 @@ bool Router::residual() const {
   return linear && linear->residual;
 }
 
+bool Router::shares_matter() const {
+  return std::ranges::any_of(words_->balance, [](const Balance& word) {
+    const auto* load = std::get_if<LoadBalance>(&word);
+    return load && !load->per_sequence;
+  });
+}
+
 std::vector<GateTensor> Router::tensors(int experts, int width) const {
   return std::visit([&](const auto& score) { return score.tensors(experts, width); }, words_->score);
 }
@@ -168,10 +176,16 @@ void Router::route(const Context& context, Balancing balancing, Routing& routing
   std::visit([&](const auto& weigh) { weigh.forward(context, routing); }, words.weigh);
   routing.balance_loss = 0;
   if (balancing == Balancing::kOff) return;
-  each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
+  for (const auto& [name, loss] : losses(context, routing)) routing.balance_loss += loss;
+}
+
+std::vector<std::pair<std::string, double>> Router::losses(const Context& context, const Routing& routing) const {
+  std::vector<std::pair<std::string, double>> result;
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
     if constexpr (requires { word.loss(context, routing); })
-      routing.balance_loss += word.loss(own(context, word, state), routing);
+      result.emplace_back(word.kName, word.loss(own(context, word, state), routing));
   });
+  return result;
 }
 
 void Router::backward(const Backward& step, const Context& context, const Routing& routing) const {
@@ -230,12 +244,30 @@ void Router::update(int experts, std::span<const float> sums, std::span<float> s
   });
 }
 
+std::string Router::misfit(int experts) const {
+  std::string reason;
+  each_word(*words_, [&](const auto& word) {
+    if constexpr (requires { word.misfit(experts); })
+      if (reason.empty()) reason = word.misfit(experts);
+  });
+  return reason;
+}
+
 Router parse_router(const std::string& expression) {
   const Words words = parse_words(expression);
   const auto* top_k = std::get_if<TopK>(&words.propose);
   if (std::holds_alternative<Skip>(words.admit) && (!top_k || top_k->k != 2))
     base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
-  return Router(words);
+  const auto has = [&]<class Word>(const Word*) {
+    return std::ranges::any_of(words.balance, [](const Balance& b) { return std::holds_alternative<Word>(b); });
+  };
+  Router router(words);
+  if (has(static_cast<Ortho*>(nullptr)) && router.tensors(2, 2).empty())
+    base::usage_error("ortho(c) needs a score with weights", "router", "the score has none");
+  // The scores of masked experts are -infinity, and the next layer's gate would multiply them.
+  if (std::holds_alternative<Mask>(words.admit) && router.residual())
+    base::usage_error("mask does not work beside linear(residual)", "router", "prune the experts instead");
+  return router;
 }
 
 std::string with_admission(const std::string& expression, const std::string& admission) {
@@ -249,6 +281,9 @@ void check_router(const Router& router, int experts, int width, const std::strin
     base::input_error(
         "the router chooses " + std::to_string(router.choices(experts)) + " of " + std::to_string(experts) + " experts",
         where, "lower top-k or keep more experts");
+  if (const std::string reason = router.misfit(experts); !reason.empty())
+    base::input_error("the router does not fit " + std::to_string(experts) + " experts: " + reason, where,
+                      "change its arguments");
   if (width < experts && router.expression().starts_with("grap"))
     base::input_error(
         "the gate averages " + std::to_string(width) + " channels for " + std::to_string(experts) + " experts", where,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "moe/routing.h"
 
@@ -29,12 +30,18 @@ class Router {
   };
   void backward(const Backward& step, const Context& context, const Routing& routing) const;
 
+  // Name and value of each balance word, weights included.
+  std::vector<std::pair<std::string, double>> losses(const Context& context, const Routing& routing) const;
+
   int choices(int experts) const;  // K: slots of a token
   std::string expression() const;  // written out in full
   // Whether a token's edges never depend on other tokens: training and decoding then follow one rule.
   bool causal() const;
   bool hashes() const;    // token ids are needed
   bool residual() const;  // the scores of the layer before are needed
+  // Whether a call that is a part of a step must know the proposals of the whole step: Context::shares.
+  bool shares_matter() const;
+  std::string misfit(int experts) const;  // why it cannot work on so many; empty: it can
 
   std::vector<GateTensor> tensors(int experts, int width) const;
 

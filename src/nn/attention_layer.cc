@@ -59,16 +59,16 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   const Views a(activations, input.cols, context.shape);
   kernels::rms_norm_forward(input, tensor::as_vector(weights.norm), context.epsilon, a.normed,
                             activations.inverse_rms.span().first(static_cast<size_t>(input.rows)), threads);
-  kernels::gemm_forward(a.normed, weights.q, a.q, threads);
-  kernels::gemm_forward(a.normed, weights.k, a.k, threads);
-  kernels::gemm_forward(a.normed, weights.v, a.v, threads);
+  kernels::gemm_forward(a.normed, weights.q, a.q, threads, context.sums);
+  kernels::gemm_forward(a.normed, weights.k, a.k, threads, context.sums);
+  kernels::gemm_forward(a.normed, weights.v, a.v, threads, context.sums);
   kernels::rope(a.q, context.positions, context.rope, kernels::Turn::kForward, threads);
   kernels::rope(a.k, context.positions, context.rope, kernels::Turn::kForward, threads);
   if (step.cache) append(context, a, *step.cache);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   kernels::attention_forward({context.shape, context.sequences, a.q, keys_values.k, keys_values.v}, a.mixed, a.log_sum,
                              threads);
-  kernels::gemm_forward(a.mixed, weights.o, step.output, threads);
+  kernels::gemm_forward(a.mixed, weights.o, step.output, threads, context.sums);
   add(input, step.output, threads);
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/threads.h"
 #include "kernels/attention.h"
+#include "kernels/gemm.h"
 #include "tensor/buffer.h"
 
 namespace choir::nn {
@@ -26,9 +27,10 @@ struct AttentionTensors {
 struct AttentionContext {
   kernels::AttentionShape shape;
   float epsilon = 0;
-  Matrix<const float> rope;             // kernels::rope_table
-  std::span<const int> positions;       // of the N rows
-  std::span<const Sequence> sequences;  // kv_row counts in rows of the cache, or of the call where there is none
+  Matrix<const float> rope;                    // kernels::rope_table
+  std::span<const int> positions;              // of the N rows
+  std::span<const Sequence> sequences;         // kv_row counts in rows of the cache, or of the call where there is none
+  kernels::Sums sums = kernels::Sums::kLanes;  // of the linear maps
 };
 
 // Keys and values of earlier tokens; the forward writes those of the call behind them.

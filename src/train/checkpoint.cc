@@ -36,12 +36,13 @@ base::Rng::State state_of(const std::string& text, const std::string& path) {
   return state;
 }
 
-int step_of(const std::string& text, const std::string& path) {
-  int step = -1;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), step);
-  if (failure != std::errc() || end != text.data() + text.size() || step < 0)
-    base::input_error("the step is damaged", path, "start the run anew");
-  return step;
+template <class Number>
+Number number_of(const std::string& text, const std::string& what, const std::string& path) {
+  Number number = -1;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure != std::errc() || end != text.data() + text.size() || number < 0)
+    base::input_error("the " + what + " is damaged", path, "start the run anew");
+  return number;
 }
 
 }  // namespace
@@ -56,8 +57,9 @@ void save_checkpoint(const std::string& directory, const Parameters& parameters,
                        tensor::DType::kF32,
                        {static_cast<int64_t>(block.numbers.size())},
                        std::as_bytes(std::span<const float>(block.numbers.span()))});
-  const io::Metadata metadata{
-      {"step", std::to_string(progress.step)}, {"data_rng", text_of(progress.data_rng)}, {"fingerprint", fingerprint}};
+  const io::Metadata metadata{{"step", std::to_string(progress.step)},     {"data_rng", text_of(progress.data_rng)},
+                              {"tokens", std::to_string(progress.tokens)}, {"epoch", std::to_string(progress.epoch)},
+                              {"next", std::to_string(progress.next)},     {"fingerprint", fingerprint}};
   io::write_safetensors(checkpoint_path(directory), tensors, metadata, base::Existing::kReplace);
 }
 
@@ -78,7 +80,14 @@ Progress load_checkpoint(const std::string& directory, const std::string& finger
       base::input_error(std::string("the checkpoint lacks ") + block.name, file.path(), "start the run anew");
     std::memcpy(block.numbers.data(), tensor->bytes.data(), tensor->bytes.size());
   }
-  return {step_of(entry("step"), file.path()), state_of(entry("data_rng"), file.path())};
+  const auto number = [&]<class Number>(const char* key, Number) {
+    return number_of<Number>(entry(key), key, file.path());
+  };
+  return {.step = number("step", 0),
+          .data_rng = state_of(entry("data_rng"), file.path()),
+          .tokens = number("tokens", int64_t{0}),
+          .epoch = number("epoch", int64_t{0}),
+          .next = number("next", int64_t{0})};
 }
 
 }  // namespace choir::train

@@ -11,6 +11,8 @@ namespace choir::train {
 struct Progress {
   int step = 0;  // finished
   base::Rng::State data_rng{};
+  int64_t tokens = 0;           // that the steps took
+  int64_t epoch = 0, next = 0;  // of examples: which time through them, and the next in its order
 };
 
 // Writes DIR/checkpoint.safetensors, whole or not at all: a crash leaves the one before.

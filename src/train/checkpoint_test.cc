@@ -109,7 +109,7 @@ TEST_CASE("checkpoint: every part must be there and sound") {
     tensors.erase(tensors.begin() + static_cast<ptrdiff_t>(i));
     refuses(tensors, sound.metadata(), name.c_str());
   }
-  for (const char* key : {"step", "data_rng", "fingerprint"}) {
+  for (const char* key : {"step", "data_rng", "tokens", "epoch", "next", "fingerprint"}) {
     io::Metadata metadata = sound.metadata();
     metadata.erase(key);
     refuses(sound.tensors(), metadata, key);

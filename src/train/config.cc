@@ -1,5 +1,6 @@
 #include "train/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numbers>
@@ -13,6 +14,41 @@ namespace {
 using io::Fields;
 using io::Json;
 
+// Every key of the file. What stands under "model" is for the model to judge.
+struct Section {
+  const char* name;
+  std::vector<std::string> keys;
+};
+const std::vector<Section>& sections() {
+  static const std::vector<Section> known{
+      {"", {"model", "router", "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
+      {"tokenizer", {"path", "vocab_size"}},
+      {"data", {"name", "weight", "files"}},
+      {"evaluation", {"every", "tokens", "files"}},
+      {"training",
+       {"steps", "warmup_steps", "learning_rate", "min_learning_rate", "batch_size", "accumulate", "sequence_length",
+        "beta1", "beta2", "epsilon", "weight_decay", "gradient_clip", "checkpoint_every", "seed"}},
+  };
+  return known;
+}
+
+// A typo must not pass as a default.
+void check_keys(const Json& object, const std::string& section, const std::string& where) {
+  if (!object.is_object()) return;  // refused by who reads it
+  const auto knows = [&](const Section& s, const std::string& key) {
+    return std::ranges::find(s.keys, key) != s.keys.end();
+  };
+  const Section& own = *std::ranges::find(sections(), section, [](const Section& s) { return std::string(s.name); });
+  for (const auto& [key, value] : object.items()) {
+    if (knows(own, key)) continue;
+    std::string hint = "known:";
+    for (const std::string& known : own.keys) hint += (hint.back() == ':' ? " " : ", ") + known;
+    for (const Section& other : sections())
+      if (knows(other, key)) hint = *other.name ? std::string("it belongs under ") + other.name : "it belongs on top";
+    base::input_error("unknown key \"" + key + "\"", where, hint);
+  }
+}
+
 int count(const Fields& fields, const std::string& key, std::optional<int64_t> fallback = {}) {
   return static_cast<int>(fields.get_int(key, 1, 1 << 30, fallback));
 }
@@ -24,6 +60,7 @@ std::vector<Domain> read_domains(const Json& json, const std::string& where) {
   for (const Json& entry : json["data"]) {
     const std::string field = where + ": data[" + std::to_string(domains.size()) + "]";
     const Fields fields(entry, field);
+    check_keys(entry, "data", field);
     Domain domain{fields.get_string("name"), fields.get_number("weight", 1e-6, 1e6, 1.0), {}};
     if (!entry.contains("files") || !entry["files"].is_array() || entry["files"].empty())
       base::input_error("no files", field, "give an array of paths");
@@ -42,6 +79,7 @@ void read_training(const Fields& fields, TrainConfig& config) {
   config.schedule.learning_rate = fields.get_number("learning_rate", 0, 10);
   config.schedule.min_learning_rate = fields.get_number("min_learning_rate", 0, 10, 0.0);
   config.batch_size = count(fields, "batch_size", config.batch_size);
+  config.accumulate = count(fields, "accumulate", config.accumulate);
   config.sequence_length = count(fields, "sequence_length", config.sequence_length);
   config.beta1 = fields.get_number("beta1", 0, 0.99999, config.beta1);
   config.beta2 = fields.get_number("beta2", 0, 0.9999999, config.beta2);
@@ -50,6 +88,29 @@ void read_training(const Fields& fields, TrainConfig& config) {
   config.gradient_clip = fields.get_number("gradient_clip", 1e-6, 1e9, config.gradient_clip);
   config.checkpoint_every = count(fields, "checkpoint_every", config.checkpoint_every);
   config.seed = static_cast<uint64_t>(fields.get_int("seed", 0, INT64_MAX, 1));
+}
+
+void read_evaluation(const Json& json, const std::string& where, TrainConfig& config) {
+  if (!json.contains("evaluation") || json["evaluation"].is_null()) return;
+  const std::string field = where + ": evaluation";
+  const Fields fields(json["evaluation"], field);
+  config.evaluation.every = count(fields, "every");
+  config.evaluation.tokens = count(fields, "tokens", config.evaluation.tokens);
+  if (!fields.has("files")) return;
+  const Fields files = fields.get_object("files");
+  for (const auto& [name, path] : json["evaluation"]["files"].items()) {
+    if (std::ranges::find(config.domains, name, &Domain::name) == config.domains.end())
+      base::input_error("no domain \"" + name + "\"", field + ".files", "name one of data");
+    config.evaluation.files[name] = files.get_string(name);
+  }
+}
+
+void read_placement(const Fields& fields, const std::string& where, Placement& placement) {
+  placement.nodes = static_cast<int>(fields.get_int("nodes", 1, 4096, 1));
+  const std::string pin = fields.get_string("pin", "batch");
+  if (pin != "batch" && pin != "domain")
+    base::input_error("unknown pin \"" + pin + "\"", where + ": pin", "use batch or domain");
+  placement.pin = pin == "domain" ? Placement::Pin::kDomain : Placement::Pin::kBatch;
 }
 
 tensor::DType saved_type(const std::string& name, const std::string& where) {
@@ -72,6 +133,9 @@ TrainConfig read_train_config(const std::string& path) {
   const Json json = io::read_json(path);
   const Fields fields(json, path);
   TrainConfig config;
+  check_keys(json, "", path);
+  for (const Section& section : sections())
+    if (*section.name && json.contains(section.name)) check_keys(json[section.name], section.name, path);
   fields.get_object("model");
   config.model = json["model"].dump();
   config.router = fields.get_string("router", "");
@@ -80,6 +144,8 @@ TrainConfig read_train_config(const std::string& path) {
   if (config.tokenizer.path.empty())
     config.tokenizer.vocab_size = static_cast<int>(tokenizer.get_int("vocab_size", 257, 1 << 20));
   config.domains = read_domains(json, path);
+  read_evaluation(json, path, config);
+  read_placement(fields, path, config.placement);
   read_training(fields.get_object("training"), config);
   config.saved_type = saved_type(fields.get_string("dtype", "bfloat16"), path + ": dtype");
   return config;

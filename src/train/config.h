@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,13 +30,30 @@ struct Schedule {
   double at(int step) const;
 };
 
+// Losses on held-out tokens while the run goes on.
+struct EvaluationPlan {
+  int every = 0;                             // steps; 0: never
+  int tokens = 16384;                        // of each domain, at most
+  std::map<std::string, std::string> files;  // held-out text of a domain; else the end of its own
+};
+
+// Where tokens live when R nodes are simulated: their sequence's place in the batch, or its domain, decides.
+struct Placement {
+  enum class Pin { kBatch, kDomain };
+  int nodes = 1;
+  Pin pin = Pin::kBatch;
+};
+
 struct TrainConfig {
   std::string model;   // a config.json, as text
   std::string router;  // an expression or alias for every layer; empty: what the model's config says
   TokenizerSource tokenizer;
   std::vector<Domain> domains;
+  EvaluationPlan evaluation;
+  Placement placement;
   Schedule schedule;
-  int batch_size = 16, sequence_length = 256;  // sequences, tokens
+  int batch_size = 16, sequence_length = 256;  // sequences of a micro-batch, tokens of a sequence
+  int accumulate = 1;                          // micro-batches of a step
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
   double gradient_clip = 1;    // largest norm of the whole gradient
   int checkpoint_every = 200;  // steps
@@ -43,7 +61,8 @@ struct TrainConfig {
   tensor::DType saved_type = tensor::DType::kBF16;  // of the finished model's matrices
 };
 
-// Throws Error (input) that names the field. vocab_size of the model may be missing: the tokenizer gives it.
+// Throws Error (input) that names the field; a key that is not known is one. vocab_size of the model may be missing:
+// the tokenizer gives it.
 TrainConfig read_train_config(const std::string& path);
 
 }  // namespace choir::train

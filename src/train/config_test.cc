@@ -75,6 +75,36 @@ TEST_CASE("train config: a tokenizer of its own, another type") {
   CHECK(config.saved_type == tensor::DType::kF16);
 }
 
+TEST_CASE("train config: evaluations and nodes") {
+  Json json = sound_config();
+  json["evaluation"] = {{"every", 50}, {"tokens", 4096}, {"files", {{"code", "held.txt"}}}};
+  json["nodes"] = 4;
+  json["pin"] = "domain";
+  const TrainConfig config = read(json);
+  CHECK(config.evaluation.every == 50);
+  CHECK(config.evaluation.tokens == 4096);
+  CHECK(config.evaluation.files == std::map<std::string, std::string>{{"code", "held.txt"}});
+  CHECK(config.placement.nodes == 4);
+  CHECK(config.placement.pin == Placement::Pin::kDomain);
+  const TrainConfig plain = read(sound_config());
+  CHECK(plain.evaluation.every == 0);
+  CHECK(plain.placement.nodes == 1);
+}
+
+TEST_CASE("train config: a key that nobody knows is a typo") {
+  for (const char* pointer :
+       {"/evalution", "/tokenizer/size", "/data/1/wieght", "/training/step", "/evaluation/evry"}) {
+    Json json = sound_config();
+    json["evaluation"] = {{"every", 50}};
+    json[Json::json_pointer(pointer)] = 1;
+    const std::string key = std::string(pointer).substr(std::string(pointer).rfind('/') + 1);
+    CHECK(contains(refusal_of([&] { read(json); }), "unknown key \"" + key + "\""));
+  }
+  Json json = sound_config();
+  json["batch_size"] = 4;
+  CHECK(contains(refusal_of([&] { read(json); }), "it belongs under training"));
+}
+
 TEST_CASE("train config: every refusal names its field") {
   const auto refuses = [](const char* pointer, const Json& value, const char* named) {
     Json json = sound_config();
@@ -98,6 +128,11 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/tokenizer/vocab_size", 256, "vocab_size");
   refuses("/tokenizer/path", 5, "path");
   refuses("/dtype", "int8", "dtype");
+  refuses("/evaluation", 5, "evaluation");
+  refuses("/evaluation", Json::object(), "every");
+  refuses("/evaluation", {{"every", 5}, {"files", {{"verse", "a.txt"}}}}, "verse");
+  refuses("/nodes", 0, "nodes");
+  refuses("/pin", "rack", "pin");
   for (const char* key : {"steps", "learning_rate"}) refuses((std::string("/training/") + key).c_str(), nullptr, key);
   for (const char* key : {"steps", "batch_size", "sequence_length", "checkpoint_every"})
     for (const Json& value : {Json(0), Json(-1), Json(2.5), Json("2"), Json(int64_t{1} << 40)})

@@ -27,21 +27,33 @@ std::vector<std::string> read_documents(const std::string& path) {
   return documents;
 }
 
+namespace {
+
+// The tokens of a file's documents, each followed by the end-of-text token.
+void append_tokens(const std::string& path, const text::Tokenizer& tokenizer, std::vector<int32_t>& tokens) {
+  const std::optional<int32_t> end = tokenizer.end_of_text();
+  for (const std::string& document : read_documents(path)) {
+    const std::vector<int32_t> ids = tokenizer.encode_ordinary(document);
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    if (end) tokens.push_back(*end);
+  }
+}
+
+[[noreturn]] void too_short(const std::string& what, size_t tokens, size_t least, const std::string& where) {
+  base::input_error(what + " has " + std::to_string(tokens) + " tokens", where,
+                    "at least " + std::to_string(least) + " are needed");
+}
+
+}  // namespace
+
 std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains, const std::string& directory,
                                              const text::Tokenizer& tokenizer, int least) {
-  const std::optional<int32_t> end = tokenizer.end_of_text();
   std::vector<DomainTokens> result;
   for (const Domain& domain : domains) {
     DomainTokens& tokens = result.emplace_back(DomainTokens{domain.name, domain.weight, {}});
-    for (const std::string& file : domain.files)
-      for (const std::string& document : read_documents(directory + "/" + file)) {
-        const std::vector<int32_t> ids = tokenizer.encode_ordinary(document);
-        tokens.tokens.insert(tokens.tokens.end(), ids.begin(), ids.end());
-        if (end) tokens.tokens.push_back(*end);
-      }
-    if (static_cast<int64_t>(tokens.tokens.size()) < least)
-      base::input_error("domain \"" + domain.name + "\" has " + std::to_string(tokens.tokens.size()) + " tokens",
-                        directory, "a sequence needs " + std::to_string(least));
+    for (const std::string& file : domain.files) append_tokens(directory + "/" + file, tokenizer, tokens.tokens);
+    if (tokens.tokens.size() < static_cast<size_t>(least))
+      too_short("domain \"" + domain.name + "\"", tokens.tokens.size(), static_cast<size_t>(least), directory);
   }
   return result;
 }
@@ -55,20 +67,88 @@ std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>
   return trainer.train();
 }
 
+void hold_out(std::vector<DomainTokens>& domains, const EvaluationPlan& evaluation, int length,
+              const std::string& directory, const text::Tokenizer& tokenizer) {
+  const auto one = static_cast<size_t>(length);
+  const auto whole = [&](size_t tokens) {  // sequences of so many tokens, with the one that follows the last
+    return std::max<size_t>(1, std::min(tokens, static_cast<size_t>(evaluation.tokens)) / one) * one + 1;
+  };
+  for (DomainTokens& domain : domains) {
+    const std::string name = "domain \"" + domain.name + "\"";
+    if (const auto own = evaluation.files.find(domain.name); own != evaluation.files.end()) {
+      append_tokens(directory + "/" + own->second, tokenizer, domain.held_out);
+      if (domain.held_out.size() <= one)
+        too_short("the evaluation file of " + name, domain.held_out.size(), one + 1, own->second);
+      domain.held_out.resize(whole(domain.held_out.size() - 1));
+      continue;
+    }
+    const size_t size = whole(domain.tokens.size() / 50);
+    if (domain.tokens.size() < size + one + 2) too_short(name, domain.tokens.size(), size + one + 2, directory);
+    domain.held_out.assign(domain.tokens.end() - static_cast<ptrdiff_t>(size), domain.tokens.end());
+    domain.tokens.resize(domain.tokens.size() - size);
+  }
+}
+
+void TokenBatch::add(int32_t domain, std::span<const int32_t> sequence, std::span<const int32_t> next) {
+  const int row = static_cast<int>(ids.size());
+  ids.insert(ids.end(), sequence.begin(), sequence.end());
+  targets.insert(targets.end(), next.begin(), next.end());
+  sequences.push_back({row, static_cast<int>(sequence.size()), 0, row});
+  domains.push_back(domain);
+}
+
+int64_t TokenBatch::counted() const {
+  return std::ranges::count_if(targets, [](int32_t target) { return target >= 0; });
+}
+
 TokenBatch draw_batch(const std::vector<DomainTokens>& domains, int sequences, int length, base::Rng& rng) {
   double total = 0;
   for (const DomainTokens& domain : domains) total += domain.weight;
+  const auto size = static_cast<size_t>(length);
   TokenBatch batch;
   for (int s = 0; s < sequences; ++s) {
     double point = rng.uniform() * total;
     size_t d = 0;
     while (d + 1 < domains.size() && point >= domains[d].weight) point -= domains[d++].weight;
-    const std::vector<int32_t>& tokens = domains[d].tokens;
-    const auto first = tokens.begin() + static_cast<ptrdiff_t>(rng.below(tokens.size() - static_cast<size_t>(length)));
-    batch.ids.insert(batch.ids.end(), first, first + length);
-    batch.targets.insert(batch.targets.end(), first + 1, first + length + 1);
+    const std::span<const int32_t> tokens = domains[d].tokens;
+    const size_t first = rng.below(tokens.size() - size);
+    batch.add(static_cast<int32_t>(d), tokens.subspan(first, size), tokens.subspan(first + 1, size));
   }
   return batch;
+}
+
+std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domains, int sequences, int length) {
+  struct Place {
+    double order;  // where it stands among the sequences of its domain, in (0,1)
+    size_t domain, begin;
+  };
+  const auto size = static_cast<size_t>(length);
+  std::vector<Place> places;
+  for (size_t d = 0; d < domains.size(); ++d) {
+    const size_t count = (domains[d].held_out.size() - 1) / size;
+    for (size_t i = 0; i < count; ++i)
+      places.push_back({(static_cast<double>(i) + 0.5) / static_cast<double>(count), d, i * size});
+  }
+  std::ranges::stable_sort(places, {}, &Place::order);
+  std::vector<TokenBatch> batches;
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (i % static_cast<size_t>(sequences) == 0) batches.emplace_back();
+    const std::span<const int32_t> tokens = domains[places[i].domain].held_out;
+    batches.back().add(static_cast<int32_t>(places[i].domain), tokens.subspan(places[i].begin, size),
+                       tokens.subspan(places[i].begin + 1, size));
+  }
+  return batches;
+}
+
+std::vector<int32_t> nodes_of(const TokenBatch& batch, const Placement& placement) {
+  std::vector<int32_t> nodes(batch.ids.size());
+  const auto count = static_cast<int64_t>(batch.sequences.size());
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const int64_t node = placement.pin == Placement::Pin::kDomain ? batch.domains[s] % placement.nodes
+                                                                  : static_cast<int64_t>(s) * placement.nodes / count;
+    std::fill_n(nodes.begin() + batch.sequences[s].row, batch.sequences[s].count, static_cast<int32_t>(node));
+  }
+  return nodes;
 }
 
 }  // namespace choir::train

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "train/test_run.h"
@@ -101,6 +102,61 @@ TEST_CASE("batches: domains by weight, places evenly") {
   }
   REQUIRE(cells == 27);
   CHECK(chi_square < 54.1);  // 26 degrees of freedom: one seed in a thousand would fail
+}
+
+TEST_CASE("held out: the end of each domain, in whole sequences, never drawn") {
+  const TemporaryDirectory place;
+  write_tiny_texts(place);
+  const TrainConfig config = tiny_run();
+  const auto tokenizer = learn_tokenizer(config.domains, place.path(), 270);
+  std::vector<DomainTokens> domains{{"a", 1, {}}, {"b", 1, {}}};
+  for (int d = 0; d < 2; ++d) {
+    domains[d].tokens.resize(d == 0 ? 100 : 5000);
+    std::iota(domains[d].tokens.begin(), domains[d].tokens.end(), 10000 * d);
+  }
+  EvaluationPlan evaluation{.every = 1, .tokens = 60, .files = {}};
+  hold_out(domains, evaluation, 8, place.path(), *tokenizer);
+  CHECK(domains[0].held_out.size() == 9);          // 2 % would be less than a sequence
+  CHECK(domains[1].held_out.size() == 7 * 8 + 1);  // 100 would be more than 60
+  CHECK(domains[0].tokens.back() + 1 == domains[0].held_out.front());
+  CHECK(domains[1].held_out.back() == 14999);
+  base::Rng rng(3);
+  const TokenBatch batch = draw_batch(domains, 3000, 8, rng);
+  for (const int32_t id : batch.targets) CHECK((id < 91 || (id >= 10000 && id < 15000 - 57)));
+
+  const auto batches = held_out_batches(domains, 3, 8);
+  REQUIRE(batches.size() == 3);
+  CHECK(batches[2].sequences.size() == 2);
+  std::vector<int32_t> seen;
+  for (const TokenBatch& b : batches)
+    for (size_t i = 0; i < b.ids.size(); ++i) {
+      CHECK(b.targets[i] == b.ids[i] + 1);
+      seen.push_back(b.ids[i]);
+    }
+  std::ranges::sort(seen);
+  CHECK(seen.size() == 64);
+  CHECK(std::ranges::adjacent_find(seen) == seen.end());
+
+  place.write("own.txt", std::string(500, 'x') + "the choir sings " + std::string(500, 'y'));
+  evaluation.files["a"] = "own.txt";
+  domains[0] = {"a", 1, std::vector<int32_t>(100)};
+  hold_out(domains, evaluation, 8, place.path(), *tokenizer);
+  CHECK(domains[0].tokens.size() == 100);
+  CHECK(domains[0].held_out.size() == 57);
+  place.write("own.txt", "x");
+  domains[0].held_out.clear();
+  CHECK(contains(refusal_of([&] { hold_out(domains, evaluation, 8, place.path(), *tokenizer); }), "own.txt"));
+  domains[0] = {"short", 1, std::vector<int32_t>(18)};
+  CHECK(contains(refusal_of([&] { hold_out(domains, evaluation, 8, place.path(), *tokenizer); }), "short"));
+}
+
+TEST_CASE("nodes: by the place in the batch or by the domain") {
+  TokenBatch batch;
+  const std::vector<int32_t> two{5, 6}, three{7, 8, 9};
+  for (const int d : {0, 2, 1, 2}) batch.add(d, d == 2 ? three : two, d == 2 ? three : two);
+  CHECK(nodes_of(batch, {}) == std::vector<int32_t>(10, 0));
+  CHECK(nodes_of(batch, {2, Placement::Pin::kBatch}) == std::vector<int32_t>{0, 0, 0, 0, 0, 1, 1, 1, 1, 1});
+  CHECK(nodes_of(batch, {2, Placement::Pin::kDomain}) == std::vector<int32_t>{0, 0, 0, 0, 0, 1, 1, 0, 0, 0});
 }
 
 }  // namespace

@@ -1,14 +1,17 @@
-// metrics.jsonl: one line a step.
+// metrics.jsonl and evaluations.jsonl: one line a step, one line an evaluation.
 #pragma once
 
 #include <cstdio>
 #include <string>
 
-#include "train/trainer.h"
+#include "train/evaluation.h"
+#include "train/report.h"
 
 namespace choir::train {
 
-std::string to_json(const StepReport& report);  // one line, no newline
+// One line, no newline. What is not known or not finite is null.
+std::string to_json(const StepReport& report);
+std::string to_json(const Evaluation& evaluation);
 
 // Appends to the file. Opening it for a run that stands at `step` drops later lines: they will be made again.
 class MetricsFile {
@@ -18,11 +21,13 @@ class MetricsFile {
   MetricsFile& operator=(const MetricsFile&) = delete;
   ~MetricsFile();
 
-  void add(const StepReport& report);
-  void flush();  // Throws Error (input) when the disk refuses
+  void add(const std::string& line);           // an object with "step"
+  void flush();                                // Throws Error (input) when the disk refuses
+  double seconds() const { return seconds_; }  // of the steps that were there when it was opened
 
  private:
   std::string path_;
+  double seconds_ = 0;
   std::FILE* file_;
 };
 

@@ -11,7 +11,7 @@ namespace {
 
 void add_steps(const TemporaryDirectory& place, int after, int last) {
   MetricsFile file(place.file("metrics.jsonl"), after);
-  for (int step = after + 1; step <= last; ++step) file.add({.step = step, .loss = 0.5 * step});
+  for (int step = after + 1; step <= last; ++step) file.add(to_json(StepReport{.step = step, .loss = 0.5 * step}));
   file.flush();
 }
 

@@ -65,6 +65,15 @@ double Parameters::gradient_norm(base::Threads& threads) const {
   return std::sqrt(kernels::sum_of_squares(gradient_.span(), threads));
 }
 
+std::optional<double> Parameters::gate_gradient_norm(int layer, base::Threads& threads) const {
+  const std::vector<Matrix<float>>& gate = gradients_.blocks[layer].moe.gate;
+  if (gate.empty()) return {};
+  double sum = 0;
+  for (const Matrix<float>& g : gate)
+    sum += kernels::sum_of_squares({g.data, static_cast<size_t>(g.rows) * static_cast<size_t>(g.cols)}, threads);
+  return std::sqrt(sum);
+}
+
 void Parameters::update(const TrainConfig& config, const Step& step, base::Threads& threads) {
   kernels::AdamwStep adamw{static_cast<float>(step.learning_rate),  static_cast<float>(config.beta1),
                            static_cast<float>(config.beta2),        static_cast<float>(config.epsilon),

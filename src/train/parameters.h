@@ -1,6 +1,7 @@
 // The numbers that training changes: parameters, gradients and the optimizer's moments, each in one block.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "base/rng.h"
@@ -37,6 +38,8 @@ class Parameters {
 
   void clear_gradients() { gradient_.clear(); }
   double gradient_norm(base::Threads& threads) const;
+  // Of all tensors of a layer's gate; none where it has none.
+  std::optional<double> gate_gradient_norm(int layer, base::Threads& threads) const;
 
   // One AdamW step; vectors are not decayed, state is left alone. gradient_scale multiplies the gradient first.
   struct Step {

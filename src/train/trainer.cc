@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -12,42 +10,14 @@
 #include "io/json.h"
 #include "kernels/isa.h"
 #include "kernels/peak.h"
-#include "model/backward.h"
-#include "train/checkpoint.h"
-#include "train/data.h"
 #include "train/metrics.h"
 #include "train/save.h"
+#include "train/step.h"
 
 namespace choir::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Multiply-adds of the products of one token's forward, times 2 for FLOP and 3 for forward and both backwards.
-double flops_per_token(const Config& config, int sequence_length) {
-  const auto& a = config.attention;
-  const double linear = static_cast<double>(model::count_parameters(config).active);
-  const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sequence_length;
-  return 6 * (linear + attention);
-}
-
-double worst_load(const model::TrainingActivations& activations) {
-  double worst = 0;
-  for (const model::BlockActivations& block : activations.blocks) {
-    const moe::Plan& plan = block.moe.routing.plan;
-    int most = 0;
-    for (int e = 0; e < plan.experts(); ++e) most = std::max(most, plan.offset[e + 1] - plan.offset[e]);
-    worst = std::max(worst, static_cast<double>(most) * plan.experts() / std::max(1, plan.edges()));
-  }
-  return worst;
-}
-
-// The sequences of a batch lie one after another and start at position 0.
-std::vector<kernels::Sequence> sequences(int count, int length) {
-  std::vector<kernels::Sequence> result;
-  for (int s = 0; s < count; ++s) result.push_back({s * length, length, 0, s * length});
-  return result;
-}
 
 class Run {
  public:
@@ -59,14 +29,22 @@ class Run {
     Parameters parameters(model_config_);
     Progress progress = begin(parameters);
     const model::Model model(model_config_, parameters.weights());
+    write_run_file();
     MetricsFile metrics(options_.directory + "/metrics.jsonl", progress.step);
+    std::optional<MetricsFile> evaluations;
+    if (config_.evaluation.every > 0) evaluations.emplace(options_.directory + "/evaluations.jsonl", progress.step);
+    Stepper stepper(config_, model, parameters, options_.directory, peak_, threads_);
+    double seconds = metrics.seconds();
     while (progress.step < config_.schedule.steps) {
-      const StepReport report = step(model, parameters, progress);
-      metrics.add(report);
-      const bool stop = options_.on_step && !options_.on_step(report);
+      const StepReport report = stepper.step(draw(progress), progress);
+      seconds += report.seconds;
+      metrics.add(to_json(report));
       const bool last = progress.step == config_.schedule.steps;
+      if (evaluates(progress.step)) evaluations->add(to_json(evaluate_model(model, progress.step, seconds)));
+      const bool stop = options_.on_step && !options_.on_step(report);
       if (stop || last || progress.step % config_.checkpoint_every == 0) {
         metrics.flush();
+        if (evaluations) evaluations->flush();
         save_checkpoint(options_.directory, parameters, progress, fingerprint_);
       }
       if (stop && !last) return RunEnd::kStopped;
@@ -90,11 +68,24 @@ class Run {
     else
       tokenizer_ = learn_tokenizer(config_.domains, options_.data_directory, config_.tokenizer.vocab_size);
     domains_ = read_domain_tokens(config_.domains, options_.data_directory, *tokenizer_, config_.sequence_length + 2);
+    if (config_.evaluation.every > 0)
+      hold_out(domains_, config_.evaluation, config_.sequence_length, options_.data_directory, *tokenizer_);
     int64_t tokens = 0;
     for (const DomainTokens& domain : domains_) tokens += static_cast<int64_t>(domain.tokens.size());
     note(fmt::format("data: {} tokens in {} domains, vocabulary {}, {:.1f} s", tokens, domains_.size(),
                      tokenizer_->vocab_size(), watch.seconds()));
+    if (config_.evaluation.every > 0) {
+      held_out_.batches = held_out_batches(domains_, config_.batch_size, config_.sequence_length);
+      for (const DomainTokens& domain : domains_) held_out_.names.push_back(domain.name);
+    }
+    prepare_model(tokens);
+    peak_ = kernels::measure_peak_flops(threads_);
+    note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
+                     kernels::name_of(kernels::best_isa())));
+    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
+  }
 
+  void prepare_model(int64_t tokens) {
     io::Json json = io::parse_json(config_.model, "model");
     json["vocab_size"] = tokenizer_->vocab_size();
     if (const auto end = tokenizer_->end_of_text()) json["bos_token_id"] = json["eos_token_id"] = *end;
@@ -108,10 +99,10 @@ class Run {
                      model::router_expression(model_config_, model_config_.layers.front())));
     fingerprint_ =
         fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length, config_.seed);
-    peak_ = kernels::measure_peak_flops(threads_);
-    note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
-                     kernels::name_of(kernels::best_isa())));
-    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
+    if (config_.accumulate > 1) fingerprint_ += fmt::format("|{} micro-batches", config_.accumulate);
+    if (config_.placement.nodes > 1)
+      fingerprint_ += fmt::format("|{} nodes by {}", config_.placement.nodes,
+                                  config_.placement.pin == Placement::Pin::kDomain ? "domain" : "batch");
   }
 
   Progress begin(Parameters& parameters) const {
@@ -121,50 +112,38 @@ class Run {
     return {0, base::Rng(config_.seed + 1).state()};
   }
 
-  StepReport step(const model::Model& model, Parameters& parameters, Progress& progress) {
-    const base::Stopwatch watch;
+  // The micro-batches of the next step.
+  std::vector<TokenBatch> draw(Progress& progress) const {
     base::Rng rng(progress.data_rng);
-    const TokenBatch batch = draw_batch(domains_, config_.batch_size, config_.sequence_length, rng);
-    const auto rows = sequences(config_.batch_size, config_.sequence_length);
-    parameters.clear_gradients();
-    model::TrainingBatch training{{batch.ids, rows}, batch.targets};
-    training.routing.seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
-    const model::TrainingLoss loss =
-        model::forward_backward(model, training, 1, activations_, parameters.gradients(), threads_);
-    const double norm = parameters.gradient_norm(threads_);
-    ++progress.step;
-    if (!std::isfinite(loss.cross_entropy) || !std::isfinite(norm))
-      base::input_error(fmt::format("the loss is not a number at step {}", progress.step), options_.directory,
-                        "lower the learning rate and resume from the last checkpoint");
-    const double rate = config_.schedule.at(progress.step);
-    const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
-    parameters.update(config_, {rate, scale, progress.step}, threads_);
-    update_routers(model, training, parameters);
+    std::vector<TokenBatch> batches;
+    for (int i = 0; i < config_.accumulate; ++i)
+      batches.push_back(draw_batch(domains_, config_.batch_size, config_.sequence_length, rng));
     progress.data_rng = rng.state();
-
-    StepReport report{.step = progress.step,
-                      .steps = config_.schedule.steps,
-                      .loss = loss.cross_entropy,
-                      .balance_loss = loss.balance,
-                      .gradient_norm = norm,
-                      .learning_rate = rate};
-    const auto tokens = static_cast<int64_t>(batch.ids.size());
-    report.tokens = progress.step * tokens;
-    report.seconds = watch.seconds();
-    report.tokens_per_second = static_cast<double>(tokens) / report.seconds;
-    report.share_of_peak = report.tokens_per_second * flops_per_token(model_config_, config_.sequence_length) / peak_;
-    report.max_over_mean_load = worst_load(activations_);
-    return report;
+    return batches;
   }
 
-  // The routers' own numbers move once a step, behind the weights.
-  void update_routers(const model::Model& model, const model::TrainingBatch& batch, const Parameters& parameters) {
-    std::vector<std::vector<float>> sums;
-    for (int l = 0; l < model_config_.depth(); ++l)
-      sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model_config_.layers[l].experts)));
-    model::observe(model, batch, activations_, sums, threads_);
-    for (int l = 0; l < model_config_.depth(); ++l)
-      model.router(l).update(model_config_.layers[l].experts, sums[static_cast<size_t>(l)], parameters.state(l));
+  // What the run is, for whoever compares runs.
+  void write_run_file() const {
+    const auto count = model::count_parameters(model_config_);
+    const nlohmann::ordered_json json{{"router", model::router_expression(model_config_, model_config_.layers.front())},
+                                      {"parameters", count.total},
+                                      {"active_parameters", count.active},
+                                      {"seed", config_.seed}};
+    base::write_file(options_.directory + "/run.json", json.dump(2) + "\n", base::Existing::kReplace);
+  }
+
+  bool evaluates(int step) const {
+    const int every = config_.evaluation.every;
+    return every > 0 && (step % every == 0 || step == config_.schedule.steps);
+  }
+
+  Evaluation evaluate_model(const model::Model& model, int step, double seconds) const {
+    Evaluation e = evaluate(model, held_out_, {config_.placement, config_.seed}, threads_);
+    e.step = step;
+    e.seconds = seconds;
+    note(fmt::format("step {}: held-out loss {:.4f}, under the training rule {:.4f}, gap {:+.4f}, agreement {:.1f}%",
+                     step, e.loss, e.loss_training_rule, e.loss - e.loss_training_rule, 100 * e.agreement));
+    return e;
   }
 
   TrainConfig config_;
@@ -175,7 +154,7 @@ class Run {
   model::Config model_config_;
   std::string fingerprint_;
   double peak_ = 1;
-  model::TrainingActivations activations_;
+  HeldOut held_out_;
 };
 
 }  // namespace

@@ -36,12 +36,13 @@ struct Runs {
     return base::read_file(place.file(name) + "/" + file);
   }
   // Steps with their losses, norms and loads: all but the times.
-  std::vector<nlohmann::json> numbers(const std::string& name) const {
+  std::vector<nlohmann::json> numbers(const std::string& name, const std::string& file = "metrics.jsonl") const {
     std::vector<nlohmann::json> result;
-    const std::string text = bytes(name, "metrics.jsonl");
+    const std::string text = bytes(name, file);
     for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
       result.push_back(nlohmann::json::parse(text.substr(begin, end - begin)));
-      for (const char* time : {"seconds", "tokens_per_second", "share_of_peak"}) result.back().erase(time);
+      for (const char* time : {"seconds", "tokens_per_second", "share_of_peak", "peak_memory"})
+        result.back().erase(time);
     }
     return result;
   }
@@ -129,6 +130,114 @@ TEST_CASE("trainer: the number of threads changes nothing") {
   runs.run(tiny_run(), runs.options("one"), 1);
   runs.run(tiny_run(), runs.options("three"), 3);
   runs.check_same("one", "three");
+}
+
+TEST_CASE("trainer: evaluations change no bit of the training, and a resumed run has them too") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.router = "etr";
+  config.placement.nodes = 2;
+  config.evaluation = {.every = 5, .tokens = 64, .files = {}};
+  runs.run(config, runs.options("often"));
+  const auto often = runs.numbers("often", "evaluations.jsonl");
+  REQUIRE(often.size() == 3);
+  CHECK(often[0]["step"] == 5);
+  CHECK(often[2]["step"] == 12);
+  CHECK(often[2]["domains"][1]["name"] == "songs");
+  CHECK(often[2]["expert_cosine"].size() == 2);
+
+  TrainConfig once = config;
+  once.evaluation.every = 100;
+  runs.run(once, runs.options("once"));
+  runs.check_same("often", "once");
+  CHECK(runs.numbers("once", "evaluations.jsonl") == std::vector<nlohmann::json>{often[2]});
+
+  RunOptions options = runs.options("stopped");
+  options.on_step = [](const StepReport& report) { return report.step < 7; };
+  runs.run(config, options);
+  options.on_step = nullptr;
+  options.resume = true;
+  runs.run(config, options);
+  runs.check_same("often", "stopped");
+  CHECK(runs.numbers("stopped", "evaluations.jsonl") == often);
+}
+
+TEST_CASE("trainer: what the routers did stands in the metrics, and what the run is in run.json") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.router = "linear > top_k(2) > top_capacity(factor(0.5)) > chosen + load(0.01)";
+  config.placement.nodes = 2;
+  runs.run(config, runs.options("a"));
+  const nlohmann::json step = runs.numbers("a").back(), &layers = step["layers"];
+  CHECK(layers["capacity"] == nlohmann::json{12, 12});  // 0.5 * 2 * 48 / 4
+  CHECK(layers["capacity_factor"] == nlohmann::json{0.5, 0.5});
+  CHECK(step["processed_share"].get<double>() <= 0.5);
+  CHECK(step["processed_share"].get<double>() > 0.3);
+  CHECK(layers["tokens_per_expert"][0].get<double>() <= 12);
+  CHECK(layers["dropped_token_share"].size() == 2);
+  CHECK(layers["router_gradient_norm"][0].get<double>() > 0);
+  CHECK(layers["affinity_kept"][1].is_number());
+  CHECK(layers["local_share"][0].get<double>() > 0);
+  CHECK(step["local_share"].get<double>() < 1);
+  double balance = 0;
+  for (const auto& loss : layers["balance_loss"]) balance += loss.get<double>();
+  CHECK(balance == doctest::Approx(step["balance_loss"].get<double>()));
+  const auto run = nlohmann::json::parse(runs.bytes("a", "run.json"));
+  CHECK(run["router"] == config.router);
+  CHECK(run["seed"] == 7);
+  CHECK(run["parameters"] > run["active_parameters"]);
+
+  runs.run(tiny_run(), runs.options("b"));
+  const nlohmann::json plain = runs.numbers("b").back();
+  CHECK(plain["layers"]["capacity"] == nlohmann::json{nullptr, nullptr});
+  CHECK(plain["layers"]["affinity_dropped"][0].is_null());
+  CHECK(plain["processed_share"] == 1);
+  CHECK(!plain.contains("local_share"));
+}
+
+// What the first step of a run did: its metrics, and (1 - beta1) times its gradient.
+struct FirstStep {
+  nlohmann::json metrics;
+  std::vector<float> moment;
+
+  FirstStep(const Runs& runs, TrainConfig config, const std::string& name) {
+    config.schedule.steps = 1;
+    config.gradient_clip = 1e9;
+    runs.run(config, runs.options(name));
+    metrics = runs.numbers(name).back();
+    const io::SafetensorsFile file(checkpoint_path(runs.place.file(name)));
+    const io::Tensor& stored = *file.find("first_moment");
+    moment.resize(stored.elements());
+    std::memcpy(moment.data(), stored.bytes.data(), stored.bytes.size());
+  }
+};
+
+TEST_CASE("trainer: micro-batches are one batch, the balance loss included") {
+  const Runs runs;
+  for (const char* router : {"mixtral", "linear > top_k(2) > all > chosen + load(0.5) + z_loss(0.01)", "hash"}) {
+    CAPTURE(router);
+    TrainConfig config = tiny_run();
+    config.router = router;
+    config.batch_size = 8;
+    const FirstStep whole(runs, config, std::string(router) + "whole");
+    config.batch_size = 2;
+    config.accumulate = 4;
+    const FirstStep parts(runs, config, std::string(router) + "parts");
+    const auto same = [](const nlohmann::json& a, const nlohmann::json& b) {
+      CHECK(a.get<double>() == doctest::Approx(b.get<double>()).epsilon(1e-5));
+    };
+    for (const char* key : {"loss", "balance_loss", "gradient_norm", "tokens", "processed_share"})
+      same(whole.metrics[key], parts.metrics[key]);
+    CHECK(whole.metrics["layers"]["tokens_per_expert"] == parts.metrics["layers"]["tokens_per_expert"]);
+    CHECK(whole.metrics["layers"]["load_entropy"] == parts.metrics["layers"]["load_entropy"]);
+    REQUIRE(whole.moment.size() == parts.moment.size());
+    double most = 0, worst = 0;
+    for (size_t i = 0; i < whole.moment.size(); ++i) {
+      most = std::max(most, static_cast<double>(std::abs(whole.moment[i])));
+      worst = std::max(worst, static_cast<double>(std::abs(whole.moment[i] - parts.moment[i])));
+    }
+    CHECK(worst < 1e-5 * most);
+  }
 }
 
 TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {

@@ -65,6 +65,7 @@ Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
   };
   if (c.mode == Mode::kFactor) {
     c.factor_permille = static_cast<int>(std::lround(1000 * arguments.number("cf", 0.001, 1000, 1.1)));
+    c.eta_permille = static_cast<int>(std::lround(1000 * arguments.number("eta", 0.001, 10, 1)));
   } else {
     if (c.mode == Mode::kEtrSum) {
       if (const double tau = arguments.number("tau", 1e-3, 1, -1); tau > 0) c.tau = static_cast<float>(tau);
@@ -87,7 +88,8 @@ Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
 std::string Capacity::text() const {
   const std::string tiles = unless("tile", static_cast<float>(tile), 1), per = per_token ? "per=token" : "";
   if (mode == Mode::kFactor)
-    return written("factor", {written(static_cast<float>(factor_permille) / 1000), per, tiles});
+    return written("factor", {written(static_cast<float>(factor_permille) / 1000),
+                              unless("eta", static_cast<float>(eta_permille) / 1000, 1), per, tiles});
   const std::string own = mode == Mode::kEtrSum               ? tau ? "tau=" + written(*tau) : ""
                           : mode == Mode::kTheory             ? "rank=" + written(rank)
                           : statistic == Statistic::kQuantile ? "stat=quantile"
@@ -100,18 +102,34 @@ double Capacity::unit(const Context& context, int choices) const {
   return static_cast<double>(context.tokens.counted()) * (per_token ? 1 : choices) / context.experts;
 }
 
+int Capacity::rounded_up(int64_t count) const {
+  return static_cast<int>(ceil_div(std::max<int64_t>(1, count), tile) * tile);
+}
+
+// cf h K N / (h E + Z) with factors in 1/1000; without idle experts that is cf K N / E whatever h is.
 int Capacity::tokens(const Context& context, int choices) const {
   const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * (per_token ? 1 : choices);
   int64_t count = 0;
   if (mode == Mode::kFactor) {
-    count = ceil_div(factor_permille * pairs, 1000 * static_cast<int64_t>(context.experts));
+    const int64_t shares = eta_permille * static_cast<int64_t>(context.experts - context.idle) + 1000L * context.idle;
+    count = ceil_div(factor_permille * eta_permille * pairs, 1000 * shares);
   } else {
     const double tracked = context.state[0] > 0 ? static_cast<double>(context.state[0]) : static_cast<double>(hi);
     const double share = std::clamp(tracked, static_cast<double>(lo), static_cast<double>(hi));
     // Shares are floats: 1.1 of 50 is 55.000001 in them, and must not be 56.
     count = static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * unit(context, choices)));
   }
-  return static_cast<int>(ceil_div(std::max<int64_t>(1, count), tile) * tile);
+  return rounded_up(count);
+}
+
+std::vector<int> Capacity::of_experts(const Context& context, int choices) const {
+  std::vector<int> result(static_cast<size_t>(context.experts), tokens(context, choices));
+  if (mode != Mode::kFactor || eta_permille == 1000) return result;
+  const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * (per_token ? 1 : choices);
+  const int64_t shares = eta_permille * static_cast<int64_t>(context.experts - context.idle) + 1000L * context.idle;
+  for (int e = context.experts - context.idle; e < context.experts; ++e)
+    result[static_cast<size_t>(e)] = rounded_up(ceil_div(factor_permille * pairs, shares));
+  return result;
 }
 
 // The largest over the experts, in units of K N / E.

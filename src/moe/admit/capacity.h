@@ -10,6 +10,8 @@ namespace choir::moe {
 // Shares are in units of K N / E, an expert's part of all proposals; N counts tokens, not padding. With per=token the
 // unit is N / E: where every token proposes every expert, K N / E would be all of them, and nothing a choice.
 //   factor(cf)   ceil(cf K N / E)                                                            (Switch, Megatron-LM)
+//   factor(cf, eta=h)   ceil(cf h K N / (h E + Z)) and, for each of the Z experts without weights, 1 / h of that; E
+//                counts those with weights here                                       (MoE++, arXiv 2410.07348, eq. 11)
 //   etr_sum      the smallest count that keeps the share tau of an expert's affinity, largest expert, tracked over the
 //                steps before with the given decay                                           (our reading of ETR)
 //   etr_bound    exp(z) / E with z = D d^2 / (2 - d^2), d the largest affinity of the step before (ETR, remark 7)
@@ -23,7 +25,8 @@ struct Capacity {
 
   Mode mode = Mode::kFactor;
   int factor_permille = 1100;  // ceil(1.1 * 50) is 56 in doubles and 55 in truth: factors are whole numbers of 1/1000
-  std::optional<float> tau;    // none: what keeps 60 % of an isotropic batch, 0.76 / 0.71 / 0.67 for E = 8 / 16 / 64
+  int eta_permille = 1000;
+  std::optional<float> tau;  // none: what keeps 60 % of an isotropic batch, 0.76 / 0.71 / 0.67 for E = 8 / 16 / 64
   float decay = 0.9f, lo = 0.25f, hi = 1.1f, rank = 0.5f;
   int tile = 1;
   bool per_token = false;
@@ -36,6 +39,8 @@ struct Capacity {
   int state_size() const { return mode == Mode::kFactor ? 0 : 1; }
   // The most tokens that one expert takes, at least 1. Before the first step the share is hi.
   int tokens(const Context& context, int choices) const;
+  // [E] that for each expert: those without weights have their own.
+  std::vector<int> of_experts(const Context& context, int choices) const;
 
   // Sums [2]: calls, and their shares added up. `key` (N,K) holds the affinity of each proposal, cosines for the modes
   // that are about angles.
@@ -45,6 +50,7 @@ struct Capacity {
 
  private:
   double unit(const Context& context, int choices) const;  // what a share of 1 is, in tokens
+  int rounded_up(int64_t count) const;
   double share_of(const Context& context, const Routing& routing, std::span<const float> key) const;
 };
 

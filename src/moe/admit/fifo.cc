@@ -1,5 +1,7 @@
 #include "moe/admit/fifo.h"
 
+#include <algorithm>
+
 #include "moe/admit/top_capacity.h"
 
 namespace choir::moe {
@@ -14,11 +16,11 @@ Fifo Fifo::read(Arguments& arguments) {
 void Fifo::admit(const Context& context, Routing& routing) const {
   if (context.rule == Rule::kDecode) return;
   const size_t rows = static_cast<size_t>(context.tokens.rows()), choices = rows ? routing.chosen.size() / rows : 0;
-  routing.capacity = capacity.tokens(context, static_cast<int>(choices));
-  std::vector<int> taken(static_cast<size_t>(context.experts));
+  std::vector<int> room = capacity.of_experts(context, static_cast<int>(choices));
+  routing.capacity = std::ranges::max(room);
   for (size_t i = 0; i < routing.chosen.size(); ++i) {
     int32_t& e = routing.chosen[slot_major ? i % rows * choices + i / rows : i];
-    if (e >= 0 && ++taken[static_cast<size_t>(e)] > routing.capacity) e = -1;
+    if (e >= 0 && --room[static_cast<size_t>(e)] < 0) e = -1;
   }
 }
 

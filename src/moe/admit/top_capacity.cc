@@ -127,13 +127,13 @@ void TopCapacity::admit(const Context& context, Routing& routing) const {
     return;
   }
   const int rows = context.tokens.rows();
-  routing.capacity = capacity.tokens(context, rows > 0 ? static_cast<int>(routing.chosen.size()) / rows : 0);
+  std::vector<int> room = capacity.of_experts(context, rows > 0 ? static_cast<int>(routing.chosen.size()) / rows : 0);
+  routing.capacity = std::ranges::max(room);
   Candidates candidates(routing.chosen, affinity, context.experts);
-  std::vector<int> room(static_cast<size_t>(context.experts));
   for (int e = 0; e < context.experts; ++e) {
     const std::span<Candidate> mine = candidates.of(e);
-    const auto kept = std::min(mine.size(), static_cast<size_t>(routing.capacity));
-    room[static_cast<size_t>(e)] = routing.capacity - static_cast<int>(kept);
+    const auto kept = std::min(mine.size(), static_cast<size_t>(room[static_cast<size_t>(e)]));
+    room[static_cast<size_t>(e)] -= static_cast<int>(kept);
     if (kept == mine.size()) continue;
     const auto edge = mine.begin() + static_cast<std::ptrdiff_t>(kept);
     std::ranges::nth_element(mine, edge, bottom ? before<true> : before<false>);

@@ -1,5 +1,7 @@
 #include "moe/propose/top_k.h"
 
+#include <cmath>
+
 #include "kernels/top_k.h"
 
 namespace choir::moe {
@@ -13,8 +15,12 @@ void TopK::propose(const Context& context, Matrix<const float> key, std::vector<
   const auto choices = static_cast<size_t>(k);
   proposed.resize(static_cast<size_t>(key.rows) * choices);
   context.threads.for_each((key.rows + kRows - 1) / kRows, [&](int piece) {
-    for (int t = piece * kRows; t < std::min(key.rows, (piece + 1) * kRows); ++t)
-      kernels::top_k(key.row(t), std::span(proposed).subspan(static_cast<size_t>(t) * choices, choices));
+    for (int t = piece * kRows; t < std::min(key.rows, (piece + 1) * kRows); ++t) {
+      const auto slots = std::span(proposed).subspan(static_cast<size_t>(t) * choices, choices);
+      kernels::top_k(key.row(t), slots);
+      for (int32_t& e : slots)
+        if (key[t][e] == -HUGE_VALF) e = -1;  // masked
+    }
   });
 }
 

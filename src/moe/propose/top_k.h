@@ -13,7 +13,7 @@ struct TopK {
   static TopK read(Arguments& arguments);
   std::string text() const;
   int choices(int) const { return k; }
-  // proposed[t*k + s] = the expert in slot s of token t, best first.
+  // proposed[t*k + s] = the expert in slot s of token t, best first; -1 where only masked experts are left.
   void propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const;
 };
 

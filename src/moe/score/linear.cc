@@ -98,7 +98,8 @@ std::vector<float> LinearScore::inverse_lengths(const Context& context) const {
 void LinearScore::select(Matrix<float> key) const {
   for (int t = 0; t < key.rows; ++t)
     for (float& z : key.row(t))
-      z = select_by == SelectBy::kSigmoid ? 1 / (1 + std::exp(-z)) : std::sqrt(z > 20 ? z : std::log1p(std::exp(z)));
+      if (z > -HUGE_VALF)  // a masked expert stays masked
+        z = select_by == SelectBy::kSigmoid ? 1 / (1 + std::exp(-z)) : std::sqrt(z > 20 ? z : std::log1p(std::exp(z)));
 }
 
 }  // namespace choir::moe

@@ -1,0 +1,79 @@
+#include "moe/admit/threshold.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+namespace choir::moe {
+
+Threshold Threshold::read(Arguments& arguments) {
+  Threshold word;
+  const std::string key = arguments.name("key", {"score", "prob", "cos"});
+  word.key = key == "score" ? Affinity::kScore : key == "prob" ? Affinity::kProbability : Affinity::kCosine;
+  word.rate = static_cast<float>(arguments.number("rate", 1e-3, 4096));
+  word.decay = static_cast<float>(arguments.number("decay", 0, 0.999999, 0.99));
+  return word;
+}
+
+std::string Threshold::text() const {
+  const char* keys[] = {"key=cos", "", "key=prob"};
+  return written(kName, {written(rate), unless("decay", decay, 0.99f), keys[static_cast<int>(key)]});
+}
+
+std::string Threshold::misfit(int experts) const {
+  return rate > static_cast<float>(experts) ? "a token cannot have " + written(rate) + " of them" : "";
+}
+
+std::vector<float> Threshold::of_batch(const Context& context, const Routing& routing,
+                                       std::span<const float> affinity) const {
+  const auto experts = static_cast<size_t>(context.experts);
+  std::vector<std::vector<float>> lists(experts);
+  for (size_t i = 0; i < affinity.size(); ++i)
+    if (const int32_t e = routing.proposed[i]; e >= 0 && !std::isnan(affinity[i]))
+      lists[static_cast<size_t>(e)].push_back(affinity[i]);
+  const double mean = static_cast<double>(rate) * context.tokens.counted() / context.experts;
+  const auto n = static_cast<size_t>(std::max(1L, std::lround(mean)));
+  std::vector<float> theta(experts, NAN);
+  for (size_t e = 0; e < experts; ++e) {
+    if (lists[e].empty()) continue;
+    const auto at = lists[e].begin() + static_cast<std::ptrdiff_t>(std::min(n, lists[e].size()) - 1);
+    std::ranges::nth_element(lists[e], at, std::greater());
+    theta[e] = *at;
+  }
+  return theta;
+}
+
+void Threshold::admit(const Context& context, Routing& routing) const {
+  const std::vector<float> affinity = affinities(key, context, routing);
+  const auto experts = static_cast<size_t>(context.experts);
+  const auto seen = [&](size_t e) { return !context.state.empty() && context.state[experts + e] > 0; };
+  std::vector<float> theta(experts, -HUGE_VALF);
+  bool all = true;
+  for (size_t e = 0; e < experts; ++e) all = all && seen(e);
+  if (!all && context.rule == Rule::kTraining) theta = of_batch(context, routing, affinity);
+  for (size_t e = 0; e < experts; ++e)
+    if (seen(e)) theta[e] = context.state[e];
+  for (size_t i = 0; i < affinity.size(); ++i)
+    if (int32_t& e = routing.chosen[i]; e >= 0 && affinity[i] < theta[static_cast<size_t>(e)]) e = -1;
+}
+
+void Threshold::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  const std::vector<float> theta = of_batch(context, routing, affinities(key, context, routing));
+  for (size_t e = 0; e < theta.size(); ++e) {
+    if (std::isnan(theta[e])) continue;
+    sums[e] += theta[e];
+    sums[theta.size() + e] += 1;
+  }
+}
+
+void Threshold::update(std::span<const float> sums, std::span<float> state) const {
+  const size_t experts = state.size() / 2;
+  for (size_t e = 0; e < experts; ++e) {
+    if (sums[experts + e] <= 0) continue;
+    const float now = sums[e] / sums[experts + e], keep = state[experts + e] > 0 ? decay : 0;
+    state[e] = keep * state[e] + (1 - keep) * now;
+    state[experts + e] = 1;
+  }
+}
+
+}  // namespace choir::moe

@@ -1,0 +1,18 @@
+// z_te = scale cos(x_t, w_e) and its backward: what scores by angle share. A zero vector has cosine 0 and no gradient.
+#pragma once
+
+#include "moe/routing.h"
+
+namespace choir::moe {
+
+void cosine_forward(Matrix<const float> x, const Weight& w, float scale, Matrix<float> z, Threads& threads);
+
+struct CosineBackward {
+  Matrix<const float> x, w;  // (N,D), (E,D)
+  float scale;
+  Matrix<const float> z, dz;  // (N,E)
+  Matrix<float> dx, dw;       // added to
+};
+void cosine_backward(const CosineBackward& step, Threads& threads);
+
+}  // namespace choir::moe

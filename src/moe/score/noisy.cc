@@ -1,0 +1,75 @@
+#include "moe/score/noisy.h"
+
+#include <cmath>
+
+#include "kernels/gemm.h"
+#include "moe/lengths.h"
+#include "moe/noise.h"
+#include "moe/weigh/slots.h"
+
+namespace choir::moe {
+namespace {
+
+constexpr uint64_t kStream = 0x4015e;  // keeps the draws apart from those of other words
+
+float softplus(float v) { return std::max(v, 0.0f) + std::log1p(std::exp(-std::abs(v))); }
+float logistic(float v) { return 1 / (1 + std::exp(-v)); }
+
+// v_te = x_t . v_e.
+Buffer<float> spread(const Context& context) {
+  Buffer<float> v(context.pairs());
+  kernels::gemm_forward(context.tokens.x, context.tensors[1], v.matrix(context.tokens.rows(), context.experts),
+                        context.threads);
+  return v;
+}
+
+class Noise {
+ public:
+  explicit Noise(const Context& context)
+      : stream_(scramble(context.seed, kStream)), experts_(static_cast<uint64_t>(context.experts)) {}
+  float operator()(int t, int e) const {
+    return normal_at(stream_, static_cast<uint64_t>(t) * experts_ + static_cast<uint64_t>(e));
+  }
+
+ private:
+  uint64_t stream_, experts_;
+};
+
+}  // namespace
+
+void NoisyScore::forward(const Context& context, Matrix<float> z) const {
+  kernels::gemm_forward(context.tokens.x, context.tensors[0], z, context.threads);
+  if (context.rule == Rule::kDecode) return;
+  const Buffer<float> buffer = spread(context);
+  const Matrix<const float> v = buffer.matrix(z.rows, z.cols);
+  const Noise noise(context);
+  each_token(context, [&](int t) {
+    for (int e = 0; e < z.cols; ++e) z[t][e] += noise(t, e) * softplus(v[t][e]);
+  });
+}
+
+// With d_te = dz_te n_te sigmoid(v_te): dx += dz w + d v, dw += dz^T x, dv += d^T x.
+void NoisyScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
+                          const ScoreGradient& gradient) const {
+  const Matrix<const float> x = context.tokens.x;
+  const auto through = [&](Matrix<const float> d, size_t gate) {
+    kernels::gemm_backward_input(d, tensor::as_matrix(context.tensors[gate]), gradient.dx, kernels::Write::kAdd,
+                                 context.threads);
+    kernels::gemm_backward_weight(d, x, gradient.tensors[gate], context.threads);
+  };
+  through(dz, 0);
+  if (context.rule == Rule::kDecode) return;
+  const Buffer<float> buffer = spread(context);
+  const Matrix<float> d = buffer.matrix(dz.rows, dz.cols);
+  const Noise noise(context);
+  each_token(context, [&](int t) {
+    for (int e = 0; e < d.cols; ++e) d[t][e] = dz[t][e] * noise(t, e) * logistic(d[t][e]);
+  });
+  through(d, 1);
+}
+
+std::vector<float> NoisyScore::inverse_lengths(const Context& context) const {
+  return moe::inverse_lengths(context.tensors[0], context.threads);
+}
+
+}  // namespace choir::moe

@@ -1,0 +1,88 @@
+#include "moe/stats.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+namespace choir::moe {
+namespace {
+
+// Five rows, the last one padding; three experts, two choices, room for two tokens each. Worked out by hand.
+Routing case_by_hand() {
+  Routing r;
+  r.proposed = {0, 1, 0, 1, 0, 2, 1, 0, -1, -1};
+  r.chosen = {0, 1, 0, 1, -1, 2, -1, -1, -1, -1};
+  r.capacity = 2;
+  r.scale = 2;
+  r.score = Buffer<float>(15);
+  const float z[] = {4, 2, 0, 6, 4, 0, 2, 0, 8, 1, 3, 0, 9, 9, 9};
+  std::copy(std::begin(z), std::end(z), r.score.data());
+  build_plan(r.chosen, 5, 2, 3, r.plan);
+  return r;
+}
+
+TEST_CASE("stats: counts of a small case") {
+  RoutingStats stats;
+  stats.add(case_by_hand());
+  CHECK(stats.tokens == 4);
+  CHECK(stats.slots == 8);
+  CHECK(stats.proposed() == 8);
+  CHECK(stats.kept() == 5);
+  CHECK(stats.processed_share() == doctest::Approx(5.0 / 8));
+  CHECK(stats.unserved_share() == doctest::Approx(1.0 / 4));
+  CHECK(stats.refused == 3);
+  CHECK(stats.experts[0].proposed == 4);
+  CHECK(stats.experts[0].kept == 2);
+  CHECK(stats.experts[0].affinity == doctest::Approx((4 + 6 + 2 + 1) / 2.0));
+  CHECK(stats.max_over_mean_load() == doctest::Approx(2 / (5.0 / 3)));
+  CHECK(stats.dead_experts() == 0);
+  CHECK(stats.load_entropy() == doctest::Approx(-0.8 * std::log(0.4) - 0.2 * std::log(0.2)));
+  CHECK(stats.tokens_per_expert() == doctest::Approx(5.0 / 3));
+  CHECK(stats.capacity == 2);
+  CHECK(*stats.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
+  CHECK(*stats.mean_kept_affinity() == doctest::Approx((4 + 2 + 6 + 4 + 8) / 2.0 / 5));
+  CHECK(*stats.mean_refused_affinity() == doctest::Approx((2 + 3 + 1) / 2.0 / 3));
+}
+
+TEST_CASE("stats: parts add up to the whole") {
+  const Routing routing = case_by_hand();
+  RoutingStats whole, parts;
+  whole.add(routing);
+  parts.add_rows(routing, 0, 2);
+  parts.add_rows(routing, 2, 5);
+  CHECK(parts.tokens == whole.tokens);
+  CHECK(parts.kept() == whole.kept());
+  CHECK(parts.unserved == whole.unserved);
+  CHECK(parts.kept_affinity == whole.kept_affinity);
+  CHECK(!parts.capacity_factor());
+  whole.add(routing);  // a second call: twice the room for twice the tokens
+  CHECK(whole.capacity == 2);
+  CHECK(*whole.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
+}
+
+TEST_CASE("stats: one expert for all, none refused, no limit") {
+  Routing r;
+  r.proposed = r.chosen = {1, 1, 1};
+  r.score = Buffer<float>(12);
+  build_plan(r.chosen, 3, 1, 4, r.plan);
+  RoutingStats stats;
+  stats.add(r);
+  CHECK(stats.processed_share() == 1);
+  CHECK(stats.max_over_mean_load() == 4);
+  CHECK(stats.dead_experts() == 3);
+  CHECK(stats.load_entropy() == 0);
+  CHECK(!stats.capacity_factor());
+  CHECK(!stats.mean_refused_affinity());
+}
+
+TEST_CASE("stats: pairs that stay on their node") {
+  const Routing routing = case_by_hand();  // experts 0 and 1 lie on node 0, expert 2 on node 1
+  const std::vector<int32_t> first(5, 0), second(5, 1), mixed{0, 1, 1, 0, 0};
+  CHECK(local_pairs(routing.plan, first, 2) == 4);
+  CHECK(local_pairs(routing.plan, second, 2) == 1);
+  CHECK(local_pairs(routing.plan, mixed, 2) == 3);
+  CHECK(local_pairs(routing.plan, first, 1) == 5);
+}
+
+}  // namespace
+}  // namespace choir::moe

@@ -1,0 +1,196 @@
+#include "report/run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "io/json.h"
+#include "report/lines.h"
+
+namespace choir::report {
+namespace {
+
+namespace fs = std::filesystem;
+using io::Json;
+
+constexpr const char* kTotals[] = {"loss",        "balance_loss",      "gradient_norm",      "learning_rate",
+                                   "seconds",     "tokens_per_second", "share_of_peak",      "max_over_mean_load",
+                                   "peak_memory", "processed_share",   "dropped_token_share"};
+constexpr const char* kLayers[] = {"capacity",      "capacity_factor",    "processed_share",      "dropped_token_share",
+                                   "dead_experts",  "max_over_mean_load", "load_entropy",         "balance_loss",
+                                   "affinity_kept", "affinity_dropped",   "router_gradient_norm", "tokens_per_expert"};
+constexpr int64_t kMost = int64_t{1} << 60;
+
+// Puts a value behind those of the lines before, of which some may have lacked the field.
+void append(Column& column, size_t line, double value) {
+  column.resize(line, NAN);
+  column.push_back(value);
+}
+
+void add_layers(Steps& steps, const Json& layers, size_t line, const std::string& where) {
+  if (!layers.is_object()) base::input_error("not a JSON object", where + ": field layers", "it must be { ... }");
+  for (const char* field : kLayers) {
+    const auto found = layers.find(field);
+    if (found == layers.end()) continue;
+    const Column values = numbers(*found, where + ": field layers." + field);
+    Rows& rows = steps.layers[field];
+    if (rows.size() < values.size()) rows.resize(values.size());
+    for (size_t l = 0; l < values.size(); ++l) append(rows[l], line, values[l]);
+  }
+}
+
+void add_line(Steps& steps, const Json& object, const std::string& where) {
+  const io::Fields fields(object, where);
+  const size_t line = steps.size();
+  const auto step = static_cast<double>(fields.get_int("step", 0, kMost));
+  if (line > 0 && step <= steps.step.back())
+    base::input_error("steps do not rise", where, "the file holds lines of two runs; remove the older ones");
+  if (!object.contains("loss")) base::input_error("a field is missing", where + ": field loss", "add it");
+  steps.step.push_back(step);
+  steps.tokens.push_back(number_or_nan(object, "tokens", where));
+  for (const char* field : kTotals)
+    if (object.contains(field)) append(steps.total[field], line, number_or_nan(object, field, where));
+  if (const auto layers = object.find("layers"); layers != object.end()) add_layers(steps, *layers, line, where);
+}
+
+Column summed(const Column* seconds, size_t size) {
+  Column elapsed(size, NAN);
+  double sum = 0;
+  for (size_t i = 0; seconds && i < size; ++i) elapsed[i] = sum += std::isfinite((*seconds)[i]) ? (*seconds)[i] : 0;
+  return elapsed;
+}
+
+Steps read_steps(const std::string& path) {
+  Steps steps;
+  for_each_line(path, [&](const Json& object, const std::string& where) { add_line(steps, object, where); });
+  if (steps.size() == 0) base::input_error("no step in the metrics", path, "wait for the first step of the run");
+  for (auto& [field, column] : steps.total) column.resize(steps.size(), NAN);
+  for (auto& [field, rows] : steps.layers)
+    for (Column& column : rows) column.resize(steps.size(), NAN);
+  steps.elapsed = summed(steps.find("seconds"), steps.size());
+  return steps;
+}
+
+Domain read_domain(const Json& object, const std::string& where) {
+  const io::Fields fields(object, where);
+  Domain domain{fields.get_string("name"),
+                number_or_nan(object, "tokens", where),
+                number_or_nan(object, "loss", where),
+                number_or_nan(object, "loss_training_rule", where),
+                {},
+                {}};
+  if (fields.has("load")) domain.load = rows(object["load"], where + ": field load");
+  if (fields.has("affinity")) domain.affinity = rows(object["affinity"], where + ": field affinity");
+  return domain;
+}
+
+Evaluation read_evaluation(const Json& object, const std::string& where) {
+  const io::Fields fields(object, where);
+  const auto number = [&](const char* key) { return number_or_nan(object, key, where); };
+  Evaluation e{static_cast<double>(fields.get_int("step", 0, kMost)),
+               number("tokens"),
+               number("seconds"),
+               number("loss"),
+               number("loss_training_rule"),
+               number("agreement"),
+               {},
+               {},
+               {}};
+  for (const char* key : {"domains", "expert_cosine"})
+    if (fields.has(key) && !object[key].is_array())
+      base::input_error("not an array", where + ": field " + key, "it must be [ ... ]");
+  if (fields.has("domains"))
+    for (const Json& domain : object["domains"]) e.domains.push_back(read_domain(domain, where + ": field domains"));
+  if (fields.has("expert_cosine"))
+    for (const Json& layer : object["expert_cosine"])
+      e.expert_cosine.push_back(rows(layer, where + ": field expert_cosine"));
+  if (fields.has("ch_index")) e.ch_index = numbers(object["ch_index"], where + ": field ch_index");
+  return e;
+}
+
+void read_about(Run& run, const std::string& path) {
+  const Json json = io::read_json(path);
+  const io::Fields fields(json, path);
+  run.router = fields.get_string("router", "");
+  run.title = fields.get_string("name", "");
+  const auto count = [&](const char* key) -> std::optional<int64_t> {
+    if (!fields.has(key)) return {};
+    return fields.get_int(key, 0, kMost);
+  };
+  run.parameters = count("parameters");
+  run.active_parameters = count("active_parameters");
+  run.seed = count("seed");
+}
+
+void read_config(Run& run, const std::string& path) {
+  const Json json = io::read_json(path);
+  const io::Fields fields(json, path);
+  run.experts = fields.get_int("num_local_experts", 0, kMost, 0);
+  run.top_k = fields.get_int("num_experts_per_tok", 0, kMost, 0);
+  if (!fields.has("choir")) return;
+  const io::Fields choir = fields.get_object("choir");
+  if (choir.has("num_local_experts"))
+    for (const double e : numbers(json["choir"]["num_local_experts"], path + ": field choir.num_local_experts"))
+      run.layer_experts.push_back(static_cast<int64_t>(e));
+}
+
+std::string name_of(const std::string& directory) {
+  const fs::path whole = fs::absolute(directory).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
+}  // namespace
+
+const Column* Steps::find(const std::string& field) const {
+  const auto found = total.find(field);
+  return found == total.end() ? nullptr : &found->second;
+}
+
+const Rows* Steps::find_layers(const std::string& field) const {
+  const auto found = layers.find(field);
+  return found == layers.end() ? nullptr : &found->second;
+}
+
+int64_t Run::experts_of(int layer) const {
+  const auto l = static_cast<size_t>(layer);
+  if (l < layer_experts.size()) return layer_experts[l];
+  if (!evaluations.empty() && !evaluations.back().domains.empty())
+    if (const Rows& load = evaluations.back().domains.front().load; l < load.size())
+      return static_cast<int64_t>(load[l].size());
+  return experts;
+}
+
+bool is_run(const std::string& directory) { return fs::exists(directory + "/metrics.jsonl"); }
+
+Run read_run(const std::string& directory) {
+  if (!is_run(directory))
+    base::input_error("no metrics.jsonl", directory, "name the directory that choir train --out wrote");
+  Run run;
+  run.directory = directory;
+  run.name = name_of(directory);
+  run.steps = read_steps(directory + "/metrics.jsonl");
+  if (const std::string path = directory + "/run.json"; fs::exists(path)) read_about(run, path);
+  if (const std::string path = directory + "/config.json"; fs::exists(path)) read_config(run, path);
+  if (const std::string path = directory + "/evaluations.jsonl"; fs::exists(path))
+    for_each_line(path, [&](const Json& object, const std::string& where) {
+      run.evaluations.push_back(read_evaluation(object, where));
+    });
+  return run;
+}
+
+std::vector<Run> read_runs(const std::vector<std::string>& directories) {
+  std::vector<Run> runs;
+  std::set<std::string> taken;
+  for (const std::string& directory : directories) {
+    runs.push_back(read_run(directory));
+    const std::string name = runs.back().name;
+    for (int n = 2; !taken.insert(runs.back().name).second; ++n)
+      runs.back().name = name + " (" + std::to_string(n) + ")";
+  }
+  return runs;
+}
+
+}  // namespace choir::report

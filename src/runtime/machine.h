@@ -1,0 +1,21 @@
+// What this machine offers.
+#pragma once
+
+#include <string>
+
+#include "base/threads.h"
+
+namespace choir::runtime {
+
+struct Machine {
+  std::string cpu;      // as /proc/cpuinfo names it; "unknown" where it does not
+  int processors;       // that the system lets this program use
+  std::string kernels;  // the instructions that the kernels were chosen for: avx512, avx2 or x86-64
+};
+
+Machine this_machine();
+
+// Multiply-adds on all of these threads, measured, in GFLOP per second.
+double peak_gflops(base::Threads& threads);
+
+}  // namespace choir::runtime

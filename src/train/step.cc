@@ -1,0 +1,153 @@
+#include "train/step.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+namespace choir::train {
+
+// Over the micro-batches of a step.
+struct Stepper::Sums {
+  double loss = 0;
+  int64_t tokens = 0;
+  double attended = 0;                          // tokens times the tokens of their sequence
+  std::vector<double> balance;                  // [L]
+  std::vector<moe::RoutingStats> routing;       // [L]
+  std::vector<int64_t> local;                   // [L] pairs on the node of their token
+  std::vector<std::vector<float>> router_sums;  // [L] of Router::observe
+
+  explicit Sums(const model::Model& model)
+      : balance(model.config().layers.size()), routing(balance.size()), local(balance.size()) {
+    for (int l = 0; l < model.config().depth(); ++l)
+      router_sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model.config().layers[l].experts)));
+  }
+};
+
+namespace {
+
+model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const int32_t> nodes, int count) {
+  return {.rule = moe::Rule::kTraining, .seed = seed + 0xd1342543de82ef95 * batch, .node = nodes, .nodes = count};
+}
+
+}  // namespace
+
+// [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
+// must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
+std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batches, uint64_t seed) {
+  const int depth = model_.config().depth();
+  bool asked = false;
+  for (int l = 0; l < depth; ++l) asked = asked || model_.router(l).shares_matter();
+  if (batches.size() < 2 || !asked) return {};
+  std::vector<moe::RoutingStats> stats(static_cast<size_t>(depth));
+  const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
+  for (size_t b = 0; b < batches.size(); ++b) {
+    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
+    const int sequences = static_cast<int>(batches[b].sequences.size()), vocab = model_.config().vocab;
+    logits_.reserve(static_cast<size_t>(sequences) * static_cast<size_t>(vocab));
+    model::forward(
+        model_, {batches[b].ids, batches[b].sequences},
+        {.rows = model::Rows::kLast, .observer = count, .routing = routing_of(seed, b, nodes, config_.placement.nodes)},
+        scratch_, logits_.matrix(sequences, vocab), threads_);
+  }
+  std::vector<std::vector<float>> result;
+  for (const moe::RoutingStats& layer : stats) {
+    std::vector<float>& f = result.emplace_back();
+    for (const moe::ExpertStats& e : layer.experts)
+      f.push_back(static_cast<float>(e.proposed) / static_cast<float>(std::max<int64_t>(1, layer.proposed())));
+  }
+  return result;
+}
+
+void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options, float scale,
+                            Sums& sums) {
+  const model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
+  const model::TrainingLoss loss =
+      model::forward_backward(model_, training, scale, activations_, parameters_.gradients(), threads_);
+  model::observe(model_, training, activations_, sums.router_sums, threads_);
+  sums.loss += static_cast<double>(scale) * loss.cross_entropy;
+  sums.tokens += static_cast<int64_t>(batch.ids.size());
+  for (const model::Sequence& s : batch.sequences) sums.attended += static_cast<double>(s.count) * s.count;
+  for (size_t l = 0; l < activations_.blocks.size(); ++l) {
+    const moe::Routing& routing = activations_.blocks[l].moe.routing;
+    sums.balance[l] += static_cast<double>(scale) * routing.balance_loss;
+    sums.routing[l].add(routing);
+    sums.local[l] += moe::local_pairs(routing.plan, routing_options.node, routing_options.nodes);
+  }
+}
+
+// The routers' own numbers move once a step, behind the weights.
+void Stepper::update_routers(const Sums& sums) {
+  for (int l = 0; l < model_.config().depth(); ++l)
+    model_.router(l).update(model_.config().layers[l].experts, sums.router_sums[static_cast<size_t>(l)],
+                            parameters_.state(l));
+}
+
+// FLOP of the products that were computed: multiply-adds of the forward, times 2, and 3 for forward and both backwards.
+double Stepper::work(const Sums& sums) const {
+  const model::Config& config = model_.config();
+  const auto& a = config.attention;
+  double shared = static_cast<double>(model::count_parameters(config).active), experts = 0;
+  for (size_t l = 0; l < sums.routing.size(); ++l) {
+    const double expert = 3.0 * config.width * config.layers[l].expert_width;
+    shared -= config.layers[l].top_k * expert;
+    experts += static_cast<double>(sums.routing[l].kept()) * expert;
+  }
+  const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sums.attended;
+  return 6 * (shared * static_cast<double>(sums.tokens) + attention + experts);
+}
+
+StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
+  StepReport report{.step = progress.step, .steps = config_.schedule.steps, .loss = sums.loss};
+  report.tokens = progress.tokens;
+  report.peak_memory = peak_memory();
+  for (size_t l = 0; l < sums.routing.size(); ++l) {
+    LayerReport& layer = report.layers.emplace_back(layer_report(sums.routing[l]));
+    layer.balance_loss = sums.balance[l];
+    layer.router_gradient_norm = parameters_.gate_gradient_norm(static_cast<int>(l), threads_);
+    if (config_.placement.nodes > 1)
+      layer.local_share =
+          static_cast<double>(sums.local[l]) / static_cast<double>(std::max<int64_t>(1, sums.routing[l].kept()));
+    report.balance_loss += layer.balance_loss;
+  }
+  sum_up(report);
+  return report;
+}
+
+StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress) {
+  const base::Stopwatch watch;
+  const uint64_t seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
+  Sums sums(model_);
+  parameters_.clear_gradients();
+  int64_t counted = 0;
+  for (const TokenBatch& batch : batches) counted += batch.counted();
+  const std::vector<std::vector<float>> all = shares(batches, seed);
+  for (size_t b = 0; b < batches.size(); ++b) {
+    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
+    model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
+    routing.shares = all;
+    const double part = static_cast<double>(batches[b].counted()) / static_cast<double>(std::max<int64_t>(1, counted));
+    add_gradients(batches[b], routing, static_cast<float>(part), sums);
+  }
+  const double norm = parameters_.gradient_norm(threads_);
+  ++progress.step;
+  progress.tokens += sums.tokens;
+  if (!std::isfinite(sums.loss) || !std::isfinite(norm))
+    base::input_error(fmt::format("the loss is not a number at step {}", progress.step), where_,
+                      "lower the learning rate and resume from the last checkpoint");
+  StepReport result = report(sums, progress);
+  result.gradient_norm = norm;
+  result.learning_rate = config_.schedule.at(progress.step);
+  const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
+  parameters_.update(config_, {result.learning_rate, scale, progress.step}, threads_);
+  update_routers(sums);
+  result.seconds = watch.seconds();
+  result.tokens_per_second = static_cast<double>(sums.tokens) / result.seconds;
+  result.share_of_peak = work(sums) / result.seconds / peak_;
+  return result;
+}
+
+}  // namespace choir::train

@@ -1,0 +1,48 @@
+// One update of the parameters, and what it did.
+#pragma once
+
+#include "model/backward.h"
+#include "train/checkpoint.h"
+#include "train/data.h"
+#include "train/report.h"
+
+namespace choir::train {
+
+// Computes the gradient, clips, updates. What it was made from must outlive it.
+class Stepper {
+ public:
+  // where: the run, for errors; peak: multiply-adds of the machine, FLOP/s.
+  Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, std::string where, double peak,
+          base::Threads& threads)
+      : config_(config),
+        model_(model),
+        parameters_(parameters),
+        where_(std::move(where)),
+        peak_(peak),
+        threads_(threads) {}
+
+  // Each counted target of all micro-batches weighs the same, and the balance loss is that of all of them together.
+  // Throws Error (input) when loss or gradient are not finite.
+  StepReport step(std::span<const TokenBatch> batches, Progress& progress);
+
+ private:
+  struct Sums;
+
+  std::vector<std::vector<float>> shares(std::span<const TokenBatch> batches, uint64_t seed);
+  void add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing, float scale, Sums& sums);
+  void update_routers(const Sums& sums);
+  double work(const Sums& sums) const;
+  StepReport report(const Sums& sums, const Progress& progress) const;
+
+  const TrainConfig& config_;
+  const model::Model& model_;
+  Parameters& parameters_;
+  std::string where_;
+  double peak_;
+  base::Threads& threads_;
+  model::TrainingActivations activations_;
+  model::Scratch scratch_;  // of the sweep that counts proposals
+  tensor::Buffer<float> logits_;
+};
+
+}  // namespace choir::train
