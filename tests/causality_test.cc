@@ -15,7 +15,7 @@ using Logits = std::vector<float>;
 constexpr int kVocab = 67, kLength = 40, kChanged = 23;  // the first id that is another
 
 RandomModel made(const std::string& router) {
-  RandomModel random(tests::routed_config(router, {{9, 2, 24, {}, {}}, {9, 2, 40, {}, {}}, {9, 2, 16, {}, {}}}), 5);
+  RandomModel random(tests::routed_config(router, {{16, 2, 24, {}, {}}, {16, 2, 40, {}, {}}, {16, 2, 16, {}, {}}}), 5);
   tests::settle(random.model(), tests::random_batch({30, 20}, kVocab, 77), 2);
   return random;
 }
