@@ -164,5 +164,38 @@ TEST_CASE("model with learnt cosines: the same") {
                   11);
 }
 
+TEST_CASE("every alias trains its gate: a finite gradient that is not 0 reaches each tensor of it") {
+  std::vector<int32_t> node;
+  for (int t = 0; t < 60; ++t) node.push_back(t % 2);
+  for (const std::string& router : router_expressions()) {
+    const Config config = routed_config(router, {{16, 2, 12, {}, {}}, {16, 2, 8, {}, {}}});
+    const RandomModel owner(config, 5);
+    const ReferenceBatch batch = random_batch({40, 20}, config.vocab, 6);
+    settle(owner.model(), batch, 1);
+    const FlatBatch flat(batch);
+    model::TrainingBatch step = flat.training();
+    step.routing = training(node);
+    base::Threads threads(2);
+    model::TrainingActivations activations;
+    Gradients gradients(config);
+    const auto loss = forward_backward(owner.model(), step, 1, activations, gradients.tensors, threads);
+    CHECK(std::isfinite(loss.cross_entropy + loss.balance));
+    for (size_t i = 0; i < gradients.count(); ++i) {
+      const std::string& name = gradients.name(i);
+      CAPTURE(router);
+      CAPTURE(name);
+      double most = 0;
+      for (const float g : gradients.numbers(i))
+        most = std::max(most, std::isfinite(g) ? std::abs(double(g)) : HUGE_VAL);
+      CHECK(most < HUGE_VAL);
+      const bool first = name.find("layers.0.") != std::string::npos;
+      if (name.ends_with("router_state"))
+        CHECK(most == 0);
+      else if (name.find("gate") != std::string::npos && !(first && name.find("residual") != std::string::npos))
+        CHECK(most > 1e-8);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace choir::tests

@@ -185,5 +185,23 @@ TEST_CASE("moe layer: a token alone gives the bits it gives in a batch") {
   }
 }
 
+// Every proposal is below the floor: cosines of random tokens do not reach 1.
+TEST_CASE("moe layer: a plan without edges gives zeros, and a gradient from the balance loss alone") {
+  const Router router = parse_router("linear > top_k(2) > top_capacity(factor(2), floor=1) > softmax + load(0.25)");
+  const auto variables = variables_of(13, 7, false), dy = reference::random(13 * kWidth, 1, 99);
+  const Result r = run(router, variables, dy, 2);
+  CHECK(r.routing.plan.edges() == 0);
+  CHECK(r.y == std::vector<float>(13 * kWidth));
+  const auto experts = r.gradient.begin() + (13 + static_cast<ptrdiff_t>(kExpertWidths.size())) * kWidth;
+  CHECK(std::any_of(r.gradient.begin(), experts, [](float g) { return g != 0; }));
+  CHECK(std::all_of(experts, r.gradient.end(), [](float g) { return g == 0; }));
+}
+
+TEST_CASE("moe layer: no tokens, no output, no gradient") {
+  const Result r = run(parse_router("linear > top_k(2) > all > chosen + load(0.25)"), variables_of(0, 7, false), {}, 2);
+  CHECK(r.routing.balance_loss == 0);
+  CHECK(std::all_of(r.gradient.begin(), r.gradient.end(), [](float g) { return g == 0; }));
+}
+
 }  // namespace
 }  // namespace choir::moe

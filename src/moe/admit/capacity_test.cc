@@ -166,6 +166,17 @@ TEST_CASE("capacity: etr_bound is e^z / E of the largest cosine, or of that whic
   CHECK(step(capacity("etr_bound"), delta, 8, 1, state, 4096) == 1.1f);
 }
 
+TEST_CASE("capacity: theory is twice the tokens that beat the expert's token of the given rank") {
+  std::vector<double> delta(100 * 4);
+  for (size_t t = 0; t < 100; ++t) delta[t * 4 + (t < 40 ? 0 : 1 + t % 3)] = 0.1 + 0.001 * double(t);
+  for (const auto& [rank, tokens] : {std::pair{"0.5", 40.0}, {"0.75", 20.0}, {"0", 80.0}}) {  // of the 40 of expert 0
+    std::vector<float> state{0};
+    const Capacity c = capacity(std::string("theory(lo=0, hi=5, decay=0, rank=") + rank + ")");
+    CHECK(double(step(c, delta, 4, 1, state)) * 25 == Approx(tokens).epsilon(1e-6));
+    CHECK(tokens_of(c, 100, 4, 1, state) == tokens);
+  }
+}
+
 TEST_CASE("capacity: locmoe keeps what the first batch gave") {
   const Capacity c = capacity("locmoe(lo=0, hi=5)");
   std::vector<double> delta(100 * 4);
