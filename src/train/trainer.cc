@@ -161,10 +161,10 @@ class Run {
   void update_routers(const model::Model& model, const model::TrainingBatch& batch, const Parameters& parameters) {
     std::vector<std::vector<float>> sums;
     for (int l = 0; l < model_config_.depth(); ++l)
-      sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model_config_.layers[l].experts)));
+      sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model_config_.layers[l].routed())));
     model::observe(model, batch, activations_, sums, threads_);
     for (int l = 0; l < model_config_.depth(); ++l)
-      model.router(l).update(model_config_.layers[l].experts, sums[static_cast<size_t>(l)], parameters.state(l));
+      model.router(l).update(model_config_.layers[l].routed(), sums[static_cast<size_t>(l)], parameters.state(l));
   }
 
   TrainConfig config_;
