@@ -23,6 +23,8 @@ size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast
 int keep_of(const PruneOptions& options, int layer) { return options.keep[options.keep.size() == 1 ? 0 : layer]; }
 
 void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
+  if (layer.idle() > 0)
+    base::input_error("the layer has experts without weights", where, "pruning is made for layers without them");
   if (keep > layer.experts)
     base::usage_error("keep " + std::to_string(keep), where, "there are " + std::to_string(layer.experts) + " experts");
   if (keep < layer.top_k)

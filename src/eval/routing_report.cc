@@ -28,7 +28,7 @@ RoutingReport routing_report(const Model& model, std::span<const Document> docum
   const std::vector<Window> windows = cut_inputs(model, documents, cut);
   RoutingReport report;
   for (const model::LayerConfig& layer : model.config().layers) {
-    const auto experts = static_cast<size_t>(layer.experts);
+    const auto experts = static_cast<size_t>(layer.routed());
     report.layers.push_back({std::vector<int64_t>(experts), std::vector<double>(experts), 0, 0});
   }
   WindowRunner runner(model, documents, threads);

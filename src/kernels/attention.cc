@@ -94,14 +94,6 @@ CHOIR_INLINE void combine_rows(float* total, float keep, const Combination& of, 
   if (c < width) combine_last_columns(total + c, keep, {of.weight, of.rows.columns_from(c), of.count}, width - c);
 }
 
-// row_j += weight_j a. Element by element: the compiler makes the vectors.
-CHOIR_INLINE void spread(Target rows, const float* weight, int count, const float* __restrict a, int width) {
-  for (int j = 0; j < count; ++j) {
-    float* __restrict row = rows[j];
-    for (int c = 0; c < width; ++c) row[c] += a[c] * weight[j];
-  }
-}
-
 int first_visible(int position, int window) { return window > 0 ? std::max(0, position + 1 - window) : 0; }
 
 // One query row of one head.
@@ -143,46 +135,9 @@ CHOIR_INLINE float forward_row(const Query& at, float* out) {
   return peak + std::log(total);
 }
 
-struct QueryGradient {
-  const float *out, *dout;
-  float log_sum;
-  float* dq;
-  Target dk, dv;
-};
-
-// With s_j = scale q.k_j, p = softmax(s) and out = sum_j p_j v_j:
-//   dv_j += p_j dout,   ds_j = p_j (dout.v_j - dout.out),   dq += scale sum_j ds_j k_j,   dk_j += scale ds_j q.
-template <int W>
-CHOIR_INLINE void backward_row(const Query& at, const QueryGradient& g) {
-  float p[kKeys], ds[kKeys];
-  float delta;
-  dot_some<W, 1>(g.dout, {g.out, 0}, at.width, &delta);
-  for (int begin = at.begin; begin < at.end; begin += kKeys) {
-    const int count = std::min(kKeys, at.end - begin);
-    const Source k = at.k.from(begin);
-    dot_rows<W>(at.q, k, count, at.width, p);
-    dot_rows<W>(g.dout, at.v.from(begin), count, at.width, ds);
-    for (int j = 0; j < count; j += kLanes) {
-      const Vec share = exp(load(p + j, count - j) * at.scale - g.log_sum);
-      store(p + j, share);
-      store(ds + j, share * (load(ds + j, count - j) - delta) * at.scale);
-    }
-    combine_rows<W>(g.dq, 1, {ds, k, count}, at.width);
-    spread(g.dk.from(begin), ds, count, at.q, at.width);
-    spread(g.dv.from(begin), p, count, g.dout, at.width);
-  }
-}
-
 struct Forward {
   const AttentionInput& in;
   Matrix<float> out, log_sum;
-};
-
-struct Backward {
-  Matrix<const float> dout;
-  const AttentionInput& in;
-  const AttentionSaved& saved;
-  const AttentionGradient& gradient;
 };
 
 CHOIR_INLINE Query query_of(const AttentionInput& in, const Sequence& s, int row, int head) {
@@ -215,24 +170,6 @@ CHOIR_INLINE void forward_body(const Forward& f, int chunk, int kv_head, const S
           forward_row<W>(query_of(f.in, s, row, head), f.out[s.row + row] + head * shape.head_width);
 }
 
-// A piece is one key-value head of one sequence: its dk and dv are added to by one thread, in the order of the rows.
-template <int W>
-CHOIR_INLINE void backward_body(const Backward& b, int kv_head, const Sequence& s) {
-  const AttentionShape& shape = b.in.shape;
-  const AttentionGradient& to = b.gradient;
-  const int group = shape.heads / shape.kv_heads, width = shape.head_width;
-  for (int row = s.row; row < s.row + s.count; ++row)
-    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const int column = head * width;
-      backward_row<W>(query_of(b.in, s, row - s.row, head), {b.saved.out[row] + column,
-                                                             b.dout[row] + column,
-                                                             b.saved.log_sum[row][head],
-                                                             to.dq[row] + column,
-                                                             {to.dk[s.kv_row] + kv_head * width, to.dk.stride},
-                                                             {to.dv[s.kv_row] + kv_head * width, to.dv.stride}});
-    }
-}
-
 using ForwardPiece = void(const Forward&, int, int, const Sequence&);
 void forward_plain(const Forward& f, int chunk, int head, const Sequence& s) { forward_body<4>(f, chunk, head, s); }
 CHOIR_AVX2 void forward_avx2(const Forward& f, int chunk, int head, const Sequence& s) {
@@ -243,13 +180,9 @@ CHOIR_AVX512 void forward_avx512(const Forward& f, int chunk, int head, const Se
 }
 constexpr Versions<ForwardPiece> forward_piece{forward_plain, forward_avx2, forward_avx512};
 
-using BackwardPiece = void(const Backward&, int, const Sequence&);
-void backward_plain(const Backward& b, int head, const Sequence& s) { backward_body<4>(b, head, s); }
-CHOIR_AVX2 void backward_avx2(const Backward& b, int head, const Sequence& s) { backward_body<8>(b, head, s); }
-CHOIR_AVX512 void backward_avx512(const Backward& b, int head, const Sequence& s) { backward_body<16>(b, head, s); }
-constexpr Versions<BackwardPiece> backward_piece{backward_plain, backward_avx2, backward_avx512};
+}  // namespace
 
-void check(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum) {
+void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum) {
   const AttentionShape& s = in.shape;
   CHOIR_CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_width > 0,
               std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " key-value heads");
@@ -264,27 +197,13 @@ void check(const AttentionInput& in, Matrix<const float> out, Matrix<const float
                 std::to_string(q.count) + " rows from position " + std::to_string(q.first));
 }
 
-}  // namespace
-
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads) {
-  check(in, out, log_sum);
+  check_attention(in, out, log_sum);
   const Forward f{in, out, log_sum};
   const int per_head = chunks(in), per_sequence = per_head * in.shape.kv_heads;
   threads.for_each(static_cast<int>(in.sequences.size()) * per_sequence, [&](int piece) {
     const Sequence& s = in.sequences[static_cast<size_t>(piece / per_sequence)];
     forward_piece(f, piece % per_head, piece / per_head % in.shape.kv_heads, s);
-  });
-}
-
-void attention_backward(Matrix<const float> dout, const AttentionInput& in, const AttentionSaved& saved,
-                        const AttentionGradient& gradient, Threads& threads) {
-  check(in, dout, saved.log_sum);
-  check(in, saved.out, saved.log_sum);
-  for (const Sequence& s : in.sequences) CHOIR_CHECK(s.first == 0, "position " + std::to_string(s.first));
-  const Backward b{dout, in, saved, gradient};
-  const int heads = in.shape.kv_heads;
-  threads.for_each(static_cast<int>(in.sequences.size()) * heads, [&](int piece) {
-    backward_piece(b, piece % heads, in.sequences[static_cast<size_t>(piece / heads)]);
   });
 }
 

@@ -44,4 +44,7 @@ struct AttentionGradient {
 void attention_backward(Matrix<const float> dout, const AttentionInput& in, const AttentionSaved& saved,
                         const AttentionGradient& gradient, Threads& threads);
 
+// What all of these CHECK of their arguments.
+void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum);
+
 }  // namespace choir::kernels

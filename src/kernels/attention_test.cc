@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "kernels/attention_packed.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/compare.h"
 #include "tests/gradients/complex_step.h"
@@ -23,7 +24,7 @@ struct Result {
 };
 
 // The rows of the problem as sequences of these lengths, one after the other.
-Result run(const Reference& p, const std::vector<int>& lengths, int threads) {
+Result run(const Reference& p, const std::vector<int>& lengths, int threads, bool packed = false) {
   Threads pool(threads);
   const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k), v = reference::narrow(p.v);
   const std::vector<float> dout = reference::narrow(reference::random(q.size(), 1, 4));
@@ -39,7 +40,10 @@ Result run(const Reference& p, const std::vector<int>& lengths, int threads) {
            std::vector<float>(q.size()), std::vector<float>(k.size()), std::vector<float>(v.size())};
   const AttentionInput in{p.shape, sequences, {q.data(), rows, wide}, {k.data(), rows, cols}, {v.data(), rows, cols}};
   const Matrix<float> out(r.out.data(), rows, wide), log_sum(r.log_sum.data(), rows, p.shape.heads);
-  attention_forward(in, out, log_sum, pool);
+  if (packed)
+    attention_forward_packed(in, out, log_sum, pool);
+  else
+    attention_forward(in, out, log_sum, pool);
   attention_backward({dout.data(), rows, wide}, in, {out, log_sum},
                      {{r.dq.data(), rows, wide}, {r.dk.data(), rows, cols}, {r.dv.data(), rows, cols}}, pool);
   return r;
@@ -83,14 +87,42 @@ TEST_CASE("attention: every version agrees with the reference at ten scales") {
         const int rows = shape.head_width == 64 ? 140 : 20;
         const Reference p = problem(shape, rows, size);
         if (rows == 140 && size != 2 && size > 1e-3) continue;  // the long one at both ends of the range
-        const Result r = run(p, {rows}, 2);
         const auto g = reference::attention_backward(reference::random(p.q.size(), 1, 4), p);
-        CHECK(reference::error(reference::attention(p), r.out) < 1e-5);
-        CHECK(reference::error(g.dq, r.dq) < 1e-5);
-        CHECK(reference::error(g.dk, r.dk) < 1e-5);
-        CHECK(reference::error(g.dv, r.dv) < 1e-5);
+        for (const bool packed : {false, true}) {
+          CAPTURE(packed);
+          const Result r = run(p, {rows}, 2, packed);
+          CHECK(reference::error(reference::attention(p), r.out) < 1e-5);
+          CHECK(reference::error(g.dq, r.dq) < 1e-5);
+          CHECK(reference::error(g.dk, r.dk) < 1e-5);
+          CHECK(reference::error(g.dv, r.dv) < 1e-5);
+        }
       }
   });
+}
+
+TEST_CASE(
+    "attention: over several blocks of queries and keys the packed form agrees with the other, with a window too") {
+  for (const int window : {0, 30, 150, 199}) {
+    CAPTURE(window);
+    const Reference p = problem({2, 1, 24, window}, 410, 1);
+    const Result rows = run(p, {410}, 1), blocks = run(p, {410}, 1, true);
+    for (const auto& [a, b] : {std::pair{&rows.out, &blocks.out},
+                               {&rows.log_sum, &blocks.log_sum},
+                               {&rows.dq, &blocks.dq},
+                               {&rows.dk, &blocks.dk},
+                               {&rows.dv, &blocks.dv}})
+      CHECK(reference::error({a->begin(), a->end()}, *b) < 1e-5);
+  }
+}
+
+TEST_CASE("attention: the packed form gives a row the same bits whatever follows it in its sequence") {
+  const Reference p = problem({2, 1, 24, 0}, 250, 1);
+  Reference shorter = p;
+  shorter.q.resize(130 * p.q_cols());
+  shorter.k.resize(130 * p.kv_cols());
+  shorter.v.resize(130 * p.kv_cols());
+  const Result whole = run(p, {250}, 1, true), start = run(shorter, {130}, 1, true);
+  CHECK(std::equal(start.out.begin(), start.out.end(), whole.out.begin()));
 }
 
 TEST_CASE("attention: sequences do not see each other, and threads do not change a bit") {
@@ -98,6 +130,7 @@ TEST_CASE("attention: sequences do not see each other, and threads do not change
   const Result one = run(p, {33, 1, 56}, 1);
   CHECK(run(p, {33, 1, 56}, 2) == one);
   CHECK(run(p, {33, 1, 56}, 3) == one);
+  CHECK(run(p, {33, 1, 56}, 1, true) == run(p, {33, 1, 56}, 3, true));
   Reference last = p;
   last.q.erase(last.q.begin(), last.q.begin() + 34 * 88);
   last.k.erase(last.k.begin(), last.k.begin() + 34 * 44);

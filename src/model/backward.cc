@@ -31,7 +31,7 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
 // The scores of the layer before, for a router that reads them.
 Matrix<float> scores_before(const Model& model, const std::vector<BlockActivations>& blocks, size_t l) {
   if (l == 0 || !model.router(static_cast<int>(l)).residual()) return {};
-  return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].experts);
+  return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].routed());
 }
 
 TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<const int32_t> targets,
@@ -95,7 +95,7 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
   moe::MoeBackward backward{.step = forward, .doutput = dh, .dx = dnormed, .balance_scale = step.balance_scale};
   if (before.data) backward.previous = a.dscore[step.layer - 1].matrix(before.rows, before.cols);
   if (const Buffer<float>& mine = a.dscore[step.layer]; mine.size() > 0)
-    backward.dscore = mine.matrix(n, model.config().layers[step.layer].experts);
+    backward.dscore = mine.matrix(n, model.config().layers[step.layer].routed());
   moe::moe_backward(model.router(static_cast<int>(step.layer)), weights.moe, block.moe, backward, gradients.moe,
                     threads);
   kernels::rms_norm_backward(dnormed,

@@ -20,6 +20,11 @@ using io::Json;
 constexpr int64_t kMost = 1 << 18;  // of any width or count
 constexpr int kMostExperts = 4096, kMostHeadWidth = 1024;
 
+constexpr std::pair<const char*, int LayerConfig::*> kIdleCounts[] = {
+    {"zero_experts", &LayerConfig::zero_experts},
+    {"copy_experts", &LayerConfig::copy_experts},
+    {"constant_experts", &LayerConfig::constant_experts}};
+
 int get(const Fields& fields, const std::string& key, std::optional<int64_t> fallback = {}) {
   return static_cast<int>(fields.get_int(key, 1, kMost, fallback));
 }
@@ -93,6 +98,24 @@ std::vector<int> per_layer(const Json& json, const std::string& key, int scalar,
   return result;
 }
 
+// Experts without weights: a number for all layers, or an array of one for each.
+void read_idle(const Json& json, const std::string& where, Config& config) {
+  if (!json.contains("choir") || !json["choir"].is_object()) return;
+  for (const auto& [key, member] : kIdleCounts) {
+    if (!json["choir"].contains(key)) continue;
+    const Json& counts = json["choir"][key];
+    const std::string field = where + ": choir." + key;
+    if (counts.is_array() && counts.size() != config.layers.size())
+      base::input_error("not a number, nor one for each layer", field, fmt::format("{} layers", config.depth()));
+    for (size_t l = 0; l < config.layers.size(); ++l) {
+      const Json& own = counts.is_array() ? counts[l] : counts;
+      if (!own.is_number_integer() || own < 0 || own > kMostExperts)
+        base::input_error("not a number of experts", fmt::format("{}[{}]", field, l), own.dump());
+      config.layers[l].*member = own.get<int>();
+    }
+  }
+}
+
 void read_kept(const Json& json, const std::string& where, Config& config) {
   if (!json.contains("choir") || !json["choir"].contains("kept_experts")) return;
   const Json& kept = json["choir"]["kept_experts"];
@@ -126,8 +149,8 @@ void read_routers(const Json& json, const std::string& where, Config& config) {
     try {
       const moe::Router made = moe::parse_router(own.get<std::string>());
       layer.router = made.expression();
-      moe::check_router(made, layer.experts, config.width, field);
-      layer.top_k = made.choices(layer.experts);
+      moe::check_router(made, layer.routed(), config.width, field);
+      layer.top_k = made.choices(layer.routed());
     } catch (const base::Error& error) {  // of the file, not of the call
       base::input_error(error.message, field, error.hint);
     }
@@ -195,10 +218,13 @@ Config parse_config(const Json& json, const std::string& where) {
   const auto top_k =
       per_layer(json, mixtral::kTopKKey, get_defaulted(fields, mixtral::kTopKKey, 2, config), depth, where);
   const auto widths = per_layer(json, mixtral::kExpertWidthKey, get(fields, mixtral::kExpertWidthKey), depth, where);
+  for (int l = 0; l < depth; ++l) config.layers.push_back({experts[l], top_k[l], widths[l], {}, {}});
+  read_idle(json, where, config);
   for (int l = 0; l < depth; ++l) {
-    require(experts[l] <= kMostExperts, fmt::format("layer {} has {} experts", l, experts[l]), where);
-    require(top_k[l] <= experts[l], fmt::format("layer {} chooses {} of {} experts", l, top_k[l], experts[l]), where);
-    config.layers.push_back({experts[l], top_k[l], widths[l], {}, {}});
+    const LayerConfig& layer = config.layers[l];
+    require(layer.routed() <= kMostExperts, fmt::format("layer {} has {} experts", l, layer.routed()), where);
+    require(layer.top_k <= layer.routed(),
+            fmt::format("layer {} chooses {} of {} experts", l, layer.top_k, layer.routed()), where);
   }
   read_kept(json, where, config);
   read_routers(json, where, config);
@@ -226,6 +252,14 @@ Json config_json(const Config& config, const Json& base) {
     if (std::ranges::any_of(config.layers, [&](const LayerConfig& l) { return l.*member != most(member); }))
       json["choir"][key] = per_layer_json(config, member);
   }
+  for (const auto& [key, member] : kIdleCounts) {
+    const int first = config.layers.front().*member;
+    const bool same = std::ranges::all_of(config.layers, [&](const LayerConfig& l) { return l.*member == first; });
+    if (!same)
+      json["choir"][key] = per_layer_json(config, member);
+    else if (first > 0)
+      json["choir"][key] = first;
+  }
   if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.router.empty(); })) {
     const std::string& first = config.layers.front().router;
     const bool same = std::ranges::all_of(config.layers, [&](const LayerConfig& l) { return l.router == first; });
@@ -248,9 +282,9 @@ ParameterCount count_parameters(const Config& config) {
   for (const LayerConfig& layer : config.layers) {
     int64_t gate = 0;
     const moe::Router router = moe::parse_router(router_expression(config, layer));
-    for (const moe::GateTensor& tensor : router.tensors(layer.experts, config.width))
+    for (const moe::GateTensor& tensor : router.tensors(layer.routed(), config.width))
       gate += static_cast<int64_t>(tensor.rows) * tensor.cols;
-    const int64_t shared = 2 * d * (q + kv) + 2 * d + gate;
+    const int64_t shared = 2 * d * (q + kv) + 2 * d + gate + 3 * d * layer.constant_experts;
     const int64_t expert = 3 * d * layer.expert_width;
     count.total += shared + layer.experts * expert;
     count.active += shared + layer.top_k * expert;

@@ -17,6 +17,10 @@ struct LayerConfig {
   std::optional<float> skip_beta;  // the second expert is skipped below this ratio of weights (published key: betas)
   std::vector<int> kept;           // after pruning: the expert's number in the original model; empty when unpruned
   std::string router = {};         // an expression in full; empty: the family's own
+  int zero_experts = 0, copy_experts = 0, constant_experts = 0;  // behind the others, without weights of their size
+
+  int idle() const { return zero_experts + copy_experts + constant_experts; }
+  int routed() const { return experts + idle(); }  // what the router chooses from
 
   bool operator==(const LayerConfig&) const = default;
 };

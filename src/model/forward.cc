@@ -122,7 +122,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
     Matrix<const float> previous;
     if (l > 0 && model.router(l).residual()) {  // one block of buffers serves all layers: the scores change places
       std::swap(scratch.scores, scratch.block.moe.routing.score);
-      previous = scratch.scores.matrix(n, model.config().layers[l - 1].experts);
+      previous = scratch.scores.matrix(n, model.config().layers[l - 1].routed());
     }
     pass.mix(l, middle, previous, scratch.block, h);
     if (options.observer) options.observer(l, scratch.block.moe.routing);

@@ -61,6 +61,15 @@ bool passed_over(const Config& config, const std::string& name) {
   return name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
 }
 
+// Whether the router's tensors have a row for each expert and nothing else that depends on them.
+bool can_lose_experts(const moe::Router& router, const LayerConfig& layer, int width) {
+  const auto now = router.tensors(layer.experts, width), then = router.tensors(layer.experts + 1, width);
+  bool rows = !now.empty() && layer.idle() == 0 && router.state_size(layer.experts) == 0;
+  for (size_t i = 0; i < now.size(); ++i)
+    rows = rows && now[i].rows == layer.experts && then[i].rows == layer.experts + 1 && now[i].cols == then[i].cols;
+  return rows;
+}
+
 constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for heads of width 128
 
 }  // namespace
@@ -104,9 +113,9 @@ void Model::finish() {
   routers_.clear();
   for (const LayerConfig& layer : config_.layers) {
     routers_.push_back(moe::parse_router(router_expression(config_, layer)));
-    moe::check_router(routers_.back(), layer.experts, config_.width, "layer " + std::to_string(routers_.size() - 1));
+    moe::check_router(routers_.back(), layer.routed(), config_.width, "layer " + std::to_string(routers_.size() - 1));
     if (routers_.size() > 1 && routers_.back().residual() &&
-        layer.experts != config_.layers[routers_.size() - 2].experts)
+        layer.routed() != config_.layers[routers_.size() - 2].routed())
       base::input_error("a router reads the scores of a layer with another number of experts", where_,
                         "residual gates need layers of equal size");
   }
@@ -121,13 +130,10 @@ int Model::positions() const { return std::min(config_.max_positions, kMostPosit
 Matrix<const float> Model::rope() const { return rope_->matrix(positions(), config_.attention.head_width); }
 
 // Some rows of a gate's tensor, in memory of our own.
-Weight Model::rows_of(const Weight& gate, const std::vector<int>& kept, int l) {
+Weight Model::rows_of(const Weight& gate, const std::vector<int>& kept) {
   const size_t row = gate.row(0).bytes();
   Bytes bytes(kept.size() * row);
   for (size_t i = 0; i < kept.size(); ++i) {
-    if (gate.rows <= kept.back())
-      base::input_error(fmt::format("the gate of layer {} has no row for each expert", l), where_,
-                        "its router cannot lose experts");
     std::memcpy(bytes.data() + i * row, gate.row(kept[i]).data, row);
   }
   copies_.push_back(std::make_shared<const Bytes>(std::move(bytes)));
@@ -143,10 +149,10 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     const std::vector<int>& kept = keep[l];
     CHOIR_CHECK(static_cast<int>(kept.size()) == config.layers[l].experts, "kept experts and config differ");
     if (kept.size() == from.w1.size()) continue;
-    if (from.gate.empty() || from.state.data)
+    if (!can_lose_experts(router(l), config_.layers[l], config_.width))
       base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
                         "only gates with a row for each expert can lose some");
-    for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept, l);
+    for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept);
     for (size_t i = 0; i < kept.size(); ++i) {
       to.w1[i] = from.w1[kept[i]];
       to.w2[i] = from.w2[kept[i]];

@@ -47,7 +47,7 @@ class Model {
   using Bytes = tensor::Buffer<std::byte>;
 
   Weight copy(const Weight& weight, tensor::DType type);
-  Weight rows_of(const Weight& gate, const std::vector<int>& kept, int l);
+  Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   void finish();
 
   std::string where_ = "model";  // its directory, for messages

@@ -13,14 +13,31 @@ void visit_router(const Config& config, int l, moe::MoeTensors<T>& moe, const Vi
   const LayerConfig& layer = config.layers[l];
   const std::string in = mixtral::block(l) + "block_sparse_moe.";
   const moe::Router router = moe::parse_router(router_expression(config, layer));
-  const std::vector<moe::GateTensor> list = router.tensors(layer.experts, config.width);
+  const std::vector<moe::GateTensor> list = router.tensors(layer.routed(), config.width);
   moe.gate.resize(list.size());
   for (size_t i = 0; i < list.size(); ++i)
     visitor(TensorInfo{in + list[i].name, list[i].rows, list[i].cols, list[i].vector, Role::kGate, list[i].initial,
                        list[i].deviation},
             moe.gate[i]);
-  if (const int size = router.state_size(layer.experts); size > 0)
+  if (const int size = router.state_size(layer.routed()); size > 0)
     visitor(TensorInfo{in + "router_state", 1, size, true, Role::kState}, moe.state);
+}
+
+// A constant expert's vector starts as in the published code, with deviation 1.
+template <class T, class Visitor>
+void visit_idle(const Config& config, int l, moe::IdleTensors<T>& idle, const Visitor& visitor) {
+  using Role = TensorInfo::Role;
+  const LayerConfig& layer = config.layers[l];
+  const auto constants = static_cast<size_t>(layer.constant_experts);
+  idle.zero = layer.zero_experts;
+  idle.copy = layer.copy_experts;
+  idle.v.resize(constants);
+  idle.mix.resize(constants);
+  for (size_t j = 0; j < constants; ++j) {
+    const std::string in = mixtral::block(l) + "block_sparse_moe.constant." + std::to_string(j) + ".";
+    visitor(TensorInfo{in + "v", 1, config.width, true, Role::kWeight, 0, 1}, idle.v[j]);
+    visitor(TensorInfo{in + "mix.weight", 2, config.width, false}, idle.mix[j]);
+  }
 }
 
 template <class T, class Visitor>
@@ -48,6 +65,7 @@ void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor
       visitor(TensorInfo{expert + "w2.weight", d, layer.expert_width, false}, block.moe.w2[e]);
       visitor(TensorInfo{expert + "w3.weight", layer.expert_width, d, false}, block.moe.w3[e]);
     }
+    visit_idle(config, l, block.moe.idle, visitor);
   }
   visitor(TensorInfo{"model.norm.weight", 1, d, true, TensorInfo::Role::kNorm}, tensors.norm);
   if (!config.tied) visitor(TensorInfo{"lm_head.weight", config.vocab, d, false}, tensors.head);

@@ -17,15 +17,27 @@ int widest(const std::vector<Weight>& w1) {
 
 size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
 
-struct Views {
-  Matrix<float> gate, up, hidden;  // (M,F)
-  Matrix<float> out;               // (M,D)
+// The edges of the experts with weights; those of idle experts come behind them.
+struct Busy {
+  kernels::Groups by_token, by_edge;
+  int edges, all_edges;
 
-  Views(const MoeActivations& a, int edges, int f, int d)
-      : gate(a.gate.matrix(edges, f)),
-        up(a.up.matrix(edges, f)),
-        hidden(a.hidden.matrix(edges, f)),
-        out(a.out.matrix(edges, d)) {}
+  Busy(const Plan& plan, size_t experts)
+      : by_token{std::span(plan.offset).first(experts + 1), plan.token},
+        by_edge{by_token.offset, {}},
+        edges(plan.offset[experts]),
+        all_edges(plan.edges()) {}
+};
+
+struct Views {
+  Matrix<float> gate, up, hidden;  // (M,F) of the busy edges
+  Matrix<float> out;               // (M,D) of all
+
+  Views(const MoeActivations& a, const Busy& busy, int f, int d)
+      : gate(a.gate.matrix(busy.edges, f)),
+        up(a.up.matrix(busy.edges, f)),
+        hidden(a.hidden.matrix(busy.edges, f)),
+        out(a.out.matrix(busy.all_edges, d)) {}
 };
 
 std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
@@ -39,9 +51,8 @@ std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
 void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, std::vector<float>& dweight,
                 Threads& threads) {
   constexpr int kRows = 32;
-  dweight.resize(plan.token.size());
-  threads.for_each((plan.edges() + kRows - 1) / kRows, [&](int piece) {
-    for (int i = piece * kRows; i < std::min(plan.edges(), (piece + 1) * kRows); ++i) {
+  threads.for_each((hidden.rows + kRows - 1) / kRows, [&](int piece) {
+    for (int i = piece * kRows; i < std::min(hidden.rows, (piece + 1) * kRows); ++i) {
       float dot = 0;
       for (int f = 0; f < hidden.cols; ++f) dot += dhidden[i][f] * hidden[i][f];
       dweight[i] = dot;
@@ -55,20 +66,21 @@ void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, s
 
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
                  MoeActivations& activations, Threads& threads, kernels::Sums sums) {
-  const int f = widest(weights.w1), edges = plan.edges();
+  const int f = widest(weights.w1);
+  const Busy busy(plan, weights.w1.size());
   for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
-    buffer->reserve(area(edges, f));
-  activations.out.reserve(area(edges, x.cols));
-  const Views a(activations, edges, f, x.cols);
-  const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};
+    buffer->reserve(area(busy.edges, f));
+  activations.out.reserve(area(busy.all_edges, x.cols));
+  const Views a(activations, busy, f, x.cols);
   const auto narrow = [&](int e) { return weights.w1[e].rows < f; };
-  for (int e = 0; e < plan.experts(); ++e)  // columns past a narrow expert's width stay zero
+  for (int e = 0; e < busy.by_token.count(); ++e)  // columns past a narrow expert's width stay zero
     for (int i = plan.offset[e]; narrow(e) && i < plan.offset[e + 1]; ++i)
       for (const Matrix<float>& m : {a.gate, a.up}) std::fill(m[i] + weights.w1[e].rows, m[i] + f, 0.0f);
-  kernels::grouped_forward(by_token, x, weights.w1, a.gate, threads, sums);
-  kernels::grouped_forward(by_token, x, weights.w3, a.up, threads, sums);
+  kernels::grouped_forward(busy.by_token, x, weights.w1, a.gate, threads, sums);
+  kernels::grouped_forward(busy.by_token, x, weights.w3, a.up, threads, sums);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
-  kernels::grouped_forward(by_edge, a.hidden, weights.w2, a.out, threads, sums);
+  kernels::grouped_forward(busy.by_edge, a.hidden, weights.w2, a.out, threads, sums);
+  idle_forward(plan, weights.idle, x, a.out, threads);
 }
 
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
@@ -76,6 +88,7 @@ Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threa
   if (weights.state.data) state = tensor::as_vector(weights.state);
   return {.tokens = step.tokens,
           .experts = weights.experts(),
+          .idle = weights.idle.count(),
           .tensors = weights.gate,
           .state = state,
           .shares = step.shares,
@@ -99,14 +112,16 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
                   const MoeBackward& backward, const MoeTensors<Matrix<float>>& gradients, Threads& threads) {
   const Plan& plan = activations.routing.plan;
   const Matrix<const float> x = backward.step.tokens.x;
-  const int f = widest(weights.w1), edges = plan.edges();
-  const Views a(activations, edges, f, x.cols);
-  const kernels::Groups by_token{plan.offset, plan.token}, by_edge{plan.offset, {}};
+  const int f = widest(weights.w1);
+  const Busy busy(plan, weights.w1.size());
+  const auto& [by_token, by_edge, edges, all_edges] = busy;
+  const Views a(activations, busy, f, x.cols);
   const Buffer<float> dhidden_buffer(area(edges, f));
   const Matrix<float> dhidden = dhidden_buffer.matrix(edges, f), drows = a.out;
-  std::vector<float> dweight;
+  std::vector<float> dweight(static_cast<size_t>(all_edges));
 
   gather(plan, backward.doutput, drows, threads);
+  idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
   kernels::grouped_backward_input(by_edge, drows, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
   weigh_rows(plan, dhidden, a.hidden, dweight, threads);
   kernels::grouped_backward_weight(by_edge, drows, a.hidden, gradients.w2, threads);

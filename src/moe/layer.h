@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/gemm.h"
+#include "moe/idle_experts.h"
 #include "moe/router.h"
 
 namespace choir::moe {
@@ -14,14 +15,17 @@ template <class T>
 struct MoeTensors {
   std::vector<T> gate;  // what the router's score says: Router::tensors
   T state;              // (1,S) numbers of the router that are not trained: Router::state_size; none where S is 0
-  std::vector<T> w1;    // [E] gate projections (F_e,D)
-  std::vector<T> w2;    // [E] down projections (D,F_e)
-  std::vector<T> w3;    // [E] up projections (F_e,D)
+  std::vector<T> w1;    // [E - idle] gate projections (F_e,D)
+  std::vector<T> w2;    // [E - idle] down projections (D,F_e)
+  std::vector<T> w3;    // [E - idle] up projections (F_e,D)
 
-  int experts() const { return static_cast<int>(w1.size()); }
+  IdleTensors<T> idle;  // experts without these, behind the others
+
+  int experts() const { return static_cast<int>(w1.size()) + idle.count(); }  // E
 };
 
-// Buffers of one layer and call, kept for the backward; they grow as needed. M edges, F the widest expert.
+// Buffers of one layer and call, kept for the backward; they grow as needed. M edges, of idle experts in `out` alone; F
+// the widest expert.
 struct MoeActivations {
   Routing routing;
   Buffer<float> gate, up, hidden;  // (M,F) w1 x, w3 x, their SwiGLU

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "kernels/attention_packed.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -66,8 +67,9 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   kernels::rope(a.k, context.positions, context.rope, kernels::Turn::kForward, threads);
   if (step.cache) append(context, a, *step.cache);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
-  kernels::attention_forward({context.shape, context.sequences, a.q, keys_values.k, keys_values.v}, a.mixed, a.log_sum,
-                             threads);
+  const auto forward =
+      context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
+  forward({context.shape, context.sequences, a.q, keys_values.k, keys_values.v}, a.mixed, a.log_sum, threads);
   kernels::gemm_forward(a.mixed, weights.o, step.output, threads, context.sums);
   add(input, step.output, threads);
 }

@@ -33,7 +33,7 @@ class Examination {
   Examination(const model::Model& model, const HeldOut& held_out, const EvaluationRules& rules, base::Threads& threads)
       : model_(model), held_out_(held_out), rules_(rules), threads_(threads), tallies_(held_out.names.size()) {
     for (const model::LayerConfig& layer : model.config().layers)
-      geometry_.emplace_back(layer.experts, model.config().width);
+      geometry_.emplace_back(layer.routed(), model.config().width);
     for (Tally& tally : tallies_) tally.layers.resize(geometry_.size());
     chosen_.resize(geometry_.size());
   }

@@ -52,7 +52,7 @@ void Parameters::initialize(uint64_t seed) {
   for (int l = 0; l < config_.depth(); ++l)
     if (const std::span<float> numbers = state(l); !numbers.empty())
       moe::parse_router(model::router_expression(config_, config_.layers[l]))
-          .initial_state(config_.layers[l].experts, numbers);
+          .initial_state(config_.layers[l].routed(), numbers);
 }
 
 std::span<float> Parameters::state(int layer) const {

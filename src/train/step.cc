@@ -23,7 +23,7 @@ struct Stepper::Sums {
   explicit Sums(const model::Model& model)
       : balance(model.config().layers.size()), routing(balance.size()), local(balance.size()) {
     for (int l = 0; l < model.config().depth(); ++l)
-      router_sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model.config().layers[l].experts)));
+      router_sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model.config().layers[l].routed())));
   }
 };
 
@@ -82,7 +82,7 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
 // The routers' own numbers move once a step, behind the weights.
 void Stepper::update_routers(const Sums& sums) {
   for (int l = 0; l < model_.config().depth(); ++l)
-    model_.router(l).update(model_.config().layers[l].experts, sums.router_sums[static_cast<size_t>(l)],
+    model_.router(l).update(model_.config().layers[l].routed(), sums.router_sums[static_cast<size_t>(l)],
                             parameters_.state(l));
 }
 

@@ -11,7 +11,7 @@ namespace choir::moe {
 // unit is N / E: where every token proposes every expert, K N / E would be all of them, and nothing a choice.
 //   factor(cf)   ceil(cf K N / E)                                                            (Switch, Megatron-LM)
 //   factor(cf, eta=h)   ceil(cf h K N / (h E + Z)) and, for each of the Z experts without weights, 1 / h of that; E
-//                counts those with weights here                                       (MoE++, arXiv 2410.07348, eq. 11)
+//                counts those with weights here                                       (MoE++, arXiv 2410.07348)
 //   etr_sum      the smallest count that keeps the share tau of an expert's affinity, largest expert, tracked over the
 //                steps before with the given decay                                           (our reading of ETR)
 //   etr_bound    exp(z) / E with z = D d^2 / (2 - d^2), d the largest affinity of the step before (ETR, remark 7)

@@ -1,4 +1,4 @@
-// Capacity where some experts have no weights (arXiv 2410.07348, eq. 11).
+// Capacity where some experts have no weights (arXiv 2410.07348).
 #include "moe/admit/fifo.h"
 #include "moe/admit/top_capacity.h"
 #include "moe/reference/selection.h"

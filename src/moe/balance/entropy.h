@@ -1,5 +1,5 @@
 // balance "entropy(c)": c mean_t H(softmax(z_t)). It rewards sure routers: top-p proposes fewer experts where the
-// probabilities are sharp (arXiv 2403.07652, eq. 5).
+// probabilities are sharp (arXiv 2403.07652).
 #pragma once
 
 #include "moe/balance/load.h"

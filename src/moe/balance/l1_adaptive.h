@@ -1,5 +1,5 @@
 // balance "l1_adaptive(k)": an L1 loss on positive scores whose weight lambda grows while tokens have more than k
-// experts in the mean and shrinks while they have fewer (ReMoE, arXiv 2412.14711, eq. 9-13).
+// experts in the mean and shrinks while they have fewer (ReMoE, arXiv 2412.14711).
 #pragma once
 
 #include "moe/balance/load.h"

@@ -8,8 +8,8 @@
 
 namespace choir::moe {
 
-// Hands out the places of a row of scores, best first, of equal ones the lower. Masked experts (-infinity) and NaN are
-// never handed out. Taking the best m of E costs E + m log E.
+// Hands out the places of a row of scores, best first, of equal ones the lower, those above a bound alone: never masked
+// experts (-infinity) or NaN. Taking the best m of E costs E + m log E.
 class Ranking {
   auto worse() const {
     return [this](int32_t a, int32_t b) {
@@ -19,11 +19,11 @@ class Ranking {
   }
 
  public:
-  void begin(std::span<const float> row) {
+  void begin(std::span<const float> row, float above = -HUGE_VALF) {
     row_ = row;
     left_.clear();
     for (size_t e = 0; e < row.size(); ++e)
-      if (row[e] > -HUGE_VALF) left_.push_back(static_cast<int32_t>(e));
+      if (row[e] > above) left_.push_back(static_cast<int32_t>(e));
     std::ranges::make_heap(left_, worse());
   }
   // Those not handed out yet, in no order.

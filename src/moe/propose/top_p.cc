@@ -59,8 +59,8 @@ void Mass::propose(const Context& context, Matrix<const float> key, std::vector<
   empty_slots(key.rows, k, proposed);
   each_row<Ranking>(context, key, [&](int t, Ranking& ranking) {
     const std::span<const float> z = key.row(t);
-    ranking.begin(z);
-    const auto weight = [&](int32_t e) { return std::max(0.0, static_cast<double>(z[static_cast<size_t>(e)])); };
+    ranking.begin(z, 0);
+    const auto weight = [&](int32_t e) { return static_cast<double>(z[static_cast<size_t>(e)]); };
     double total = 0;
     for (const int32_t e : ranking.left()) total += weight(e);
     take(ranking, static_cast<double>(tau) * total, weight, slots_of(proposed, k, t));

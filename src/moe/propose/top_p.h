@@ -6,7 +6,7 @@
 
 namespace choir::moe {
 
-// The smallest set with sum of softmax(z) >= p (arXiv 2403.07652, eq. 3-4), of at most `most` experts; 0: of all.
+// The smallest set with sum of softmax(z) >= p (arXiv 2403.07652), of at most `most` experts; 0: of all.
 struct TopP {
   static constexpr const char* kName = "top_p";
   float p = 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
+#include <utility>
 
 namespace choir::moe {
 namespace {
@@ -9,10 +11,11 @@ namespace {
 constexpr int64_t kFar = std::numeric_limits<int64_t>::max() / 4;
 
 // Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, section 9.7) on a graph that has a node for each
-// sink alone. Sources come one by one. The length from sink a to b is the least that moving one of a's sources to b
-// loses, so a path from the new source through some sinks to one with room is a chain of moves; the shortest keeps the
-// whole choice optimal. Lengths may be negative: `height` are the distances of the last search, and with them every
-// length + height[a] - height[b] is at least 0, as Dijkstra's algorithm asks.
+// sink and one behind them, the end. Sources come one by one. The length from sink a to b is the least that moving one
+// of a's sources to b loses; to the end it is 0 from every sink that has room. So a path from the new source through
+// some sinks to the end is a chain of moves, and the shortest keeps the whole choice optimal. Lengths may be negative:
+// with `height`, the distances of earlier searches, every length + height[a] - height[b] is at least 0, as Dijkstra's
+// algorithm asks, and the search may stop at the end.
 class Transport {
  public:
   Transport(std::span<const int64_t> gain, int sinks)
@@ -22,17 +25,21 @@ class Transport {
         height_(sinks_),
         distance_(sinks_),
         before_(sinks_),
-        done_(sinks_),
         length_(sinks_ * sinks_, kFar),
         movers_(sinks_ * sinks_),
         sink_(gain.size() / sinks_, -1) {}
 
-  // Until every sink holds floor(N/E) none may hold more; then each has room for one more.
+  // Until every sink holds floor(N/E) none may hold more. Then each has room for one more and none may give one back
+  // below that, so the end may be as low as the lowest sink.
   std::vector<int32_t> run() {
     const size_t sources = sink_.size(), floor = sources / sinks_;
+    most_ = floor;
     for (size_t s = 0; s < sources; ++s) {
-      search(s);
-      augment(s, nearest_with_room(s < floor * sinks_ ? floor : floor + 1));
+      if (s == floor * sinks_) {
+        ++most_;
+        end_ = *std::ranges::min_element(height_);
+      }
+      augment(s, search(s));
     }
     return std::move(sink_);
   }
@@ -47,35 +54,41 @@ class Transport {
 
   int64_t gain(size_t source, size_t sink) const { return gain_[source * sinks_ + sink]; }
 
-  // Distances from the new source to all sinks; before_[b] is the sink in front of b on the shortest path, -1 for the
-  // source itself.
-  void search(size_t source) {
+  // The last sink of the shortest path from the new source to the end; before_[b] is the sink in front of b, -1 for
+  // the source itself. Sinks farther than the end rise with it.
+  size_t search(size_t source) {
     for (size_t b = 0; b < sinks_; ++b) distance_[b] = -gain(source, b) - height_[b];
     std::ranges::fill(before_, -1);
-    std::ranges::fill(done_, 0);
-    for (size_t step = 0; step < sinks_; ++step) {
-      size_t a = sinks_;
-      for (size_t b = 0; b < sinks_; ++b)
-        if (!done_[b] && (a == sinks_ || distance_[b] < distance_[a])) a = b;
-      done_[a] = 1;
-      if (load_[a] == 0) continue;
-      const int64_t* length = length_.data() + a * sinks_;
-      const int64_t base = distance_[a] + height_[a];
-      for (size_t b = 0; b < sinks_; ++b) {
-        const int64_t through = base + length[b] - height_[b];
-        if (done_[b] || through >= distance_[b]) continue;
-        distance_[b] = through;
-        before_[b] = static_cast<int32_t>(a);
+    open_.resize(sinks_);
+    std::iota(open_.begin(), open_.end(), size_t{0});
+    size_t last = sinks_;
+    int64_t to_end = kFar;
+    while (!open_.empty()) {
+      const auto next = std::ranges::min_element(open_, {}, [&](size_t b) { return std::pair(distance_[b], b); });
+      const size_t a = *next;
+      if (distance_[a] >= to_end) break;
+      *next = open_.back();
+      open_.pop_back();
+      if (load_[a] < most_ && distance_[a] + height_[a] - end_ < to_end) {
+        to_end = distance_[a] + height_[a] - end_;
+        last = a;
       }
+      if (load_[a] > 0) relax(a);
     }
-    for (size_t b = 0; b < sinks_; ++b) height_[b] += distance_[b];
+    for (size_t b = 0; b < sinks_; ++b) height_[b] += std::min(distance_[b], to_end);
+    end_ += to_end;
+    return last;
   }
 
-  size_t nearest_with_room(size_t most) const {
-    size_t best = sinks_;
-    for (size_t b = 0; b < sinks_; ++b)
-      if (load_[b] < most && (best == sinks_ || height_[b] < height_[best])) best = b;
-    return best;
+  void relax(size_t a) {
+    const int64_t* length = length_.data() + a * sinks_;
+    const int64_t base = distance_[a] + height_[a];
+    for (const size_t b : open_) {
+      const int64_t through = base + length[b] - height_[b];
+      if (through >= distance_[b]) continue;
+      distance_[b] = through;
+      before_[b] = static_cast<int32_t>(a);
+    }
   }
 
   // From the end of the path: each sink takes a source of the one before it, the first takes the new source.
@@ -121,11 +134,12 @@ class Transport {
   std::vector<size_t> load_;
   std::vector<int64_t> height_, distance_;
   std::vector<int32_t> before_;
-  std::vector<uint8_t> done_;
   std::vector<int64_t> length_;             // [E*E]
   std::vector<std::vector<Mover>> movers_;  // [E*E] the sources of a by what moving them to b loses, and some that left
   std::vector<int32_t> sink_;               // [N]
-  std::vector<size_t> changed_;
+  std::vector<size_t> changed_, open_;
+  size_t most_ = 0;  // a sink may hold
+  int64_t end_ = 0;  // height of the end
 };
 
 }  // namespace

@@ -1,0 +1,125 @@
+#include "moe/idle_experts.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace choir::moe {
+namespace {
+
+// Edges begin .. end-1.
+struct Range {
+  int begin, end;
+};
+
+// Where the edges of each kind lie; constants are experts of their own.
+class Places {
+ public:
+  template <class T>
+  Places(const Plan& plan, const IdleTensors<T>& idle)
+      : plan_(plan), zero_(plan.experts() - idle.count()), copy_(zero_ + idle.zero), constant_(copy_ + idle.copy) {}
+  Range zeros() const { return {plan_.offset[zero_], plan_.offset[copy_]}; }
+  Range copies() const { return {plan_.offset[copy_], plan_.offset[constant_]}; }
+  Range constants(int j) const { return {plan_.offset[constant_ + j], plan_.offset[constant_ + j + 1]}; }
+
+ private:
+  const Plan& plan_;
+  int zero_, copy_, constant_;  // the first expert of each kind
+};
+
+template <class Body>
+void each_edge(Range range, Threads& threads, const Body& body) {
+  constexpr int kRows = 64;  // of one piece
+  threads.for_each((range.end - range.begin + kRows - 1) / kRows, [&](int piece) {
+    const int first = range.begin + piece * kRows;
+    for (int i = first; i < std::min(range.end, first + kRows); ++i) body(i);
+  });
+}
+
+float dot(const float* a, const float* b, int size) {
+  float sum = 0;
+  for (int d = 0; d < size; ++d) sum += a[d] * b[d];
+  return sum;
+}
+
+// A constant expert's numbers in float.
+class Constant {
+ public:
+  Constant(const Weight& v, const Weight& mix) : width_(mix.cols), v_(v.size()), mix_(mix.size()) {
+    tensor::widen(v, v_);
+    tensor::widen(mix, mix_);
+  }
+  const float* v() const { return v_.data(); }
+  const float* row(int i) const { return mix_.data() + static_cast<ptrdiff_t>(i) * width_; }
+  // a_1 of softmax(W_c x); a_2 is the rest.
+  float share(const float* x) const { return 1 / (1 + std::exp(dot(row(1), x, width_) - dot(row(0), x, width_))); }
+
+ private:
+  int width_;
+  std::vector<float> v_, mix_;
+};
+
+// With a = softmax(W_c x) and g the gate: dg = a_1 <dy,x> + a_2 <dy,v>, dv += g a_2 dy, and for the two logits
+// s = g a_1 a_2 (<dy,x> - <dy,v>) and -s: dW_c += (s, -s)^T x, dx = g a_1 dy + s (W_c1 - W_c2).
+void constant_backward(const IdleBackward& step, int j, Matrix<float> rows, std::vector<float>& dweight,
+                       Threads& threads) {
+  const Plan& plan = step.plan;
+  const int width = rows.cols;
+  const Range range = Places(plan, step.weights).constants(j);
+  const Constant expert(step.weights.v[static_cast<size_t>(j)], step.weights.mix[static_cast<size_t>(j)]);
+  std::vector<float> share(static_cast<size_t>(range.end - range.begin)), push(share.size());
+  each_edge(range, threads, [&](int i) {
+    const float* x = step.x[plan.token[i]];
+    const float a = expert.share(x), by_x = dot(rows[i], x, width), by_v = dot(rows[i], expert.v(), width);
+    dweight[i] = a * by_x + (1 - a) * by_v;
+    share[i - range.begin] = a;
+    push[i - range.begin] = plan.weight[i] * a * (1 - a) * (by_x - by_v);
+  });
+  float* dv = step.gradients.v[static_cast<size_t>(j)][0];
+  const Matrix<float> dmix = step.gradients.mix[static_cast<size_t>(j)];
+  for (int i = range.begin; i < range.end; ++i) {
+    const float* x = step.x[plan.token[i]];
+    const float s = push[i - range.begin], pull = plan.weight[i] * (1 - share[i - range.begin]);
+    for (int d = 0; d < width; ++d) {
+      dv[d] += pull * rows[i][d];
+      dmix[0][d] += s * x[d];
+      dmix[1][d] -= s * x[d];
+    }
+  }
+  each_edge(range, threads, [&](int i) {
+    const float s = push[i - range.begin], keep = plan.weight[i] * share[i - range.begin];
+    for (int d = 0; d < width; ++d) rows[i][d] = keep * rows[i][d] + s * (expert.row(0)[d] - expert.row(1)[d]);
+  });
+}
+
+}  // namespace
+
+void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<const float> x, Matrix<float> rows,
+                  Threads& threads) {
+  const Places places(plan, weights);
+  each_edge(places.zeros(), threads, [&](int i) { std::ranges::fill(rows.row(i), 0.0f); });
+  each_edge(places.copies(), threads, [&](int i) { std::ranges::copy(x.row(plan.token[i]), rows[i]); });
+  for (int j = 0; j < weights.constant(); ++j) {
+    const Constant expert(weights.v[static_cast<size_t>(j)], weights.mix[static_cast<size_t>(j)]);
+    each_edge(places.constants(j), threads, [&](int i) {
+      const float* from = x[plan.token[i]];
+      const float a = expert.share(from);
+      for (int d = 0; d < x.cols; ++d) rows[i][d] = a * from[d] + (1 - a) * expert.v()[d];
+    });
+  }
+}
+
+void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<float>& dweight, Threads& threads) {
+  const Plan& plan = step.plan;
+  const Places places(plan, step.weights);
+  each_edge(places.zeros(), threads, [&](int i) {
+    dweight[i] = 0;
+    std::ranges::fill(rows.row(i), 0.0f);
+  });
+  each_edge(places.copies(), threads, [&](int i) {
+    dweight[i] = dot(rows[i], step.x[plan.token[i]], rows.cols);
+    for (float& d : rows.row(i)) d *= plan.weight[i];
+  });
+  for (int j = 0; j < step.weights.constant(); ++j) constant_backward(step, j, rows, dweight, threads);
+}
+
+}  // namespace choir::moe

@@ -1,0 +1,87 @@
+// Short runs of routers that bring tensors, state or experts of their own: they learn, stop and go on, and the finished
+// directory is a model whose routers work by themselves.
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "model/forward.h"
+#include "train/test_run.h"
+#include "train/trainer.h"
+
+namespace choir::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Runs {
+  TemporaryDirectory place;
+  Runs() { write_tiny_texts(place); }
+  void run(const TrainConfig& config, const std::string& name, int threads, int stop_at = 0) const {
+    fs::create_directory(place.file(name));
+    RunOptions options;
+    options.directory = place.file(name);
+    options.data_directory = place.path();
+    options.resume = true;
+    if (stop_at > 0) options.on_step = [stop_at](const StepReport& r) { return r.step < stop_at; };
+    base::Threads pool(threads);
+    train(config, options, pool);
+  }
+  std::string bytes(const std::string& name, const std::string& file) const {
+    return base::read_file(place.file(name) + "/" + file);
+  }
+};
+
+// The logits of all rows of one sequence, or of each piece of it through a cache.
+std::vector<float> logits_of(const model::Model& model, std::span<const int32_t> ids, int piece) {
+  base::Threads threads(2);
+  const int vocab = model.config().vocab, count = static_cast<int>(ids.size());
+  const model::KvCache cache(model.config(), 1, count);
+  std::vector<float> logits(ids.size() * static_cast<size_t>(vocab));
+  model::Scratch scratch;
+  for (int first = 0; first < count; first += piece) {
+    const int taken = std::min(piece, count - first);
+    const kernels::Sequence sequence{0, taken, first, 0};
+    const tensor::Matrix<float> rows(logits.data() + static_cast<ptrdiff_t>(first) * vocab, taken, vocab);
+    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&sequence, 1}},
+                   {.cache = &cache}, scratch, rows, threads);
+  }
+  return logits;
+}
+
+void check_run(const std::string& router, const nlohmann::json& idle) {
+  CAPTURE(router);
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.router = router;
+  nlohmann::json model_json = nlohmann::json::parse(kTinyModel);
+  if (!idle.is_null()) model_json["choir"] = idle;
+  config.model = model_json.dump();
+  runs.run(config, "whole", 1);
+  runs.run(config, "parts", 3, 5);
+  runs.run(config, "parts", 2);
+  for (const char* file : {"model.safetensors", "config.json", "checkpoint.safetensors"})
+    CHECK(runs.bytes("whole", file) == runs.bytes("parts", file));
+
+  const model::Model model(runs.place.file("whole"));
+  model.check_finite();
+  for (const model::LayerConfig& layer : model.config().layers)
+    CHECK(layer.routed() == layer.experts + (idle.is_null() ? 0 : 4));
+  const std::vector<int32_t> ids{5, 80, 33, 9, 200, 17, 64, 3, 121, 77};
+  CHECK(logits_of(model, ids, 10) == logits_of(model, ids, 1));  // no word looks at other tokens
+}
+
+TEST_CASE("trainer: experts without weights") {
+  const nlohmann::json idle{{"zero_experts", 1}, {"copy_experts", 1}, {"constant_experts", 2}};
+  check_run("moe_plus_plus", idle);
+  check_run("linear > positive > all > identity + l1_adaptive(2)", idle);
+}
+
+TEST_CASE("trainer: routers with tensors and state of their own") {
+  for (const char* router : {"noisy_top_k", "projected_cosine(4) > top_k(2) > all > chosen", "base", "sinkhorn",
+                             "gshard", "linear > top_k(2) > all > softmax + quantile", "expert_threshold", "remoe",
+                             "top_p", "linear > top_k(2) > mask(1) > chosen"})
+    check_run(router, nullptr);
+}
+
+}  // namespace
+}  // namespace choir::train

@@ -1,0 +1,152 @@
+"""Trains the same small model with many routers and prints the tables of docs/results/etr.md.
+
+router_study.py train CHOIR DATA OUT [--seeds 1 2] [--steps N] [--jobs J] [--only WORD...]
+router_study.py table OUT
+
+DATA is what tools/prepare_text.py wrote. A run that is finished is not made again, one that was cut off goes on. Each run
+has one thread, so that J of them share the machine; seconds are therefore not those of the table of speeds.
+"""
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import statistics
+import subprocess
+
+MODEL = {"model_type": "mixtral", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+         "num_attention_heads": 4, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 1,
+         "max_position_embeddings": 256, "rope_theta": 10000.0, "rms_norm_eps": 1e-5}
+DOMAINS = [{"name": name, "weight": weight, "files": [f"{name}.jsonl"]}
+           for name, weight in (("prose", 4), ("code", 2), ("problems", 2), ("literature", 1))]
+TRAINING = {"warmup_steps": 100, "learning_rate": 0.002, "min_learning_rate": 0.0001, "batch_size": 16,
+            "sequence_length": 128, "checkpoint_every": 250}
+
+GATES = {"dense": "linear", "grap": "grap_cosine(kappa=sqrt_d, center=ema)"}
+DROPS = {"fifo": "fifo", "affinity": "top_capacity"}
+CAPACITIES = {"1.1": "factor(1.1)", "0.66": "factor(0.66)", "etr_sum": "etr_sum"}
+
+GRID = {f"{gate}-{drop}-{capacity}": f"{GATES[gate]} > top_k(1) > {DROPS[drop]}({CAPACITIES[capacity]}) > softmax + load(0.01)"
+        for gate in GATES for drop in DROPS for capacity in CAPACITIES}
+OTHERS = {
+    "mixtral": "linear > top_k(2) > all > chosen + load(0.01)",
+    "switch": "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)",
+    "expert-choice": "linear > all > top_capacity(factor(1), key=prob, decode=threshold) > softmax",
+    "hash": "hash > top_k(1) > all > identity",
+    "locmoe": "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01)",
+    "deepseek-bias": "linear(sigmoid) > top_k(1) > all > sigmoid + bias(0.001)",
+}
+CONTROLS = {
+    "dense-dropless": "linear > top_k(1) > all > softmax + load(0.01)",
+    "grap-dropless": "grap_cosine(kappa=sqrt_d, center=ema) > top_k(1) > all > softmax + load(0.01)",
+    "dense-prob-0.66": "linear > top_k(1) > top_capacity(factor(0.66), key=prob) > softmax + load(0.01)",
+    "grap-uncentred": "grap_cosine(kappa=sqrt_d) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01)",
+    "grap-bottom-0.66": "grap_cosine(kappa=sqrt_d, center=ema) > top_k(1) > top_capacity(factor(0.66), bottom) > softmax"
+                        " + load(0.01)",
+}
+ROUTERS = GRID | OTHERS | CONTROLS
+
+
+def config(router, seed, steps, tokenizer):
+    return {"router": router, "model": MODEL, "tokenizer": tokenizer, "data": DOMAINS,
+            "training": TRAINING | {"steps": steps, "seed": seed}, "evaluation": {"every": 250, "tokens": 8192}}
+
+
+def train(choir, data, out, name, seed, steps):
+    run = out / f"{name}.{seed}"
+    if (run / "model.safetensors").exists():
+        return
+    path = out / f"{name}.{seed}.json"
+    path.write_text(json.dumps(config(ROUTERS[name], seed, steps, {"path": "tokenizer.json"}), indent=1))
+    command = [choir, "train", "--threads", "1", "--config", path, "--data", data, "--out", run]
+    if (run / "checkpoint.safetensors").exists():
+        command.append("--resume")
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    print(name, seed, "done" if done.returncode == 0 else done.stderr.strip().splitlines()[-1], flush=True)
+
+
+def learn_tokenizer(choir, data, out):
+    """One vocabulary for all runs: that of a run of one step."""
+    if (data / "tokenizer.json").exists():
+        return
+    first = out / "vocabulary.json"
+    first.write_text(json.dumps(config(ROUTERS["mixtral"], 1, 1, {"vocab_size": 1024})))
+    subprocess.run([choir, "train", "--config", first, "--data", data, "--out", out / "vocabulary"], check=True)
+    (data / "tokenizer.json").write_bytes((out / "vocabulary" / "tokenizer.json").read_bytes())
+
+
+def main_train(options):
+    options.out.mkdir(parents=True, exist_ok=True)
+    learn_tokenizer(options.choir, options.data, options.out)
+    names = [name for name in ROUTERS if not options.only or any(word in name for word in options.only)]
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for seed in options.seeds:
+            for name in names:
+                pool.submit(train, options.choir, options.data, options.out, name, seed, options.steps)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def expert_cosine(evaluation):
+    """Mean cosine of the outputs of two different experts on the same tokens."""
+    values = [cell for layer in evaluation["expert_cosine"] for i, row in enumerate(layer) for j, cell in enumerate(row)
+              if i != j]
+    return statistics.mean(values)
+
+
+def result(run):
+    last, steps = lines(run / "evaluations.jsonl")[-1], lines(run / "metrics.jsonl")
+    tail = steps[-len(steps) // 4:]
+    mean = lambda key: statistics.mean(step[key] for step in tail)
+    return {"loss": last["loss"], "training": last["loss_training_rule"], "agreement": last["agreement"],
+            "processed": mean("processed_share"), "pairs": statistics.mean(
+                statistics.mean(step["layers"]["tokens_per_expert"]) for step in tail),
+            "imbalance": statistics.mean(statistics.mean(step["layers"]["max_over_mean_load"]) for step in tail),
+            "cosine": expert_cosine(last), "ch": statistics.mean(last["ch_index"]),
+            "capacity": statistics.mean(step["layers"]["capacity_factor"][0] or 0 for step in tail)}
+
+
+def spread(values, form):
+    if len(values) == 1:
+        return form.format(values[0])
+    return f"{form.format(statistics.mean(values))} ± {form.format((max(values) - min(values)) / 2)}"
+
+
+def main_table(options):
+    print("| router | seeds | loss, decode rule | gap to the training rule | tokens an expert | processed | max/mean load |"
+          " expert cosine | CH index |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in ROUTERS:
+        runs = [result(run) for run in sorted(options.out.glob(f"{name}.[0-9]")) if (run / "model.safetensors").exists()]
+        if not runs:
+            continue
+        column = lambda key: [run[key] for run in runs]
+        gap = [run["loss"] - run["training"] for run in runs]
+        cells = [name, str(len(runs)), spread(column("loss"), "{:.4f}"), spread(gap, "{:+.4f}"),
+                 spread(column("pairs"), "{:.0f}"), f"{100 * statistics.mean(column('processed')):.1f} %",
+                 f"{statistics.mean(column('imbalance')):.2f}", f"{statistics.mean(column('cosine')):.3f}",
+                 f"{statistics.mean(column('ch')):.0f}"]
+        print("| " + " | ".join(cells) + " |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    training = verbs.add_parser("train")
+    for argument in ("choir", "data", "out"):
+        training.add_argument(argument, type=pathlib.Path)
+    training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    training.add_argument("--steps", type=int, default=1000)
+    training.add_argument("--jobs", type=int, default=2)
+    training.add_argument("--only", nargs="+")
+    training.set_defaults(run=main_train)
+    table = verbs.add_parser("table")
+    table.add_argument("out", type=pathlib.Path)
+    table.set_defaults(run=main_table)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
