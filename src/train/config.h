@@ -49,6 +49,10 @@ struct TrainConfig {
   std::string router;  // an expression or alias for every layer; empty: what the model's config says
   TokenizerSource tokenizer;
   std::vector<Domain> domains;
+  std::string from;                             // a model directory that the parameters begin as, or empty
+  double upcycle_noise = 0;                     // of experts that are copies: relative deviation
+  std::vector<std::string> freeze;              // patterns of names (pattern.h) that are not trained
+  tensor::DType moments = tensor::DType::kF32;  // kBF16: half the memory
   EvaluationPlan evaluation;
   Placement placement;
   Schedule schedule;

@@ -13,6 +13,7 @@
 #include "train/metrics.h"
 #include "train/save.h"
 #include "train/step.h"
+#include "train/warm_start.h"
 
 namespace choir::train {
 namespace {
@@ -26,10 +27,11 @@ class Run {
 
   RunEnd go() {
     prepare();
-    Parameters parameters(model_config_);
+    Parameters parameters(model_config_, config_.moments);
+    parameters.freeze(config_.freeze);
     Progress progress = begin(parameters);
     const model::Model model(model_config_, parameters.weights());
-    write_run_file();
+    write_beginning();
     MetricsFile metrics(options_.directory + "/metrics.jsonl", progress.step);
     std::optional<MetricsFile> evaluations;
     if (config_.evaluation.every > 0) evaluations.emplace(options_.directory + "/evaluations.jsonl", progress.step);
@@ -82,7 +84,6 @@ class Run {
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
                      kernels::name_of(kernels::best_isa())));
-    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
   }
 
   void prepare_model(int64_t tokens) {
@@ -100,6 +101,8 @@ class Run {
     fingerprint_ =
         fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length, config_.seed);
     if (config_.accumulate > 1) fingerprint_ += fmt::format("|{} micro-batches", config_.accumulate);
+    if (config_.moments != tensor::DType::kF32) fingerprint_ += "|bfloat16 moments";
+    for (const std::string& pattern : config_.freeze) fingerprint_ += "|freeze " + pattern;
     if (config_.placement.nodes > 1)
       fingerprint_ += fmt::format("|{} nodes by {}", config_.placement.nodes,
                                   config_.placement.pin == Placement::Pin::kDomain ? "domain" : "batch");
@@ -109,6 +112,10 @@ class Run {
     if (options_.resume && fs::exists(checkpoint_path(options_.directory)))
       return load_checkpoint(options_.directory, fingerprint_, parameters);
     parameters.initialize(config_.seed);
+    if (!config_.from.empty()) {
+      const std::string from = (fs::path(options_.data_directory) / config_.from).string();
+      note(warm_start({from, config_.upcycle_noise, config_.seed + 2}, model_config_, parameters));
+    }
     return {0, base::Rng(config_.seed + 1).state()};
   }
 
@@ -122,8 +129,10 @@ class Run {
     return batches;
   }
 
-  // What the run is, for whoever compares runs.
-  void write_run_file() const {
+  // The tokenizer, and what the run is for whoever compares runs.
+  void write_beginning() const {
+    const std::string saved = options_.directory + "/tokenizer.json";
+    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
     const auto count = model::count_parameters(model_config_);
     const nlohmann::ordered_json json{{"router", model::router_expression(model_config_, model_config_.layers.front())},
                                       {"parameters", count.total},
