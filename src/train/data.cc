@@ -1,6 +1,7 @@
 #include "train/data.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_output.h"
@@ -9,6 +10,10 @@
 #include "text/bpe_trainer.h"
 
 namespace choir::train {
+
+std::string place_of(const std::string& directory, const std::string& path) {
+  return (std::filesystem::path(directory) / path).string();
+}
 
 std::vector<std::string> read_documents(const std::string& path) {
   std::string text = base::read_file(path);
@@ -51,7 +56,7 @@ std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains,
   std::vector<DomainTokens> result;
   for (const Domain& domain : domains) {
     DomainTokens& tokens = result.emplace_back(DomainTokens{domain.name, domain.weight, {}});
-    for (const std::string& file : domain.files) append_tokens(directory + "/" + file, tokenizer, tokens.tokens);
+    for (const std::string& file : domain.files) append_tokens(place_of(directory, file), tokenizer, tokens.tokens);
     if (tokens.tokens.size() < static_cast<size_t>(least))
       too_short("domain \"" + domain.name + "\"", tokens.tokens.size(), static_cast<size_t>(least), directory);
   }
@@ -63,7 +68,7 @@ std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>
   text::BpeTrainer trainer({.vocab_size = vocab_size, .special_tokens = {"<|endoftext|>"}});
   for (const Domain& domain : domains)
     for (const std::string& file : domain.files)
-      for (const std::string& document : read_documents(directory + "/" + file)) trainer.add(document);
+      for (const std::string& document : read_documents(place_of(directory, file))) trainer.add(document);
   return trainer.train();
 }
 
@@ -76,7 +81,7 @@ void hold_out(std::vector<DomainTokens>& domains, const EvaluationPlan& evaluati
   for (DomainTokens& domain : domains) {
     const std::string name = "domain \"" + domain.name + "\"";
     if (const auto own = evaluation.files.find(domain.name); own != evaluation.files.end()) {
-      append_tokens(directory + "/" + own->second, tokenizer, domain.held_out);
+      append_tokens(place_of(directory, own->second), tokenizer, domain.held_out);
       if (domain.held_out.size() <= one)
         too_short("the evaluation file of " + name, domain.held_out.size(), one + 1, own->second);
       domain.held_out.resize(whole(domain.held_out.size() - 1));

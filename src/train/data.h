@@ -14,6 +14,9 @@
 
 namespace choir::train {
 
+// Where a path of the configuration lies; absolute ones stay.
+std::string place_of(const std::string& directory, const std::string& path);
+
 // The documents of one file: the "text" of each line of a .jsonl, else the whole file. Throws Error (input) with
 // file and line.
 std::vector<std::string> read_documents(const std::string& path);

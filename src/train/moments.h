@@ -12,8 +12,6 @@ namespace choir::train {
 
 using tensor::Buffer;
 
-// In bfloat16 each number is rounded up or down at random, by its distance: a mean over 1000 steps moves by less than
-// half a unit a step and would stand still otherwise. The draws depend on step and place alone.
 class Moments {
  public:
   Moments(size_t size, tensor::DType type);  // kF32 or kBF16
@@ -27,11 +25,8 @@ class Moments {
               base::Threads& threads);
 
  private:
-  std::span<float> floats(const Buffer<std::byte>& block, size_t begin, size_t size) const;
-
   tensor::DType type_;
   Buffer<std::byte> first_, second_;
-  Buffer<float> wide_first_, wide_second_;  // of the piece at hand
 };
 
 }  // namespace choir::train

@@ -64,7 +64,7 @@ class Run {
     const std::string saved = options_.directory + "/tokenizer.json";
     const base::Stopwatch watch;
     if (!config_.tokenizer.path.empty())
-      tokenizer_ = text::load_tokenizer(options_.data_directory + "/" + config_.tokenizer.path);
+      tokenizer_ = text::load_tokenizer(place_of(options_.data_directory, config_.tokenizer.path));
     else if (options_.resume && fs::exists(saved))
       tokenizer_ = text::load_tokenizer(saved);
     else
@@ -113,7 +113,7 @@ class Run {
       return load_checkpoint(options_.directory, fingerprint_, parameters);
     parameters.initialize(config_.seed);
     if (!config_.from.empty()) {
-      const std::string from = (fs::path(options_.data_directory) / config_.from).string();
+      const std::string from = place_of(options_.data_directory, config_.from);
       note(warm_start({from, config_.upcycle_noise, config_.seed + 2}, model_config_, parameters));
     }
     return {0, base::Rng(config_.seed + 1).state()};
