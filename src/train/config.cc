@@ -22,8 +22,8 @@ struct Section {
 const std::vector<Section>& sections() {
   static const std::vector<Section> known{
       {"",
-       {"model", "router", "from", "upcycle_noise", "freeze", "moments", "tokenizer", "data", "evaluation", "nodes",
-        "pin", "training", "dtype"}},
+       {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "freeze", "moments", "tokenizer", "data",
+        "evaluation", "nodes", "pin", "training", "dtype"}},
       {"tokenizer", {"path", "vocab_size"}},
       {"data", {"name", "weight", "files"}},
       {"evaluation", {"every", "tokens", "files"}},
@@ -152,6 +152,11 @@ TrainConfig read_train_config(const std::string& path) {
   config.tokenizer.path = tokenizer.get_string("path", "");
   if (config.tokenizer.path.empty())
     config.tokenizer.vocab_size = static_cast<int>(tokenizer.get_int("vocab_size", 257, 1 << 20));
+  const std::string task = fields.get_string("task", "text");
+  if (task != "text" && task != "sft")
+    base::input_error("unknown task \"" + task + "\"", path + ": task", "use text or sft");
+  if (task == "sft") config.task = Task::kExamples;
+  config.tensorboard = fields.get_bool("tensorboard", true);
   config.domains = read_domains(json, path);
   read_evaluation(json, path, config);
   read_placement(fields, path, config.placement);

@@ -143,6 +143,8 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/evaluation", {{"every", 5}, {"files", {{"verse", "a.txt"}}}}, "verse");
   refuses("/nodes", 0, "nodes");
   refuses("/pin", "rack", "pin");
+  refuses("/task", "rl", "task");
+  refuses("/tensorboard", 1, "tensorboard");
   refuses("/moments", "float16", "moments");
   refuses("/freeze", "*", "freeze");
   refuses("/freeze", {1}, "freeze");

@@ -308,6 +308,35 @@ TEST_CASE("trainer: moments in half the memory, and a resumed run with them") {
   CHECK(contains(refusal_of([&] { runs.run(config, options); }), "another configuration"));
 }
 
+TEST_CASE("trainer: fine-tuning learns answers and resumes bit for bit") {
+  const Runs runs;
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    const std::string answer = "\", \"answer\": \"" + std::string(i % 2 ? "odd" : "even, not odd") + "\"}\n";
+    lines += "{\"prompt\": \"" + std::to_string(i) + " is " + answer;
+  }
+  runs.place.write("exchanges.jsonl", lines);
+  TrainConfig config = tiny_run();
+  config.task = Task::kExamples;
+  config.router = "etr";
+  config.domains = {{"numbers", 1, {"exchanges.jsonl"}}};
+  config.evaluation = {.every = 6, .tokens = 64, .files = {}};
+  runs.run(config, runs.options("whole"));
+  const auto steps = runs.numbers("whole");
+  CHECK(steps[11]["loss"].get<double>() < steps[0]["loss"].get<double>());
+  CHECK(steps[11]["tokens"].get<int>() < 12 * 48);  // whole examples do not fill a batch
+  RunOptions options = runs.options("stopped");
+  options.on_step = [](const StepReport& report) { return report.step < 7; };
+  runs.run(config, options);
+  options.on_step = nullptr;
+  options.resume = true;
+  runs.run(config, options);
+  runs.check_same("whole", "stopped");
+  CHECK(runs.numbers("stopped", "evaluations.jsonl").size() == 2);
+  runs.place.write("exchanges.jsonl", "{\"text\": \"no prompt\"}\n");
+  CHECK(contains(refusal_of([&] { runs.run(config, runs.options("bad")); }), "exchanges.jsonl:1"));
+}
+
 TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {
   const Runs runs;
   RunOptions options = runs.options("a");
