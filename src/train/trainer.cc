@@ -115,8 +115,10 @@ class Run {
     return {0, base::Rng(config_.seed + 1).state()};
   }
 
-  // The tokenizer, and what the run is for whoever compares runs.
+  // The tokenizer, and what the run is for whoever compares runs. Half a file that a killed run left behind goes.
   void write_beginning() const {
+    for (const auto& entry : fs::directory_iterator(options_.directory))
+      if (entry.path().filename().string().find(".partial.") != std::string::npos) fs::remove(entry.path());
     const std::string saved = options_.directory + "/tokenizer.json";
     if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
     const auto count = model::count_parameters(model_config_);

@@ -117,11 +117,13 @@ TEST_CASE("trainer: a run that was stopped or killed ends bit for bit like one t
   runs.run(often, source);
   RunOptions killed = runs.options("killed");
   killed.resume = true;
+  runs.place.write("killed/checkpoint.safetensors.partial.77", "half of it");
   std::vector<int> steps;
   killed.on_step = [&](const StepReport& report) { return steps.push_back(report.step), true; };
   runs.run(often, killed);
   CHECK(steps.front() == 5);
   runs.check_same("whole", "killed");
+  CHECK(!fs::exists(runs.place.file("killed/checkpoint.safetensors.partial.77")));
   runs.check_same("whole", "source");
 }
 
