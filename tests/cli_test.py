@@ -275,7 +275,7 @@ class Training(CliTest):
         self.json_of("eval", self.dir / "run", "--text", self.text)
 
     def test_interrupted_and_resumed(self):
-        call = self.start("long", steps=300)
+        call = self.start("long", steps=300, checkpoint_every=50)
         process = subprocess.Popen([CHOIR, *map(str, call), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertEqual(json.loads(process.stdout.readline())["step"], 1)
         process.send_signal(signal.SIGINT)
@@ -286,7 +286,8 @@ class Training(CliTest):
         self.assertFalse((run / "config.json").exists())
         self.refused(*call, code=2, says="--resume")
         checkpoint = (run / "checkpoint.safetensors").read_bytes()
-        self.refused_after_notes(3, "checkpoint", *call, "--resume", preexec_fn=lambda: small_disk(100000))
+        room = len(checkpoint) - 1
+        self.refused_after_notes(3, "checkpoint", *call, "--resume", preexec_fn=lambda: small_disk(room))
         self.assertEqual((run / "checkpoint.safetensors").read_bytes(), checkpoint)
         self.assertEqual(list(run.glob("*partial*")), [])
         self.done(*call, "--resume")
@@ -294,9 +295,56 @@ class Training(CliTest):
         self.assertEqual(steps, list(range(1, 301)))
         self.json_of("inspect", run)
 
+    def test_killed_at_any_moment(self):
+        """At most the steps since the last checkpoint are lost, and the end is that of an undisturbed run, bit for
+        bit: with a router that keeps numbers of its own, evaluations and micro-batches."""
+        every, steps = 4, 40
+        for name in ("undisturbed", "killed"):
+            call = self.start(name, steps=steps, checkpoint_every=every, accumulate=2)
+            config = json.loads((self.dir / f"{name}.json").read_text())
+            config |= {"router": "etr", "nodes": 2, "evaluation": {"every": 10, "tokens": 64}, "moments": "bfloat16"}
+            (self.dir / f"{name}.json").write_text(json.dumps(config))
+        self.done("train", "--config", self.dir / "undisturbed.json", "--out", self.dir / "undisturbed")
+        for moment in (2, 5, 12):  # lines to wait for: kills before the first checkpoint and behind later ones
+            process = subprocess.Popen([CHOIR, *map(str, call), "--json"], stdout=subprocess.PIPE,
+                                       stderr=subprocess.DEVNULL)
+            first = json.loads(process.stdout.readline())["step"]
+            self.assertEqual(first % every, 1)
+            for _ in range(moment):
+                last = json.loads(process.stdout.readline() or b'{"step": 0}')["step"]
+            process.kill()
+            process.communicate()
+            if "--resume" not in call:
+                call.append("--resume")
+        first = json.loads(self.done(*call, "--json").stdout.splitlines()[0])["step"]
+        self.assertGreater(first + every, last)
+        for file in ("model.safetensors", "config.json", "checkpoint.safetensors", "tokenizer.json"):
+            with self.subTest(file):
+                whole = (self.dir / "undisturbed" / file).read_bytes()
+                self.assertEqual((self.dir / "killed" / file).read_bytes(), whole)
+        for file, key in (("metrics.jsonl", "loss"), ("evaluations.jsonl", "loss_training_rule")):
+            lines = [[(line["step"], line[key]) for line in map(json.loads, path.read_text().splitlines())]
+                     for path in (self.dir / "undisturbed" / file, self.dir / "killed" / file)]
+            self.assertEqual(*lines)
+
+    def test_fine_tuning(self):
+        call = self.start("tune", steps=3, batch_size=4)
+        config = json.loads((self.dir / "tune.json").read_text())
+        config |= {"task": "sft", "from": "trained", "freeze": ["*embed_tokens*"],
+                   "tokenizer": {"path": "trained/tokenizer.json"},
+                   "data": [{"name": "all", "files": ["tune.jsonl"]}]}
+        (self.dir / "tune.json").write_text(json.dumps(config))
+        lines = [json.dumps({"prompt": f"{i}?", "answer": "yes"}) for i in range(9)]
+        (self.dir / "tune.jsonl").write_text("\n".join(lines))
+        self.assertIn("warm start", self.done(*call).stderr)
+        (self.dir / "tune.jsonl").write_text("\n".join([*lines, json.dumps({"prompt": "", "answer": "long " * 99})]))
+        call[-1] = self.dir / "tune2"
+        self.refused_after_notes(3, "tune.jsonl:10", *call)
+
     def test_bad_configs_leave_no_directory(self):
         for training, says in (({"steps": 0}, "steps"), ({"learning_rate": "fast"}, "learning_rate"),
-                               ({"sequence_length": 10**6}, "tokens"), ({"sequence_length": 65}, "sequence_length")):
+                               ({"sequence_length": 10**6}, "tokens"), ({"sequence_length": 65}, "sequence_length"),
+                               ({"setps": 5}, "setps")):
             with self.subTest(training):
                 call = self.start("never", **training)
                 self.refused_after_notes(3, says, *call)

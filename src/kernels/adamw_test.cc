@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "kernels/reference/compare.h"
 
 namespace choir::kernels {
@@ -62,6 +64,62 @@ TEST_CASE("adamw: the same bits for any number of threads") {
   const State one = run(40000, 1, 1);
   CHECK(run(40000, 1, 2) == one);
   CHECK(run(40000, 1, 3) == one);
+}
+
+struct NarrowState {
+  std::vector<float> value;
+  std::vector<tensor::BF16> first, second;
+
+  explicit NarrowState(size_t size) : value(size), first(size), second(size) {}
+  bool operator==(const NarrowState& other) const {
+    const auto bits = [](const tensor::BF16& a, const tensor::BF16& b) { return a.bits == b.bits; };
+    return value == other.value && std::ranges::equal(first, other.first, bits) &&
+           std::ranges::equal(second, other.second, bits);
+  }
+};
+
+TEST_CASE("adamw, narrow moments: one step is that of wide ones, the moments its neighbours, even on the mean") {
+  constexpr size_t kSize = 40000;
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    Threads pool(1);
+    NarrowState s(kSize);
+    std::vector<float> value(kSize), first(kSize), second(kSize);
+    const auto gradient = reference::narrow(reference::random(kSize, 1, 5));
+    adamw(step_of(1), AdamwNarrowState{s.value, s.first, s.second, gradient}, pool);
+    adamw(step_of(1), AdamwState{value, first, second, gradient}, pool);
+    double worst = 0, bias = 0, apart = 0;
+    for (size_t i = 0; i < kSize; ++i) {
+      worst = std::max(worst, static_cast<double>(std::abs(value[i] - s.value[i])));
+      for (const auto& [wide, narrow] : {std::pair{first[i], s.first[i]}, std::pair{second[i], s.second[i]}}) {
+        const double off = (static_cast<double>(static_cast<float>(narrow)) / static_cast<double>(wide)) - 1;
+        apart = std::max(apart, std::abs(off));
+        bias += off / kSize / 2;
+      }
+    }
+    CHECK(worst < 1e-7);
+    CHECK(apart < 1.0 / 128);
+    CHECK(apart > 1.0 / 256);  // not to the nearest
+    CHECK(std::abs(bias) < 5e-5);
+  });
+}
+
+TEST_CASE("adamw, narrow moments: neither threads nor how parameters are cut change a bit") {
+  constexpr size_t kSize = 50000;
+  const auto gradient = reference::narrow(reference::random(kSize, 1, 5));
+  const auto run_cut = [&](int threads, size_t cut) {
+    Threads pool(threads);
+    NarrowState s(kSize);
+    for (int step = 1; step <= 3; ++step)
+      for (const auto& [begin, size] : {std::pair{size_t{0}, cut}, std::pair{cut, kSize - cut}})
+        adamw(
+            step_of(step),
+            AdamwNarrowState{std::span(s.value).subspan(begin, size), std::span(s.first).subspan(begin, size),
+                             std::span(s.second).subspan(begin, size), std::span(gradient).subspan(begin, size), begin},
+            pool);
+    return s;
+  };
+  CHECK(run_cut(1, 16) == run_cut(3, 48000));
 }
 
 TEST_CASE("sum_of_squares: agrees with double, the same bits for any number of threads") {

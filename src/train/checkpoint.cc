@@ -14,11 +14,14 @@ namespace {
 
 struct Block {
   const char* name;
-  const Buffer<float>& numbers;
+  tensor::DType type;
+  std::span<std::byte> bytes;
 };
 
 std::array<Block, 3> blocks(const Parameters& p) {
-  return {Block{"values", p.values()}, Block{"first_moment", p.first()}, Block{"second_moment", p.second()}};
+  const tensor::DType moments = p.moments().type();
+  return {Block{"values", tensor::DType::kF32, std::as_writable_bytes(p.values().span())},
+          Block{"first_moment", moments, p.moments().first()}, Block{"second_moment", moments, p.moments().second()}};
 }
 
 std::string text_of(const base::Rng::State& state) {
@@ -54,9 +57,9 @@ void save_checkpoint(const std::string& directory, const Parameters& parameters,
   std::vector<io::Tensor> tensors;
   for (const Block& block : blocks(parameters))
     tensors.push_back({block.name,
-                       tensor::DType::kF32,
-                       {static_cast<int64_t>(block.numbers.size())},
-                       std::as_bytes(std::span<const float>(block.numbers.span()))});
+                       block.type,
+                       {static_cast<int64_t>(block.bytes.size() / tensor::size_of(block.type))},
+                       block.bytes});
   const io::Metadata metadata{{"step", std::to_string(progress.step)},     {"data_rng", text_of(progress.data_rng)},
                               {"tokens", std::to_string(progress.tokens)}, {"epoch", std::to_string(progress.epoch)},
                               {"next", std::to_string(progress.next)},     {"fingerprint", fingerprint}};
@@ -76,9 +79,9 @@ Progress load_checkpoint(const std::string& directory, const std::string& finger
                       "resume with the configuration and data it was made with");
   for (const Block& block : blocks(parameters)) {
     const io::Tensor* tensor = file.find(block.name);
-    if (!tensor || tensor->type != tensor::DType::kF32 || tensor->bytes.size() != block.numbers.size() * sizeof(float))
+    if (!tensor || tensor->type != block.type || tensor->bytes.size() != block.bytes.size())
       base::input_error(std::string("the checkpoint lacks ") + block.name, file.path(), "start the run anew");
-    std::memcpy(block.numbers.data(), tensor->bytes.data(), tensor->bytes.size());
+    std::memcpy(block.bytes.data(), tensor->bytes.data(), tensor->bytes.size());
   }
   const auto number = [&]<class Number>(const char* key, Number) {
     return number_of<Number>(entry(key), key, file.path());

@@ -26,8 +26,8 @@ void move(Parameters& parameters, const Config& config, uint64_t seed) {
 
 bool equal(const Parameters& a, const Parameters& b) {
   return std::ranges::equal(a.values().span(), b.values().span()) &&
-         std::ranges::equal(a.first().span(), b.first().span()) &&
-         std::ranges::equal(a.second().span(), b.second().span());
+         std::ranges::equal(a.moments().first(), b.moments().first()) &&
+         std::ranges::equal(a.moments().second(), b.moments().second());
 }
 
 TEST_CASE("checkpoint: what is saved comes back") {

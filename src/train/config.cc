@@ -21,7 +21,9 @@ struct Section {
 };
 const std::vector<Section>& sections() {
   static const std::vector<Section> known{
-      {"", {"model", "router", "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
+      {"",
+       {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "freeze", "moments", "tokenizer", "data",
+        "evaluation", "nodes", "pin", "training", "dtype"}},
       {"tokenizer", {"path", "vocab_size"}},
       {"data", {"name", "weight", "files"}},
       {"evaluation", {"every", "tokens", "files"}},
@@ -53,6 +55,16 @@ int count(const Fields& fields, const std::string& key, std::optional<int64_t> f
   return static_cast<int>(fields.get_int(key, 1, 1 << 30, fallback));
 }
 
+std::vector<std::string> strings(const Json& array, const std::string& where) {
+  if (!array.is_array()) base::input_error("not an array of strings", where, array.dump());
+  std::vector<std::string> result;
+  for (const Json& entry : array) {
+    if (!entry.is_string()) base::input_error("not a string", where, entry.dump());
+    result.push_back(entry.get<std::string>());
+  }
+  return result;
+}
+
 std::vector<Domain> read_domains(const Json& json, const std::string& where) {
   if (!json.contains("data") || !json["data"].is_array() || json["data"].empty())
     base::input_error("no training data", where + ": data", "give an array of {name, weight, files}");
@@ -64,10 +76,7 @@ std::vector<Domain> read_domains(const Json& json, const std::string& where) {
     Domain domain{fields.get_string("name"), fields.get_number("weight", 1e-6, 1e6, 1.0), {}};
     if (!entry.contains("files") || !entry["files"].is_array() || entry["files"].empty())
       base::input_error("no files", field, "give an array of paths");
-    for (const Json& file : entry["files"]) {
-      if (!file.is_string()) base::input_error("a path is not a string", field + ".files", file.dump());
-      domain.files.push_back(file.get<std::string>());
-    }
+    domain.files = strings(entry["files"], field + ".files");
     domains.push_back(std::move(domain));
   }
   return domains;
@@ -143,10 +152,22 @@ TrainConfig read_train_config(const std::string& path) {
   config.tokenizer.path = tokenizer.get_string("path", "");
   if (config.tokenizer.path.empty())
     config.tokenizer.vocab_size = static_cast<int>(tokenizer.get_int("vocab_size", 257, 1 << 20));
+  const std::string task = fields.get_string("task", "text");
+  if (task != "text" && task != "sft")
+    base::input_error("unknown task \"" + task + "\"", path + ": task", "use text or sft");
+  if (task == "sft") config.task = Task::kExamples;
+  config.tensorboard = fields.get_bool("tensorboard", true);
   config.domains = read_domains(json, path);
   read_evaluation(json, path, config);
   read_placement(fields, path, config.placement);
   read_training(fields.get_object("training"), config);
+  config.from = fields.get_string("from", "");
+  config.upcycle_noise = fields.get_number("upcycle_noise", 0, 10, 0.0);
+  if (json.contains("freeze")) config.freeze = strings(json["freeze"], path + ": freeze");
+  const std::string moments = fields.get_string("moments", "float32");
+  if (moments != "float32" && moments != "bfloat16")
+    base::input_error("unknown moments \"" + moments + "\"", path + ": moments", "use float32 or bfloat16");
+  if (moments == "bfloat16") config.moments = tensor::DType::kBF16;
   config.saved_type = saved_type(fields.get_string("dtype", "bfloat16"), path + ": dtype");
   return config;
 }

@@ -44,20 +44,28 @@ struct Placement {
   Pin pin = Pin::kBatch;
 };
 
+enum class Task { kText, kExamples };  // plain text, or answers to prompts (supervised fine-tuning)
+
 struct TrainConfig {
   std::string model;   // a config.json, as text
   std::string router;  // an expression or alias for every layer; empty: what the model's config says
   TokenizerSource tokenizer;
+  Task task = Task::kText;
   std::vector<Domain> domains;
+  std::string from;                             // a model directory that the parameters begin as, or empty
+  double upcycle_noise = 0;                     // of experts that are copies: relative deviation
+  std::vector<std::string> freeze;              // patterns of names (pattern.h) that are not trained
+  tensor::DType moments = tensor::DType::kF32;  // kBF16: half the memory
   EvaluationPlan evaluation;
   Placement placement;
   Schedule schedule;
-  int batch_size = 16, sequence_length = 256;  // sequences of a micro-batch, tokens of a sequence
+  int batch_size = 16, sequence_length = 256;  // sequences of a micro-batch, tokens of one at most
   int accumulate = 1;                          // micro-batches of a step
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
   double gradient_clip = 1;    // largest norm of the whole gradient
   int checkpoint_every = 200;  // steps
   uint64_t seed = 1;
+  bool tensorboard = true;                          // an event file beside metrics.jsonl
   tensor::DType saved_type = tensor::DType::kBF16;  // of the finished model's matrices
 };
 

@@ -86,7 +86,17 @@ TEST_CASE("train config: evaluations and nodes") {
   CHECK(config.evaluation.files == std::map<std::string, std::string>{{"code", "held.txt"}});
   CHECK(config.placement.nodes == 4);
   CHECK(config.placement.pin == Placement::Pin::kDomain);
+  json["from"] = "../base";
+  json["upcycle_noise"] = 0.05;
+  json["freeze"] = {"*.gate.weight"};
+  json["moments"] = "bfloat16";
+  const TrainConfig more = read(json);
+  CHECK(more.from == "../base");
+  CHECK(more.upcycle_noise == 0.05);
+  CHECK(more.freeze == std::vector<std::string>{"*.gate.weight"});
+  CHECK(more.moments == tensor::DType::kBF16);
   const TrainConfig plain = read(sound_config());
+  CHECK(plain.moments == tensor::DType::kF32);
   CHECK(plain.evaluation.every == 0);
   CHECK(plain.placement.nodes == 1);
 }
@@ -133,6 +143,13 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/evaluation", {{"every", 5}, {"files", {{"verse", "a.txt"}}}}, "verse");
   refuses("/nodes", 0, "nodes");
   refuses("/pin", "rack", "pin");
+  refuses("/task", "rl", "task");
+  refuses("/tensorboard", 1, "tensorboard");
+  refuses("/moments", "float16", "moments");
+  refuses("/freeze", "*", "freeze");
+  refuses("/freeze", {1}, "freeze");
+  refuses("/from", 1, "from");
+  refuses("/upcycle_noise", -1, "upcycle_noise");
   for (const char* key : {"steps", "learning_rate"}) refuses((std::string("/training/") + key).c_str(), nullptr, key);
   for (const char* key : {"steps", "batch_size", "sequence_length", "checkpoint_every"})
     for (const Json& value : {Json(0), Json(-1), Json(2.5), Json("2"), Json(int64_t{1} << 40)})

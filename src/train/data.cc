@@ -1,28 +1,38 @@
 #include "train/data.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_output.h"
 #include "base/error.h"
 #include "io/json.h"
-#include "text/bpe_trainer.h"
 
 namespace choir::train {
 
-std::vector<std::string> read_documents(const std::string& path) {
-  std::string text = base::read_file(path);
-  if (!path.ends_with(".jsonl")) return {std::move(text)};
-  std::vector<std::string> documents;
+std::string place_of(const std::string& directory, const std::string& path) {
+  return (std::filesystem::path(directory) / path).string();
+}
+
+std::vector<Line> read_lines(const std::string& path) {
+  const std::string text = base::read_file(path);
+  std::vector<Line> lines;
   size_t begin = 0;
-  for (int line = 1; begin < text.size(); ++line) {  // split at '\n' alone: other line ends may stand inside strings
+  for (int number = 1; begin < text.size();
+       ++number) {  // split at '\n' alone: other line ends may stand inside strings
     const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string where = path + ":" + std::to_string(line);
-    if (end > begin) {
-      const io::Json json = io::parse_json(std::string_view(text).substr(begin, end - begin), where);
-      documents.push_back(io::Fields(json, where).get_string("text"));
-    }
+    if (end > begin) lines.push_back({text.substr(begin, end - begin), path + ":" + std::to_string(number)});
     begin = end + 1;
+  }
+  return lines;
+}
+
+std::vector<std::string> read_documents(const std::string& path) {
+  if (!path.ends_with(".jsonl")) return {base::read_file(path)};
+  std::vector<std::string> documents;
+  for (const Line& line : read_lines(path)) {
+    const io::Json json = io::parse_json(line.text, line.where);
+    documents.push_back(io::Fields(json, line.where).get_string("text"));
   }
   return documents;
 }
@@ -51,20 +61,11 @@ std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains,
   std::vector<DomainTokens> result;
   for (const Domain& domain : domains) {
     DomainTokens& tokens = result.emplace_back(DomainTokens{domain.name, domain.weight, {}});
-    for (const std::string& file : domain.files) append_tokens(directory + "/" + file, tokenizer, tokens.tokens);
+    for (const std::string& file : domain.files) append_tokens(place_of(directory, file), tokenizer, tokens.tokens);
     if (tokens.tokens.size() < static_cast<size_t>(least))
       too_short("domain \"" + domain.name + "\"", tokens.tokens.size(), static_cast<size_t>(least), directory);
   }
   return result;
-}
-
-std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains, const std::string& directory,
-                                                       int vocab_size) {
-  text::BpeTrainer trainer({.vocab_size = vocab_size, .special_tokens = {"<|endoftext|>"}});
-  for (const Domain& domain : domains)
-    for (const std::string& file : domain.files)
-      for (const std::string& document : read_documents(directory + "/" + file)) trainer.add(document);
-  return trainer.train();
 }
 
 void hold_out(std::vector<DomainTokens>& domains, const EvaluationPlan& evaluation, int length,
@@ -76,7 +77,7 @@ void hold_out(std::vector<DomainTokens>& domains, const EvaluationPlan& evaluati
   for (DomainTokens& domain : domains) {
     const std::string name = "domain \"" + domain.name + "\"";
     if (const auto own = evaluation.files.find(domain.name); own != evaluation.files.end()) {
-      append_tokens(directory + "/" + own->second, tokenizer, domain.held_out);
+      append_tokens(place_of(directory, own->second), tokenizer, domain.held_out);
       if (domain.held_out.size() <= one)
         too_short("the evaluation file of " + name, domain.held_out.size(), one + 1, own->second);
       domain.held_out.resize(whole(domain.held_out.size() - 1));
@@ -117,27 +118,32 @@ TokenBatch draw_batch(const std::vector<DomainTokens>& domains, int sequences, i
   return batch;
 }
 
-std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domains, int sequences, int length) {
+std::vector<TokenBatch> mixed_batches(const std::vector<std::vector<Example>>& by_domain, int64_t tokens) {
   struct Place {
-    double order;  // where it stands among the sequences of its domain, in (0,1)
-    size_t domain, begin;
+    double order;  // where it stands among the examples of its domain, in (0,1)
+    const Example* example;
   };
-  const auto size = static_cast<size_t>(length);
   std::vector<Place> places;
-  for (size_t d = 0; d < domains.size(); ++d) {
-    const size_t count = (domains[d].held_out.size() - 1) / size;
-    for (size_t i = 0; i < count; ++i)
-      places.push_back({(static_cast<double>(i) + 0.5) / static_cast<double>(count), d, i * size});
-  }
+  for (const std::vector<Example>& examples : by_domain)
+    for (size_t i = 0; i < examples.size(); ++i)
+      places.push_back({(static_cast<double>(i) + 0.5) / static_cast<double>(examples.size()), &examples[i]});
   std::ranges::stable_sort(places, {}, &Place::order);
   std::vector<TokenBatch> batches;
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (i % static_cast<size_t>(sequences) == 0) batches.emplace_back();
-    const std::span<const int32_t> tokens = domains[places[i].domain].held_out;
-    batches.back().add(static_cast<int32_t>(places[i].domain), tokens.subspan(places[i].begin, size),
-                       tokens.subspan(places[i].begin + 1, size));
+  for (const Place& place : places) {
+    const Example& example = *place.example;
+    if (batches.empty() || static_cast<int64_t>(batches.back().ids.size() + example.ids.size()) > tokens)
+      batches.emplace_back();
+    batches.back().add(example.domain, example.ids, example.targets);
   }
   return batches;
+}
+
+std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domains, int sequences, int length) {
+  std::vector<std::vector<Example>> by_domain(domains.size());
+  for (size_t d = 0; d < domains.size(); ++d)
+    for (auto at = domains[d].held_out.begin(); domains[d].held_out.end() - at > length; at += length)
+      by_domain[d].push_back({static_cast<int32_t>(d), {at, at + length}, {at + 1, at + length + 1}});
+  return mixed_batches(by_domain, static_cast<int64_t>(sequences) * length);
 }
 
 std::vector<int32_t> nodes_of(const TokenBatch& batch, const Placement& placement) {

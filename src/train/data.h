@@ -14,6 +14,15 @@
 
 namespace choir::train {
 
+// Where a path of the configuration lies; absolute ones stay.
+std::string place_of(const std::string& directory, const std::string& path);
+
+// The lines of a .jsonl file that are not empty.
+struct Line {
+  std::string text, where;  // where: file and number, for errors
+};
+std::vector<Line> read_lines(const std::string& path);
+
 // The documents of one file: the "text" of each line of a .jsonl, else the whole file. Throws Error (input) with
 // file and line.
 std::vector<std::string> read_documents(const std::string& path);
@@ -28,10 +37,6 @@ struct DomainTokens {
 // Throws Error (input) when a domain has fewer than `least` tokens.
 std::vector<DomainTokens> read_domain_tokens(const std::vector<Domain>& domains, const std::string& directory,
                                              const text::Tokenizer& tokenizer, int least);
-
-// A tokenizer learnt from the domains' documents.
-std::unique_ptr<const text::Tokenizer> learn_tokenizer(const std::vector<Domain>& domains, const std::string& directory,
-                                                       int vocab_size);
 
 // Fills held_out of each domain: its own file where the config names one, else the last 2 % of its tokens, which it
 // loses; in both cases whole sequences of `length` tokens and one token more, at least one sequence, at most
@@ -52,7 +57,16 @@ struct TokenBatch {
 // Each sequence is cut at random from a domain drawn by weight: the generator's state is all there is to save.
 TokenBatch draw_batch(const std::vector<DomainTokens>& domains, int sequences, int length, base::Rng& rng);
 
-// All held-out sequences, in batches of at most `sequences`. Each batch mixes the domains as evenly as it can.
+// A sequence, and what follows each of its tokens; -1: not counted.
+struct Example {
+  int32_t domain;
+  std::vector<int32_t> ids, targets;
+};
+
+// All examples in batches of at most so many tokens, at least one example each. Every batch mixes the domains as evenly
+// as it can.
+std::vector<TokenBatch> mixed_batches(const std::vector<std::vector<Example>>& by_domain, int64_t tokens);
+// Likewise all held-out sequences.
 std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domains, int sequences, int length);
 
 // [N] the simulated node of each token of a batch.

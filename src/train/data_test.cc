@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "train/corpus.h"
 #include "train/test_run.h"
 
 namespace choir::train {
@@ -39,7 +40,7 @@ TEST_CASE("domain tokens: documents one after another, each with its end") {
   const TemporaryDirectory place;
   write_tiny_texts(place);
   const TrainConfig config = tiny_run();
-  const auto tokenizer = learn_tokenizer(config.domains, place.path(), 270);
+  const auto tokenizer = learn_tokenizer(config, place.path());
   CHECK(tokenizer->vocab_size() == 270);
   const auto domains = read_domain_tokens(config.domains, place.path(), *tokenizer, 18);
   REQUIRE(domains.size() == 2);
@@ -108,7 +109,7 @@ TEST_CASE("held out: the end of each domain, in whole sequences, never drawn") {
   const TemporaryDirectory place;
   write_tiny_texts(place);
   const TrainConfig config = tiny_run();
-  const auto tokenizer = learn_tokenizer(config.domains, place.path(), 270);
+  const auto tokenizer = learn_tokenizer(config, place.path());
   std::vector<DomainTokens> domains{{"a", 1, {}}, {"b", 1, {}}};
   for (int d = 0; d < 2; ++d) {
     domains[d].tokens.resize(d == 0 ? 100 : 5000);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
 #include "kernels/adamw.h"
+#include "train/pattern.h"
 
 namespace choir::train {
 namespace {
@@ -12,7 +14,7 @@ using Role = model::TensorInfo::Role;
 
 }  // namespace
 
-Parameters::Parameters(const Config& config) : config_(config) {
+Parameters::Parameters(const Config& config, tensor::DType moments) : config_(config), moments_(0, moments) {
   size_t total = 0;
   ModelTensors<Weight> names;
   model::visit_tensors(config_, names, [&](const model::TensorInfo& info, Weight&) {
@@ -20,12 +22,22 @@ Parameters::Parameters(const Config& config) : config_(config) {
     places_.push_back({info, total, size});
     total += (size + 15) / 16 * 16;  // every tensor begins on a vector
   });
-  for (Buffer<float>* block : {&values_, &gradient_, &first_, &second_}) *block = Buffer<float>(total);
-  size_t next = 0;
-  model::visit_tensors(config_, gradients_, [&](const model::TensorInfo& info, Matrix<float>& gradient) {
-    gradient = {gradient_.data() + places_[next++].begin, info.rows, info.cols};
-  });
+  values_ = Buffer<float>(total);
+  gradient_ = Buffer<float>(total);
+  moments_ = Moments(total, moments);
+  gradients_ = views(gradient_);
 }
+
+ModelTensors<Matrix<float>> Parameters::views(const Buffer<float>& block) const {
+  ModelTensors<Matrix<float>> tensors;
+  size_t next = 0;
+  model::visit_tensors(config_, tensors, [&](const model::TensorInfo& info, Matrix<float>& numbers) {
+    numbers = {block.data() + places_[next++].begin, info.rows, info.cols};
+  });
+  return tensors;
+}
+
+ModelTensors<Matrix<float>> Parameters::numbers() { return views(values_); }
 
 ModelTensors<Weight> Parameters::weights() const {
   ModelTensors<Weight> tensors;
@@ -61,6 +73,31 @@ std::span<float> Parameters::state(int layer) const {
   return values_.span().subspan(static_cast<size_t>(place.data - gradient_.data()), static_cast<size_t>(place.cols));
 }
 
+void Parameters::freeze(const std::vector<std::string>& patterns) {
+  for (const std::string& pattern : patterns) {
+    bool matched = false;
+    for (Place& place : places_) {
+      const bool fits = matches(pattern, place.info.name);
+      place.frozen = place.frozen || fits;
+      matched = matched || fits;
+    }
+    if (!matched)
+      base::input_error("no tensor matches \"" + pattern + "\"", "training configuration: freeze",
+                        "names are like " + places_.front().info.name + ", * stands for any letters");
+  }
+}
+
+bool Parameters::state_frozen(int layer) const {
+  const float* state = gradients_.blocks[layer].moe.state.data;
+  return std::ranges::any_of(
+      places_, [&](const Place& place) { return place.frozen && gradient_.data() + place.begin == state; });
+}
+
+void Parameters::drop_frozen_gradients() {
+  for (const Place& place : places_)
+    if (place.frozen) std::ranges::fill(gradient_.span().subspan(place.begin, place.size), 0.0f);
+}
+
 double Parameters::gradient_norm(base::Threads& threads) const {
   return std::sqrt(kernels::sum_of_squares(gradient_.span(), threads));
 }
@@ -80,10 +117,10 @@ void Parameters::update(const TrainConfig& config, const Step& step, base::Threa
                            static_cast<float>(config.weight_decay), step.number,
                            static_cast<float>(step.gradient_scale)};
   for (const Place& place : places_) {
-    if (place.info.role == Role::kState) continue;
+    if (place.info.role == Role::kState || place.frozen) continue;
     const auto part = [&](const Buffer<float>& block) { return block.span().subspan(place.begin, place.size); };
     adamw.weight_decay = place.info.vector ? 0.0f : static_cast<float>(config.weight_decay);
-    kernels::adamw(adamw, {part(values_), part(first_), part(second_), part(gradient_)}, threads);
+    moments_.update(adamw, part(values_), part(gradient_), place.begin, threads);
   }
 }
 

@@ -1,4 +1,4 @@
-// The numbers that training changes: parameters, gradients and the optimizer's moments, each in one block.
+// The numbers that training changes: parameters, gradients and the optimizer's moments.
 #pragma once
 
 #include <optional>
@@ -9,6 +9,7 @@
 #include "model/tensors.h"
 #include "tensor/buffer.h"
 #include "train/config.h"
+#include "train/moments.h"
 
 namespace choir::train {
 
@@ -18,16 +19,16 @@ using tensor::Buffer;
 using tensor::Matrix;
 using tensor::Weight;
 
-// Owns the four blocks; the views into them die with it. Tensors lie in the order of visit_tensors.
+// Owns a block of each; the views into them die with it. Tensors lie in the order of visit_tensors.
 class Parameters {
  public:
-  explicit Parameters(const Config& config);
+  explicit Parameters(const Config& config, tensor::DType moments = tensor::DType::kF32);
 
   ModelTensors<Weight> weights() const;
+  ModelTensors<Matrix<float>> numbers();  // the values, to be changed
   ModelTensors<Matrix<float>>& gradients() { return gradients_; }
   const Buffer<float>& values() const { return values_; }
-  const Buffer<float>& first() const { return first_; }
-  const Buffer<float>& second() const { return second_; }
+  const Moments& moments() const { return moments_; }
 
   // Normal with deviation 0.02, the two projections onto the residual stream with 0.02 / sqrt(2 L) (GPT-2), norms 1,
   // gates and routers' own numbers as they ask.
@@ -36,7 +37,13 @@ class Parameters {
   // The numbers of a layer's router that are updated without a gradient; empty where it has none.
   std::span<float> state(int layer) const;
 
+  // Tensors whose name matches a pattern (pattern.h) are not changed any more: neither values, nor moments, nor the
+  // numbers of a router. Throws Error (input) that names a pattern without a match.
+  void freeze(const std::vector<std::string>& patterns);
+  bool state_frozen(int layer) const;
+
   void clear_gradients() { gradient_.clear(); }
+  void drop_frozen_gradients();  // they are no part of the norm
   double gradient_norm(base::Threads& threads) const;
   // Of all tensors of a layer's gate; none where it has none.
   std::optional<double> gate_gradient_norm(int layer, base::Threads& threads) const;
@@ -52,11 +59,15 @@ class Parameters {
   struct Place {
     model::TensorInfo info;
     size_t begin, size;
+    bool frozen = false;
   };
+
+  ModelTensors<Matrix<float>> views(const Buffer<float>& block) const;
 
   Config config_;
   std::vector<Place> places_;
-  Buffer<float> values_, gradient_, first_, second_;
+  Buffer<float> values_, gradient_;
+  Moments moments_;
   ModelTensors<Matrix<float>> gradients_;
 };
 

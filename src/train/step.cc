@@ -82,8 +82,9 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
 // The routers' own numbers move once a step, behind the weights.
 void Stepper::update_routers(const Sums& sums) {
   for (int l = 0; l < model_.config().depth(); ++l)
-    model_.router(l).update(model_.config().layers[l].routed(), sums.router_sums[static_cast<size_t>(l)],
-                            parameters_.state(l));
+    if (!parameters_.state_frozen(l))
+      model_.router(l).update(model_.config().layers[l].routed(), sums.router_sums[static_cast<size_t>(l)],
+                              parameters_.state(l));
 }
 
 // FLOP of the products that were computed: multiply-adds of the forward, times 2, and 3 for forward and both backwards.
@@ -132,6 +133,7 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
     const double part = static_cast<double>(batches[b].counted()) / static_cast<double>(std::max<int64_t>(1, counted));
     add_gradients(batches[b], routing, static_cast<float>(part), sums);
   }
+  parameters_.drop_frozen_gradients();
   const double norm = parameters_.gradient_norm(threads_);
   ++progress.step;
   progress.tokens += sums.tokens;

@@ -10,9 +10,11 @@
 #include "io/json.h"
 #include "kernels/isa.h"
 #include "kernels/peak.h"
-#include "train/metrics.h"
+#include "train/corpus.h"
+#include "train/record.h"
 #include "train/save.h"
 #include "train/step.h"
+#include "train/warm_start.h"
 
 namespace choir::train {
 namespace {
@@ -26,25 +28,21 @@ class Run {
 
   RunEnd go() {
     prepare();
-    Parameters parameters(model_config_);
+    Parameters parameters(model_config_, config_.moments);
+    parameters.freeze(config_.freeze);
     Progress progress = begin(parameters);
     const model::Model model(model_config_, parameters.weights());
-    write_run_file();
-    MetricsFile metrics(options_.directory + "/metrics.jsonl", progress.step);
-    std::optional<MetricsFile> evaluations;
-    if (config_.evaluation.every > 0) evaluations.emplace(options_.directory + "/evaluations.jsonl", progress.step);
+    write_beginning();
+    RunRecord record(config_, options_.directory, progress.step);
     Stepper stepper(config_, model, parameters, options_.directory, peak_, threads_);
-    double seconds = metrics.seconds();
     while (progress.step < config_.schedule.steps) {
-      const StepReport report = stepper.step(draw(progress), progress);
-      seconds += report.seconds;
-      metrics.add(to_json(report));
-      const bool last = progress.step == config_.schedule.steps;
-      if (evaluates(progress.step)) evaluations->add(to_json(evaluate_model(model, progress.step, seconds)));
+      const StepReport report = stepper.step(corpus_->draw(progress), progress);
+      record.add(report);
+      if (evaluates(progress.step)) record.add(progress.step, evaluate_model(model, progress.step));
       const bool stop = options_.on_step && !options_.on_step(report);
+      const bool last = progress.step == config_.schedule.steps;
       if (stop || last || progress.step % config_.checkpoint_every == 0) {
-        metrics.flush();
-        if (evaluations) evaluations->flush();
+        record.flush();
         save_checkpoint(options_.directory, parameters, progress, fingerprint_);
       }
       if (stop && !last) return RunEnd::kStopped;
@@ -62,30 +60,22 @@ class Run {
     const std::string saved = options_.directory + "/tokenizer.json";
     const base::Stopwatch watch;
     if (!config_.tokenizer.path.empty())
-      tokenizer_ = text::load_tokenizer(options_.data_directory + "/" + config_.tokenizer.path);
+      tokenizer_ = text::load_tokenizer(place_of(options_.data_directory, config_.tokenizer.path));
     else if (options_.resume && fs::exists(saved))
       tokenizer_ = text::load_tokenizer(saved);
     else
-      tokenizer_ = learn_tokenizer(config_.domains, options_.data_directory, config_.tokenizer.vocab_size);
-    domains_ = read_domain_tokens(config_.domains, options_.data_directory, *tokenizer_, config_.sequence_length + 2);
-    if (config_.evaluation.every > 0)
-      hold_out(domains_, config_.evaluation, config_.sequence_length, options_.data_directory, *tokenizer_);
-    int64_t tokens = 0;
-    for (const DomainTokens& domain : domains_) tokens += static_cast<int64_t>(domain.tokens.size());
-    note(fmt::format("data: {} tokens in {} domains, vocabulary {}, {:.1f} s", tokens, domains_.size(),
-                     tokenizer_->vocab_size(), watch.seconds()));
-    if (config_.evaluation.every > 0) {
-      held_out_.batches = held_out_batches(domains_, config_.batch_size, config_.sequence_length);
-      for (const DomainTokens& domain : domains_) held_out_.names.push_back(domain.name);
-    }
-    prepare_model(tokens);
+      tokenizer_ = learn_tokenizer(config_, options_.data_directory);
+    corpus_.emplace(config_, options_.data_directory, *tokenizer_);
+    const std::string examples = corpus_->examples() > 0 ? fmt::format(", {} examples", corpus_->examples()) : "";
+    note(fmt::format("data: {} tokens in {} domains{}, vocabulary {}, {:.1f} s", corpus_->tokens(), corpus_->domains(),
+                     examples, tokenizer_->vocab_size(), watch.seconds()));
+    prepare_model();
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
                      kernels::name_of(kernels::best_isa())));
-    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
   }
 
-  void prepare_model(int64_t tokens) {
+  void prepare_model() {
     io::Json json = io::parse_json(config_.model, "model");
     json["vocab_size"] = tokenizer_->vocab_size();
     if (const auto end = tokenizer_->end_of_text()) json["bos_token_id"] = json["eos_token_id"] = *end;
@@ -97,33 +87,40 @@ class Run {
     const auto count = model::count_parameters(model_config_);
     note(fmt::format("model: {} parameters, {} active; router {}", count.total, count.active,
                      model::router_expression(model_config_, model_config_.layers.front())));
-    fingerprint_ =
-        fmt::format("{}|{}|{}x{}|{}", config_.model, tokens, config_.batch_size, config_.sequence_length, config_.seed);
-    if (config_.accumulate > 1) fingerprint_ += fmt::format("|{} micro-batches", config_.accumulate);
+    fingerprint_ = fingerprint();
+  }
+
+  // What must be the same for a run to go on. Additions stand only where they are used.
+  std::string fingerprint() const {
+    std::string print = fmt::format("{}|{}|{}x{}|{}", config_.model, corpus_->tokens(), config_.batch_size,
+                                    config_.sequence_length, config_.seed);
+    if (config_.task == Task::kExamples) print += "|sft";
+    if (config_.accumulate > 1) print += fmt::format("|{} micro-batches", config_.accumulate);
+    if (config_.moments != tensor::DType::kF32) print += "|bfloat16 moments";
+    for (const std::string& pattern : config_.freeze) print += "|freeze " + pattern;
     if (config_.placement.nodes > 1)
-      fingerprint_ += fmt::format("|{} nodes by {}", config_.placement.nodes,
-                                  config_.placement.pin == Placement::Pin::kDomain ? "domain" : "batch");
+      print += fmt::format("|{} nodes by {}", config_.placement.nodes,
+                           config_.placement.pin == Placement::Pin::kDomain ? "domain" : "batch");
+    return print;
   }
 
   Progress begin(Parameters& parameters) const {
     if (options_.resume && fs::exists(checkpoint_path(options_.directory)))
       return load_checkpoint(options_.directory, fingerprint_, parameters);
     parameters.initialize(config_.seed);
+    if (!config_.from.empty()) {
+      const std::string from = place_of(options_.data_directory, config_.from);
+      note(warm_start({from, config_.upcycle_noise, config_.seed + 2}, model_config_, parameters));
+    }
     return {0, base::Rng(config_.seed + 1).state()};
   }
 
-  // The micro-batches of the next step.
-  std::vector<TokenBatch> draw(Progress& progress) const {
-    base::Rng rng(progress.data_rng);
-    std::vector<TokenBatch> batches;
-    for (int i = 0; i < config_.accumulate; ++i)
-      batches.push_back(draw_batch(domains_, config_.batch_size, config_.sequence_length, rng));
-    progress.data_rng = rng.state();
-    return batches;
-  }
-
-  // What the run is, for whoever compares runs.
-  void write_run_file() const {
+  // The tokenizer, and what the run is for whoever compares runs. Half a file that a killed run left behind goes.
+  void write_beginning() const {
+    for (const auto& entry : fs::directory_iterator(options_.directory))
+      if (entry.path().filename().string().find(".partial.") != std::string::npos) fs::remove(entry.path());
+    const std::string saved = options_.directory + "/tokenizer.json";
+    if (!fs::exists(saved)) text::write_tokenizer_json(*tokenizer_, saved, base::Existing::kRefuse);
     const auto count = model::count_parameters(model_config_);
     const nlohmann::ordered_json json{{"router", model::router_expression(model_config_, model_config_.layers.front())},
                                       {"parameters", count.total},
@@ -137,10 +134,8 @@ class Run {
     return every > 0 && (step % every == 0 || step == config_.schedule.steps);
   }
 
-  Evaluation evaluate_model(const model::Model& model, int step, double seconds) const {
-    Evaluation e = evaluate(model, held_out_, {config_.placement, config_.seed}, threads_);
-    e.step = step;
-    e.seconds = seconds;
+  Evaluation evaluate_model(const model::Model& model, int step) const {
+    Evaluation e = evaluate(model, corpus_->held_out(), {config_.placement, config_.seed}, threads_);
     note(fmt::format("step {}: held-out loss {:.4f}, under the training rule {:.4f}, gap {:+.4f}, agreement {:.1f}%",
                      step, e.loss, e.loss_training_rule, e.loss - e.loss_training_rule, 100 * e.agreement));
     return e;
@@ -150,11 +145,10 @@ class Run {
   const RunOptions& options_;
   base::Threads& threads_;
   std::unique_ptr<const text::Tokenizer> tokenizer_;
-  std::vector<DomainTokens> domains_;
+  std::optional<Corpus> corpus_;
   model::Config model_config_;
   std::string fingerprint_;
   double peak_ = 1;
-  HeldOut held_out_;
 };
 
 }  // namespace

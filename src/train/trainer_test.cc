@@ -117,11 +117,13 @@ TEST_CASE("trainer: a run that was stopped or killed ends bit for bit like one t
   runs.run(often, source);
   RunOptions killed = runs.options("killed");
   killed.resume = true;
+  runs.place.write("killed/checkpoint.safetensors.partial.77", "half of it");
   std::vector<int> steps;
   killed.on_step = [&](const StepReport& report) { return steps.push_back(report.step), true; };
   runs.run(often, killed);
   CHECK(steps.front() == 5);
   runs.check_same("whole", "killed");
+  CHECK(!fs::exists(runs.place.file("killed/checkpoint.safetensors.partial.77")));
   runs.check_same("whole", "source");
 }
 
@@ -238,6 +240,103 @@ TEST_CASE("trainer: micro-batches are one batch, the balance loss included") {
     }
     CHECK(worst < 1e-5 * most);
   }
+}
+
+TEST_CASE("trainer: what is frozen stays, moments and routers' numbers too") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.router = "linear > top_k(2) > all > chosen + bias(0.01)";
+  config.freeze = {"model.embed_tokens.*", "*.gate.weight", "*layers.1.*router_state"};
+  runs.run(config, runs.options("a"));
+  const std::string print = io::SafetensorsFile(checkpoint_path(runs.place.file("a"))).metadata().at("fingerprint");
+  const model::Model model(runs.place.file("a"));
+  Parameters trained(model.config()), fresh(model.config());
+  load_checkpoint(runs.place.file("a"), print, trained);
+  fresh.initialize(config.seed);
+  ModelTensors<Matrix<float>> now = trained.numbers(), then = fresh.numbers();
+  std::vector<Matrix<float>> before;
+  model::visit_tensors(model.config(), then, [&](const auto&, Matrix<float>& m) { before.push_back(m); });
+  size_t next = 0, frozen = 0;
+  model::visit_tensors(model.config(), now, [&](const model::TensorInfo& info, const Matrix<float>& m) {
+    const size_t bytes = sizeof(float) * static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols);
+    const bool same = std::memcmp(m.data, before[next].data, bytes) == 0;
+    const bool stays = contains(info.name, "embed_tokens") || contains(info.name, "gate.weight") ||
+                       contains(info.name, "layers.1.block_sparse_moe.router_state");
+    CAPTURE(info.name);
+    CHECK(same == stays);
+    if (stays && !contains(info.name, "state"))
+      for (const auto& block : {trained.moments().first(), trained.moments().second()})
+        for (size_t i = 0; i < bytes; ++i)
+          if (block[static_cast<size_t>(m.data - trained.values().data()) * sizeof(float) + i] != std::byte{0})
+            ++frozen;
+    ++next;
+  });
+  CHECK(frozen == 0);
+  config.freeze = {"model.embed_tokens.weight", "*.gates.*"};
+  CHECK(contains(refusal_of([&] { runs.run(config, runs.options("b")); }), "\"*.gates.*\""));
+  CHECK(fs::is_empty(runs.place.file("b")));
+}
+
+TEST_CASE("trainer: a warm start begins where the other run ended") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.schedule.steps = 40;
+  config.saved_type = tensor::DType::kF32;
+  runs.run(config, runs.options("source"));
+  TrainConfig next = tiny_run();
+  next.tokenizer.path = "source/tokenizer.json";
+  next.from = "source";
+  std::string said;
+  RunOptions options = runs.options("next");
+  options.on_note = [&](const std::string& line) { said += line + "\n"; };
+  runs.run(next, options);
+  CHECK(contains(said, "nothing begins anew"));
+  CHECK(runs.numbers("next").front()["loss"].get<double>() < runs.numbers("source")[20]["loss"].get<double>());
+}
+
+TEST_CASE("trainer: moments in half the memory, and a resumed run with them") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  config.moments = tensor::DType::kBF16;
+  runs.run(config, runs.options("whole"));
+  RunOptions options = runs.options("stopped");
+  options.on_step = [](const StepReport& report) { return report.step < 5; };
+  runs.run(config, options);
+  options.on_step = nullptr;
+  options.resume = true;
+  runs.run(config, options);
+  runs.check_same("whole", "stopped");
+  config.moments = tensor::DType::kF32;
+  CHECK(contains(refusal_of([&] { runs.run(config, options); }), "another configuration"));
+}
+
+TEST_CASE("trainer: fine-tuning learns answers and resumes bit for bit") {
+  const Runs runs;
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    const std::string answer = "\", \"answer\": \"" + std::string(i % 2 ? "odd" : "even, not odd") + "\"}\n";
+    lines += "{\"prompt\": \"" + std::to_string(i) + " is " + answer;
+  }
+  runs.place.write("exchanges.jsonl", lines);
+  TrainConfig config = tiny_run();
+  config.task = Task::kExamples;
+  config.router = "etr";
+  config.domains = {{"numbers", 1, {"exchanges.jsonl"}}};
+  config.evaluation = {.every = 6, .tokens = 64, .files = {}};
+  runs.run(config, runs.options("whole"));
+  const auto steps = runs.numbers("whole");
+  CHECK(steps[11]["loss"].get<double>() < steps[0]["loss"].get<double>());
+  CHECK(steps[11]["tokens"].get<int>() < 12 * 48);  // whole examples do not fill a batch
+  RunOptions options = runs.options("stopped");
+  options.on_step = [](const StepReport& report) { return report.step < 7; };
+  runs.run(config, options);
+  options.on_step = nullptr;
+  options.resume = true;
+  runs.run(config, options);
+  runs.check_same("whole", "stopped");
+  CHECK(runs.numbers("stopped", "evaluations.jsonl").size() == 2);
+  runs.place.write("exchanges.jsonl", "{\"text\": \"no prompt\"}\n");
+  CHECK(contains(refusal_of([&] { runs.run(config, runs.options("bad")); }), "exchanges.jsonl:1"));
 }
 
 TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {

@@ -1,0 +1,119 @@
+#include "train/corpus.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "text/bpe_trainer.h"
+
+namespace choir::train {
+namespace {
+
+int64_t tokens_of(const std::vector<Example>& examples) {
+  int64_t tokens = 0;
+  for (const Example& example : examples) tokens += static_cast<int64_t>(example.ids.size());
+  return tokens;
+}
+
+// The last examples: 2 % of the tokens, at least one example, at most so many tokens.
+std::vector<Example> last_part(std::vector<Example>& examples, int64_t most) {
+  const int64_t wanted = std::min(most, tokens_of(examples) / 50);
+  size_t count = 0;
+  for (int64_t tokens = 0; count < examples.size(); ++count) {
+    tokens += static_cast<int64_t>(examples[examples.size() - 1 - count].ids.size());
+    if (count > 0 && tokens > wanted) break;
+  }
+  const auto from = examples.end() - static_cast<ptrdiff_t>(count);
+  std::vector<Example> part(std::make_move_iterator(from), std::make_move_iterator(examples.end()));
+  examples.erase(from, examples.end());
+  return part;
+}
+
+}  // namespace
+
+Corpus::Corpus(const TrainConfig& config, const std::string& directory, const text::Tokenizer& tokenizer)
+    : config_(config) {
+  for (const Domain& domain : config_.domains) held_out_.names.push_back(domain.name);
+  if (config_.task == Task::kExamples) {
+    read_examples(directory, tokenizer);
+    return;
+  }
+  texts_ = read_domain_tokens(config_.domains, directory, tokenizer, config_.sequence_length + 2);
+  if (config_.evaluation.every == 0) return;
+  hold_out(texts_, config_.evaluation, config_.sequence_length, directory, tokenizer);
+  held_out_.batches = held_out_batches(texts_, config_.batch_size, config_.sequence_length);
+}
+
+void Corpus::read_examples(const std::string& directory, const text::Tokenizer& tokenizer) {
+  std::vector<std::vector<Example>> held_out;
+  for (size_t d = 0; d < config_.domains.size(); ++d) {
+    const Domain& domain = config_.domains[d];
+    const auto read = [&](const std::string& file) {
+      std::vector<Example> examples;
+      for (const Exchange& exchange : read_exchanges(place_of(directory, file))) {
+        examples.push_back(make_example(exchange, tokenizer, config_.sequence_length));
+        examples.back().domain = static_cast<int32_t>(d);
+      }
+      return examples;
+    };
+    std::vector<Example> mine;
+    for (const std::string& file : domain.files) std::ranges::move(read(file), std::back_inserter(mine));
+    const auto own = config_.evaluation.files.find(domain.name);
+    if (config_.evaluation.every > 0 && own != config_.evaluation.files.end())
+      held_out.push_back(read(own->second));
+    else if (config_.evaluation.every > 0)
+      held_out.push_back(last_part(mine, config_.evaluation.tokens));
+    if (mine.empty())
+      base::input_error("domain \"" + domain.name + "\" has no example left to learn from", directory, "give it more");
+    std::ranges::move(mine, std::back_inserter(examples_));
+  }
+  order_ = ExampleOrder(examples_.size(), config_.seed + 1);
+  held_out_.batches = mixed_batches(held_out, static_cast<int64_t>(config_.batch_size) * config_.sequence_length);
+}
+
+int64_t Corpus::tokens() const {
+  int64_t tokens = tokens_of(examples_);
+  for (const DomainTokens& domain : texts_) tokens += static_cast<int64_t>(domain.tokens.size());
+  return tokens;
+}
+
+std::vector<TokenBatch> Corpus::draw(Progress& progress) {
+  std::vector<TokenBatch> batches;
+  base::Rng rng(progress.data_rng);
+  for (int i = 0; i < config_.accumulate; ++i)
+    batches.push_back(config_.task == Task::kExamples
+                          ? draw_examples(progress)
+                          : draw_batch(texts_, config_.batch_size, config_.sequence_length, rng));
+  progress.data_rng = rng.state();
+  return batches;
+}
+
+// Whole examples, one after another, as many as fit.
+TokenBatch Corpus::draw_examples(Progress& progress) {
+  const size_t most = static_cast<size_t>(config_.batch_size) * static_cast<size_t>(config_.sequence_length);
+  TokenBatch batch;
+  while (true) {
+    const Example& example = examples_[order_.at(progress.epoch, progress.next)];
+    if (!batch.ids.empty() && batch.ids.size() + example.ids.size() > most) return batch;
+    batch.add(example.domain, example.ids, example.targets);
+    if (++progress.next == static_cast<int64_t>(examples_.size())) {
+      progress.next = 0;
+      ++progress.epoch;
+    }
+  }
+}
+
+std::unique_ptr<const text::Tokenizer> learn_tokenizer(const TrainConfig& config, const std::string& directory) {
+  text::BpeTrainer trainer({.vocab_size = config.tokenizer.vocab_size, .special_tokens = {"<|endoftext|>"}});
+  for (const Domain& domain : config.domains)
+    for (const std::string& file : domain.files) {
+      const std::string path = place_of(directory, file);
+      if (config.task == Task::kText)
+        for (const std::string& document : read_documents(path)) trainer.add(document);
+      else
+        for (const Exchange& exchange : read_exchanges(path))
+          for (const std::string& text : {exchange.prompt, exchange.answer}) trainer.add(text);
+    }
+  return trainer.train();
+}
+
+}  // namespace choir::train
