@@ -30,7 +30,7 @@ GRID = {f"{gate}-{drop}-{capacity}": f"{GATES[gate]} > top_k(1) > {DROPS[drop]}(
 OTHERS = {
     "mixtral": "linear > top_k(2) > all > chosen + load(0.01)",
     "switch": "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)",
-    "expert-choice": "linear > all > top_capacity(factor(1), key=prob, decode=threshold) > softmax",
+    "expert-choice": "linear > all > top_capacity(factor(1, per=token), key=prob, decode=threshold) > softmax",
     "hash": "hash > top_k(1) > all > identity",
     "locmoe": "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01)",
     "deepseek-bias": "linear(sigmoid) > top_k(1) > all > sigmoid + bias(0.001)",
