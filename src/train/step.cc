@@ -95,7 +95,9 @@ double Stepper::work(const Sums& sums) const {
   for (size_t l = 0; l < sums.routing.size(); ++l) {
     const double expert = 3.0 * config.width * config.layers[l].expert_width;
     shared -= config.layers[l].top_k * expert;
-    experts += static_cast<double>(sums.routing[l].kept()) * expert;
+    const std::span<const moe::ExpertStats> all = sums.routing[l].experts;
+    for (const moe::ExpertStats& e : all.first(static_cast<size_t>(config.layers[l].experts)))  // idle ones come last
+      experts += static_cast<double>(e.kept) * expert;
   }
   const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sums.attended;
   return 6 * (shared * static_cast<double>(sums.tokens) + attention + experts);
