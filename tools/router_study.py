@@ -1,21 +1,29 @@
 """Trains the same small model with many routers and prints the tables of docs/results/etr.md.
 
-router_study.py train CHOIR DATA OUT [--seeds 1 2] [--steps N] [--jobs J] [--only WORD...]
+router_study.py train CHOIR DATA OUT [--seeds 1 2] [--steps N] [--jobs J] [--only WORD...] [--size small|large]
 router_study.py table OUT
+router_study.py time CHOIR DATA OUT [--rounds R] [--steps N] [--only WORD...] [--size small|large]
 
 DATA is what tools/prepare_text.py wrote. A run that is finished is not made again, one that was cut off goes on. Each run
-has one thread, so that J of them share the machine; seconds are therefore not those of the table of speeds.
+of `train` has one thread, so that J of them share the machine; its seconds mean nothing. `time` goes on from the
+checkpoints of seed 1 for N steps with all threads, all routers in turn, R times over, on a machine that is left alone.
 """
 import argparse
 import concurrent.futures
 import json
 import pathlib
+import shutil
 import statistics
 import subprocess
+import tempfile
 
 MODEL = {"model_type": "mixtral", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
          "num_attention_heads": 4, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 1,
          "max_position_embeddings": 256, "rope_theta": 10000.0, "rms_norm_eps": 1e-5}
+SIZES = {"small": {"model": {}, "training": {}, "vocabulary": 1024},
+         "large": {"model": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6},
+                   "training": {"sequence_length": 256, "checkpoint_every": 20, "learning_rate": 0.001},
+                   "vocabulary": 8192}}
 DOMAINS = [{"name": name, "weight": weight, "files": [f"{name}.jsonl"]}
            for name, weight in (("prose", 4), ("code", 2), ("problems", 2), ("literature", 1))]
 TRAINING = {"warmup_steps": 100, "learning_rate": 0.002, "min_learning_rate": 0.0001, "batch_size": 16,
@@ -46,17 +54,21 @@ CONTROLS = {
 ROUTERS = GRID | OTHERS | CONTROLS
 
 
-def config(router, seed, steps, tokenizer):
-    return {"router": router, "model": MODEL, "tokenizer": tokenizer, "data": DOMAINS,
-            "training": TRAINING | {"steps": steps, "seed": seed}, "evaluation": {"every": 250, "tokens": 8192}}
+def config(name, seed, steps, size, tokenizer=None):
+    own = SIZES[size]
+    return {"router": ROUTERS[name], "model": MODEL | own["model"], "data": DOMAINS,
+            "tokenizer": tokenizer or {"path": f"tokenizer-{own['vocabulary']}.json"},
+            "training": TRAINING | own["training"] | {"steps": steps, "seed": seed},
+            "evaluation": {"every": 250, "tokens": 8192}}
 
 
-def train(choir, data, out, name, seed, steps):
+def train(options, name, seed):
+    choir, data, out = options.choir, options.data, options.out
     run = out / f"{name}.{seed}"
     if (run / "model.safetensors").exists():
         return
     path = out / f"{name}.{seed}.json"
-    path.write_text(json.dumps(config(ROUTERS[name], seed, steps, {"path": "tokenizer.json"}), indent=1))
+    path.write_text(json.dumps(config(name, seed, options.steps, options.size), indent=1))
     command = [choir, "train", "--threads", "1", "--config", path, "--data", data, "--out", run]
     if (run / "checkpoint.safetensors").exists():
         command.append("--resume")
@@ -64,24 +76,29 @@ def train(choir, data, out, name, seed, steps):
     print(name, seed, "done" if done.returncode == 0 else done.stderr.strip().splitlines()[-1], flush=True)
 
 
-def learn_tokenizer(choir, data, out):
-    """One vocabulary for all runs: that of a run of one step."""
-    if (data / "tokenizer.json").exists():
+def learn_tokenizer(options):
+    """One vocabulary for all runs of a size: that of a run of one step."""
+    size = SIZES[options.size]["vocabulary"]
+    place = options.data / f"tokenizer-{size}.json"
+    if place.exists():
         return
-    first = out / "vocabulary.json"
-    first.write_text(json.dumps(config(ROUTERS["mixtral"], 1, 1, {"vocab_size": 1024})))
-    subprocess.run([choir, "train", "--config", first, "--data", data, "--out", out / "vocabulary"], check=True)
-    (data / "tokenizer.json").write_bytes((out / "vocabulary" / "tokenizer.json").read_bytes())
+    first, run = options.out / "vocabulary.json", options.out / "vocabulary"
+    first.write_text(json.dumps(config("mixtral", 1, 1, options.size, {"vocab_size": size})))
+    subprocess.run([options.choir, "train", "--config", first, "--data", options.data, "--out", run], check=True)
+    place.write_bytes((run / "tokenizer.json").read_bytes())
+
+
+def names_of(options):
+    return [name for name in ROUTERS if not options.only or any(word in name for word in options.only)]
 
 
 def main_train(options):
     options.out.mkdir(parents=True, exist_ok=True)
-    learn_tokenizer(options.choir, options.data, options.out)
-    names = [name for name in ROUTERS if not options.only or any(word in name for word in options.only)]
+    learn_tokenizer(options)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for seed in options.seeds:
-            for name in names:
-                pool.submit(train, options.choir, options.data, options.out, name, seed, options.steps)
+            for name in names_of(options):
+                pool.submit(train, options, name, seed)
 
 
 def lines(path):
@@ -130,6 +147,39 @@ def main_table(options):
         print("| " + " | ".join(cells) + " |")
 
 
+def timed(options, name):
+    """Median seconds of a step, peak memory and processed share of steps behind the checkpoint."""
+    source = options.out / f"{name}.1"
+    begin = lines(source / "metrics.jsonl")[-1]["step"]
+    with tempfile.TemporaryDirectory(dir=options.out) as place:
+        run = pathlib.Path(place) / "run"
+        run.mkdir()
+        for file in ("checkpoint.safetensors", "tokenizer.json", "metrics.jsonl"):
+            shutil.copy(source / file, run / file)
+        path = pathlib.Path(place) / "config.json"
+        path.write_text(json.dumps(config(name, 1, begin + options.steps, options.size)))
+        subprocess.run([options.choir, "train", "--config", path, "--data", options.data, "--out", run, "--resume"],
+                       check=True, capture_output=True)
+        steps = [line for line in lines(run / "metrics.jsonl") if line["step"] > begin + 2]
+    return {"seconds": statistics.median(step["seconds"] for step in steps), "memory": steps[-1]["peak_memory"],
+            "processed": statistics.mean(step["processed_share"] for step in steps),
+            "tokens": statistics.median(step["tokens_per_second"] for step in steps),
+            "peak": statistics.median(step["share_of_peak"] for step in steps)}
+
+
+def main_time(options):
+    names = [name for name in names_of(options) if (options.out / f"{name}.1" / "checkpoint.safetensors").exists()]
+    rounds = [{name: timed(options, name) for name in names} for _ in range(options.rounds)]
+    base = names[0]
+    print(f"| router | ms a step | ratio to {base} | tokens/s | of peak | processed | peak memory, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for name in names:
+        column = lambda key: statistics.median(one[name][key] for one in rounds)
+        ratio = statistics.median(one[name]["seconds"] / one[base]["seconds"] for one in rounds)
+        print(f"| {name} | {1000 * column('seconds'):.1f} | {ratio:.3f} | {column('tokens'):.0f} | "
+              f"{100 * column('peak'):.0f} % | {100 * column('processed'):.1f} % | {column('memory') / 1e6:.0f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
@@ -139,8 +189,16 @@ def main():
     training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     training.add_argument("--steps", type=int, default=1000)
     training.add_argument("--jobs", type=int, default=2)
-    training.add_argument("--only", nargs="+")
     training.set_defaults(run=main_train)
+    clock = verbs.add_parser("time")
+    for argument in ("choir", "data", "out"):
+        clock.add_argument(argument, type=pathlib.Path)
+    clock.add_argument("--rounds", type=int, default=5)
+    clock.add_argument("--steps", type=int, default=30)
+    clock.set_defaults(run=main_time)
+    for verb in (training, clock):
+        verb.add_argument("--only", nargs="+")
+        verb.add_argument("--size", choices=SIZES, default="small")
     table = verbs.add_parser("table")
     table.add_argument("out", type=pathlib.Path)
     table.set_defaults(run=main_table)

@@ -104,10 +104,10 @@ Matrix<const float> selection_of(const Words& words, const Context& context, Rou
     std::copy_n(z.data, context.pairs(), key.data);
   };
   each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
-    if constexpr (requires { word.select(key); })
+    if constexpr (requires { word.select(context, z, key); })
       if (word.selects()) {
         copy();
-        word.select(key);
+        word.select(context, z, key);
       }
     if constexpr (requires { word.shift(context, key); })
       if (state_of(word, context.experts) > 0) {

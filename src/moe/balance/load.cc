@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/softmax.h"
+#include "kernels/sigmoid.h"
 
 namespace choir::moe {
 namespace {
@@ -39,21 +39,16 @@ std::vector<Part> parts_of(const Context& context, const Routing& routing, const
 
 float logistic(float z) { return 1 / (1 + std::exp(-z)); }
 
-// The probabilities: the routing's softmax, or for sigmoids softmax(log s(z)), which is s / sum s however small all
-// are.
+// The probabilities: the routing's softmax, or the shares of the sigmoids.
 class Probabilities {
  public:
   Probabilities(const Context& context, const Routing& routing, bool sigmoid)
       : p_(routing.probabilities(context.experts)) {
     if (!sigmoid) return;
-    const Matrix<const float> z = routing.scores(context.experts);
     own_ = Buffer<float>(context.pairs());
-    const Buffer<float> logs(context.pairs()), log_sum(static_cast<size_t>(z.rows));
-    const Matrix<float> log_s = logs.matrix(z.rows, z.cols);
-    for (int t = 0; t < z.rows; ++t)
-      for (int e = 0; e < z.cols; ++e) log_s[t][e] = std::min(z[t][e], 0.0f) - std::log1p(std::exp(-std::abs(z[t][e])));
-    p_ = own_.matrix(z.rows, z.cols);
-    kernels::softmax_forward(log_s, own_.matrix(z.rows, z.cols), log_sum.span(), context.threads);
+    const Matrix<float> shares = own_.matrix(p_.rows, p_.cols);
+    kernels::sigmoid_shares(routing.scores(context.experts), shares, context.threads);
+    p_ = shares;
   }
   const float* operator[](int t) const { return p_[t]; }
 

@@ -3,8 +3,10 @@
 #include <cmath>
 
 #include "kernels/gemm.h"
+#include "kernels/sigmoid.h"
 #include "moe/lengths.h"
 #include "moe/noise.h"
+#include "moe/weigh/slots.h"
 
 namespace choir::moe {
 namespace {
@@ -95,11 +97,15 @@ std::vector<float> LinearScore::inverse_lengths(const Context& context) const {
 }
 
 // DeepSeek-V3 adds its bias to sigmoid(z), its successor to sqrt(log(1 + e^z)).
-void LinearScore::select(Matrix<float> key) const {
-  for (int t = 0; t < key.rows; ++t)
-    for (float& z : key.row(t))
-      if (z > -HUGE_VALF)  // a masked expert stays masked
-        z = select_by == SelectBy::kSigmoid ? 1 / (1 + std::exp(-z)) : std::sqrt(z > 20 ? z : std::log1p(std::exp(z)));
+void LinearScore::select(const Context& context, Matrix<const float> z, Matrix<float> key) const {
+  if (select_by == SelectBy::kSigmoid) kernels::sigmoid_forward(z, key, context.threads);
+  each_token(context, [&](int t) {
+    for (int e = 0; e < z.cols; ++e) {
+      if (select_by == SelectBy::kSqrtSoftplus)
+        key[t][e] = std::sqrt(z[t][e] > 20 ? z[t][e] : std::log1p(std::exp(z[t][e])));
+      if (z[t][e] == -HUGE_VALF) key[t][e] = -HUGE_VALF;  // a masked expert stays masked
+    }
+  });
 }
 
 }  // namespace choir::moe

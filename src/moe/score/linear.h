@@ -30,9 +30,9 @@ struct LinearScore {
                 const ScoreGradient& gradient) const;
   // 1 / |w_e|: z / (|w_e| |x_t|) is the cosine.
   std::vector<float> inverse_lengths(const Context& context) const;
-  // key = what proposals compare, from z.
+  // key = what proposals compare, from z; the two may not overlap.
   bool selects() const { return select_by != SelectBy::kLogit; }
-  void select(Matrix<float> key) const;
+  void select(const Context& context, Matrix<const float> z, Matrix<float> key) const;
 };
 
 }  // namespace choir::moe

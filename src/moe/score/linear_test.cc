@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "moe/reference/case.h"
 #include "moe/reference/score_case.h"
 #include "tests/gradients/complex_step.h"
 
@@ -129,8 +130,9 @@ TEST_CASE("linear score: proposals may compare the sigmoid or the root of the so
   for (const SelectBy by : {SelectBy::kSigmoid, SelectBy::kSqrtSoftplus}) {
     word.select_by = by;
     CHECK(word.selects());
+    reference::Case c(1, 1, 81);
     std::vector<float> key = z;
-    word.select(reference::matrix(key, 81));
+    word.select(c.context(), reference::matrix(z, 81), reference::matrix(key, 81));
     for (size_t i = 0; i < z.size(); ++i) {
       const double v = double(z[i]);
       CHECK(key[i] ==
