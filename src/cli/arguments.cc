@@ -82,6 +82,7 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   CLI::Option* choices = verb->add_option("--choices", o.choices, "JSONL of {context, choices, gold}");
   verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
+  verb->add_option("--router", o.router, "another router over the same gate, in every layer");
   choices->excludes(text);
   return verb;
 }

@@ -21,15 +21,15 @@ void print_flat(const Json& json) {
     if (value.is_primitive()) fmt::print("{:20} {}\n", key, value.dump());
 }
 
-Json choices(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) {
-  const eval::Choices result = eval::answer(bundle.model, bundle.tokenizer(), eval::read_questions(o.choices), threads);
+Json choices(const Eval& o, const model::Model& model, const runtime::Bundle& bundle, base::Threads& threads) {
+  const eval::Choices result = eval::answer(model, bundle.tokenizer(), eval::read_questions(o.choices), threads);
   return {{"items", result.items}, {"acc", result.acc}, {"acc_norm", result.acc_norm}, {"acc_bytes", result.acc_bytes}};
 }
 
-Json against(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) {
+Json against(const Eval& o, const model::Model& model, const runtime::Bundle& bundle, base::Threads& threads) {
   const model::Model other(o.against);
   const auto documents = read_documents(o.text, bundle);
-  const eval::Distance d = eval::distance(bundle.model, other, documents, {.context = o.context}, threads);
+  const eval::Distance d = eval::distance(model, other, documents, {.context = o.context}, threads);
   return {{"kl_mean", d.kl_mean},
           {"kl_p99", d.kl_p99},
           {"top1_agreement", d.top1_agreement},
@@ -38,11 +38,11 @@ Json against(const Eval& o, const runtime::Bundle& bundle, base::Threads& thread
           {"tokens", d.tokens}};
 }
 
-Json text(const Eval& o, const runtime::Bundle& bundle, base::Threads& threads) {
+Json text(const Eval& o, const model::Model& model, const runtime::Bundle& bundle, base::Threads& threads) {
   const auto documents = read_documents(o.text, bundle);
   const eval::Cut cut{.context = o.context};
-  const eval::Perplexity p = eval::perplexity(bundle.model, documents, cut, threads);
-  const eval::RoutingReport report = eval::routing_report(bundle.model, documents, cut, threads);
+  const eval::Perplexity p = eval::perplexity(model, documents, cut, threads);
+  const eval::RoutingReport report = eval::routing_report(model, documents, cut, threads);
   int64_t chosen = 0, computed = 0;
   Json load = Json::array(), weight = Json::array();
   for (const eval::LayerRouting& layer : report.layers) {
@@ -69,9 +69,10 @@ void run(const Eval& o, const Common& common) {
     base::usage_error("nothing to measure on", "", "give --text FILE... or --choices FILE.jsonl");
   const runtime::Bundle bundle(o.model);
   base::Threads threads(common.threads);
-  const Json result = !o.choices.empty()   ? choices(o, bundle, threads)
-                      : !o.against.empty() ? against(o, bundle, threads)
-                                           : text(o, bundle, threads);
+  const model::Model model = o.router.empty() ? bundle.model : bundle.model.with_router(o.router);
+  const Json result = !o.choices.empty()   ? choices(o, model, bundle, threads)
+                      : !o.against.empty() ? against(o, model, bundle, threads)
+                                           : text(o, model, bundle, threads);
   if (common.json)
     print_json(result);
   else

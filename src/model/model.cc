@@ -164,6 +164,36 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
   return result;
 }
 
+Model Model::with_router(const std::string& expression) const {
+  Model result = *this;
+  const moe::Router router = moe::parse_router(expression);
+  for (int l = 0; l < config_.depth(); ++l) {
+    LayerConfig& layer = result.config_.layers[l];
+    const auto mine = routers_[static_cast<size_t>(l)].tensors(layer.routed(), config_.width),
+               asked = router.tensors(layer.routed(), config_.width);
+    const auto same = [](const moe::GateTensor& a, const moe::GateTensor& b) {
+      return a.name == b.name && a.rows == b.rows && a.cols == b.cols;
+    };
+    if (!std::ranges::equal(mine, asked, same))
+      base::input_error("the router needs another gate than layer " + std::to_string(l) + " has", expression,
+                        "keep the score: " + routers_[static_cast<size_t>(l)].expression());
+    moe::check_router(router, layer.routed(), config_.width, "layer " + std::to_string(l));
+    layer.router = router.expression();
+    layer.skip_beta.reset();
+    layer.top_k = router.choices(layer.routed());
+    Weight& state = result.tensors_.blocks[l].moe.state;
+    state = {};
+    const auto size = static_cast<size_t>(router.state_size(layer.routed()));
+    if (size == 0) continue;
+    Bytes numbers(size * sizeof(float));
+    router.initial_state(layer.routed(), {reinterpret_cast<float*>(numbers.data()), size});
+    result.copies_.push_back(std::make_shared<const Bytes>(std::move(numbers)));
+    state = {result.copies_.back()->data(), DType::kF32, 1, static_cast<int>(size)};
+  }
+  result.finish();
+  return result;
+}
+
 void Model::check_finite() const {
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
     if (!io::all_finite(as_stored(info, weight)))

@@ -27,6 +27,10 @@ class Model {
   // experts of layer l that stay, ascending. Shares the tensors.
   Model with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const;
 
+  // The same model with another router in every layer, over the gate it has: how an admission by affinity comes to a
+  // model that was trained without one. Throws Error (input) when the router asks for other tensors.
+  Model with_router(const std::string& expression) const;
+
   const Config& config() const { return config_; }
   const ModelTensors<Weight>& tensors() const { return tensors_; }
   const moe::Router& router(int layer) const { return routers_[static_cast<size_t>(layer)]; }

@@ -312,5 +312,18 @@ TEST_CASE("model: ids and lengths beyond the model are refused") {
   CHECK(contains(refusal_of([&] { ForwardPass(owner.model(), {ids, sequences}, threads); }), "129 tokens"));
 }
 
+TEST_CASE("model: an admission that refuses nothing changes no bit, one with a floor does, another gate is refused") {
+  const tests::RandomModel owner = tests::random_model(tests::small_config(), 3);
+  const auto ids = tests::random_ids(40, owner.model().config().vocab, 5);
+  const auto host = tests::all_logits(owner.model(), ids, 2);
+  for (const char* open :
+       {"linear > top_k(2) > all > chosen", "linear > top_k(2) > top_capacity(factor(1000)) > chosen",
+        "linear > top_k(2) > top_capacity(etr_sum, floor=-1) > chosen"})
+    CHECK(tests::all_logits(owner.model().with_router(open), ids, 2) == host);
+  const Model strict = owner.model().with_router("linear > top_k(2) > top_capacity(factor(8), floor=0.2) > chosen");
+  CHECK(tests::all_logits(strict, ids, 2) != host);
+  CHECK(contains(refusal_of([&] { owner.model().with_router("grap_cosine > top_k(1) > all > softmax"); }), "gate"));
+}
+
 }  // namespace
 }  // namespace choir::model
