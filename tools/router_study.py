@@ -48,6 +48,8 @@ CONTROLS = {
     "grap-dropless": "grap_cosine(kappa=sqrt_d, center=ema) > top_k(1) > all > softmax + load(0.01)",
     "dense-prob-0.66": "linear > top_k(1) > top_capacity(factor(0.66), key=prob) > softmax + load(0.01)",
     "grap-uncentred": "grap_cosine(kappa=sqrt_d) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01)",
+    "dense-affinity-0.55": "linear > top_k(1) > top_capacity(factor(0.55)) > softmax + load(0.01)",
+    "grap-affinity-0.55": f"{GATES['grap']} > top_k(1) > top_capacity(factor(0.55)) > softmax + load(0.01)",
     "grap-bottom-0.66": "grap_cosine(kappa=sqrt_d, center=ema) > top_k(1) > top_capacity(factor(0.66), bottom) > softmax"
                         " + load(0.01)",
 }
@@ -73,7 +75,7 @@ def train(options, name, seed):
     if (run / "checkpoint.safetensors").exists():
         command.append("--resume")
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    print(name, seed, "done" if done.returncode == 0 else done.stderr.strip().splitlines()[-1], flush=True)
+    print(name, seed, "done" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["killed"])[-1], flush=True)
 
 
 def learn_tokenizer(options):
@@ -96,9 +98,9 @@ def main_train(options):
     options.out.mkdir(parents=True, exist_ok=True)
     learn_tokenizer(options)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for seed in options.seeds:
-            for name in names_of(options):
-                pool.submit(train, options, name, seed)
+        runs = [pool.submit(train, options, name, seed) for seed in options.seeds for name in names_of(options)]
+    for run in runs:
+        run.result()
 
 
 def lines(path):
@@ -112,38 +114,49 @@ def expert_cosine(evaluation):
     return statistics.mean(values)
 
 
+def imbalance(evaluation):
+    """Busiest expert over the mean, of all held-out text under the decode rule, mean over layers."""
+    domains = evaluation["domains"]
+    layers = [[statistics.mean(domain["load"][layer][expert] for domain in domains)
+               for expert in range(len(domains[0]["load"][layer]))] for layer in range(len(domains[0]["load"]))]
+    return statistics.mean(max(load) * len(load) for load in layers)
+
+
 def result(run):
     last, steps = lines(run / "evaluations.jsonl")[-1], lines(run / "metrics.jsonl")
     tail = steps[-len(steps) // 4:]
-    mean = lambda key: statistics.mean(step[key] for step in tail)
-    return {"loss": last["loss"], "training": last["loss_training_rule"], "agreement": last["agreement"],
-            "processed": mean("processed_share"), "pairs": statistics.mean(
-                statistics.mean(step["layers"]["tokens_per_expert"]) for step in tail),
-            "imbalance": statistics.mean(statistics.mean(step["layers"]["max_over_mean_load"]) for step in tail),
-            "cosine": expert_cosine(last), "ch": statistics.mean(last["ch_index"]),
-            "capacity": statistics.mean(step["layers"]["capacity_factor"][0] or 0 for step in tail)}
+    index = [value for value in last["ch_index"] if value is not None]
+    return {"loss": last["loss"], "gap": last["loss"] - last["loss_training_rule"],
+            "processed": 100 * statistics.mean(step["processed_share"] for step in tail),
+            "pairs": statistics.mean(statistics.mean(step["layers"]["tokens_per_expert"]) for step in tail),
+            "imbalance": imbalance(last), "cosine": expert_cosine(last),
+            "ch": statistics.mean(index) if index else None}
 
 
 def spread(values, form):
+    """Mean and half the range over the seeds."""
+    if None in values:
+        return "–"
     if len(values) == 1:
         return form.format(values[0])
-    return f"{form.format(statistics.mean(values))} ± {form.format((max(values) - min(values)) / 2)}"
+    return f"{form.format(statistics.mean(values))} ± {form.format((max(values) - min(values)) / 2).lstrip('+')}"
 
 
 def main_table(options):
-    print("| router | seeds | loss, decode rule | gap to the training rule | tokens an expert | processed | max/mean load |"
-          " expert cosine | CH index |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name in ROUTERS:
-        runs = [result(run) for run in sorted(options.out.glob(f"{name}.[0-9]")) if (run / "model.safetensors").exists()]
-        if not runs:
+    runs = {name: {run.suffix: result(run) for run in sorted(options.out.glob(f"{name}.[0-9]"))
+                   if (run / "model.safetensors").exists()} for name in ROUTERS}
+    base = runs[next(iter(GRID))]
+    print("| router | seeds | loss | against the first | gap | tokens an expert | against the first | load | cosine | CH |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name, of in runs.items():
+        if not of:
             continue
-        column = lambda key: [run[key] for run in runs]
-        gap = [run["loss"] - run["training"] for run in runs]
-        cells = [name, str(len(runs)), spread(column("loss"), "{:.4f}"), spread(gap, "{:+.4f}"),
-                 spread(column("pairs"), "{:.0f}"), f"{100 * statistics.mean(column('processed')):.1f} %",
-                 f"{statistics.mean(column('imbalance')):.2f}", f"{statistics.mean(column('cosine')):.3f}",
-                 f"{statistics.mean(column('ch')):.0f}"]
+        column = lambda key: [run[key] for run in of.values()]
+        against = lambda key: spread([100 * (run[key] / base[seed][key] - 1) for seed, run in of.items() if seed in base],
+                                     "{:+.2f}") + " %"
+        cells = [name, str(len(of)), spread(column("loss"), "{:.4f}"), against("loss"), spread(column("gap"), "{:+.4f}"),
+                 spread(column("pairs"), "{:.0f}"), against("pairs"), spread(column("imbalance"), "{:.2f}"),
+                 spread(column("cosine"), "{:.3f}"), spread(column("ch"), "{:.0f}")]
         print("| " + " | ".join(cells) + " |")
 
 
