@@ -11,8 +11,8 @@
 namespace choir::report {
 namespace {
 
-// When the same K experts take every token, the busiest has E/K times the mean; 1 is balance. Nine tenths of the way: all
-// but one token in ten go to one expert.
+// When the same K experts take every token, the busiest has E/K times the mean; 1 is balance. Nine tenths of the way:
+// all but one token in ten go to one expert.
 constexpr double kCollapsed = 0.9;
 constexpr double kLopsided = 0.5;  // half of all tokens go to one expert: not yet lost, and seldom wanted
 // With E/K below this, half of the greatest ratio is an ordinary imbalance.
