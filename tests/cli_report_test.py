@@ -2,7 +2,10 @@
 import html.parser
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
 import unittest
 
 import cli_models as models
@@ -128,9 +131,39 @@ class Report(ReportTest):
         loss = json.loads(page.scripts[0])["runs"][0]["curves"]["loss"]
         self.assertLessEqual(len(loss["low"]) + len(loss["high"]), 2000)
 
+    def test_runs_that_have_just_begun_are_passed_over(self):
+        good, new = self.run_of("good"), [self.run_of("none yet", ""), self.run_of("cut", '{"step"'), self.dir / "new"]
+        new[-1].mkdir()
+        out = ["--out", self.dir / "begun.html"]
+        result = self.done("report", new[0], good, *new[1:], *out, "--json")
+        self.assertEqual([run["name"] for run in json.loads(result.stdout)["runs"]], ["good"])
+        self.assertEqual(result.stderr, "".join(f"{run}: no step yet, passed over\n" for run in new))
+        self.refused("report", *new, "--out", self.dir / "never.html", says="no step")
+
+    @unittest.skipUnless(shutil.which("node"), "no node: the page's own code is not run")
+    def test_a_mean_over_domains_takes_what_is_known(self):
+        text, _ = self.page_of(self.run_of("mean"))
+        code = "\n".join(re.findall(r"^const known = [^\n]*|^function tableOf.*?^}$", text, re.M | re.S))
+        domains = [{"tokens": 1, "affinity": [[1, None, None]]}, {"tokens": 3, "affinity": [[2, 5, None]]}]
+        code += f"\nconsole.log(JSON.stringify(tableOf({json.dumps(domains)}, 'affinity')))"
+        told = subprocess.run(["node", "-e", code], capture_output=True, encoding="utf-8", timeout=60)
+        self.assertEqual(told.stdout, "[[1.75,5,null]]\n", told.stderr)
+
+    @unittest.skipUnless(shutil.which("node"), "no node: the page's own code is not run")
+    def test_evaluations_stand_where_their_step_does(self):
+        text, _ = self.page_of(self.run_of("axis"))
+        code = "\n".join(re.findall(r"^function (?:nearest|between|along|evaluationSeries)\(.*?^}$|^const known = [^\n]*",
+                                    text, re.M | re.S))
+        code = f"""{code}
+            const state = {{axis: "tokens"}}, axis = () => ({{of: () => 1e-6}});
+            const run = {{axis: {{step: [0, 10], tokens: [0, 5e6]}}, evaluations: [{{step: 4}}, {{step: 10}}]}};
+            console.log(JSON.stringify(evaluationSeries(run, (e) => e.step, {{}}).x));"""
+        told = subprocess.run(["node", "-e", code], capture_output=True, encoding="utf-8", timeout=60)
+        self.assertEqual(told.stdout, "[2,5]\n", told.stderr)
+
     def test_bad_input_gives_one_line(self):
         good, out = self.run_of("good"), ["--out", self.dir / "never.html"]
-        cases = {"empty": "", "torn": line(1) + '{"step": 2,\n' + line(3), "none": "hello\n", "list": "[]\n",
+        cases = {"torn": line(1) + '{"step": 2,\n' + line(3), "none": "hello\n", "list": "[]\n",
                  "lossless": '{"step": 1}\n', "again": line(1) + line(1), "deep": "[" * 1000 + "\n",
                  "word": line(1, loss="low")}
         for name, metrics in cases.items():
@@ -171,7 +204,8 @@ class Doctor(ReportTest):
         self.assertIn(told["cpu"], self.done("doctor").stdout)
 
     def test_a_sound_run(self):
-        checks = self.checks(self.run_of("sound", evaluations=evaluation(60, 3.1, 3.1)), code=0)
+        about = json.dumps({"experts": [8, 8], "top_k": [2, 2]})
+        checks = self.checks(self.run_of("sound", evaluations=evaluation(60, 3.1, 3.1), run=about), code=0)
         self.assertEqual({check["severity"] for check in checks}, {"ok"})
         self.assertNotIn("model", [check["check"] for check in checks])
 
@@ -206,6 +240,13 @@ class Doctor(ReportTest):
         self.refused("doctor", self.dir / "hollow", says="hollow")
         self.refused("doctor", self.dir / "nowhere", says="nowhere")
         self.refused("doctor", self.text, says=str(self.text))
+        self.refused("doctor", "x" * 5000, says="no such directory")
+        self.refused("doctor", f"{self.dir}/{'x' * 300}", says="no such directory")
+        deep = str(self.dir)
+        while len(deep) < 4080:  # a path that may be, with files in it whose paths may not
+            deep += "/" + "d" * min(200, 4090 - len(deep) - 1)
+        os.makedirs(deep)
+        self.refused("doctor", deep, says="neither a run nor a model")
         self.refused("doctor", self.run_of("broken run", "nonsense\n"), says="metrics.jsonl")
 
 

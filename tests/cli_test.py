@@ -74,6 +74,21 @@ class Contract(CliTest):
             self.assertEqual([layer["experts"], layer["top_k"], layer["expert_width"]], [8, 2, 12])
         self.assertIn("layer   1", self.done("inspect", self.model).stdout)
 
+    def test_inspect_lists_experts_without_weights(self):
+        config = self.config | {"choir": {"zero_experts": 1, "copy_experts": [0, 2], "constant_experts": [1, 0]}}
+        tensors = dict(self.tensors)
+        for layer in range(2):
+            tensors[f"model.layers.{layer}.block_sparse_moe.gate.weight"] = models.tensor("F32", [8 + 2 + layer, 16],
+                                                                                          [0.1] * 16 * (10 + layer))
+        at = "model.layers.0.block_sparse_moe.constant.0."
+        tensors[at + "v"] = models.tensor("F32", [16], [1] * 16)
+        tensors[at + "mix.weight"] = models.tensor("F32", [2, 16], [0.1] * 32)
+        models.write_model(self.dir / "idle", config, tensors)
+        layers = self.json_of("inspect", self.dir / "idle")["layers"]
+        kinds = ("experts", "zero_experts", "copy_experts", "constant_experts")
+        self.assertEqual([[layer.get(kind) for kind in kinds] for layer in layers], [[8, 1, None, 1], [8, 1, 2, None]])
+        self.assertIn(", 1 zero, 2 copy  linear", self.done("inspect", self.dir / "idle").stdout)
+
     def test_forward_and_its_trace(self):
         out = self.dir / "traced"
         self.json_of("forward", self.model, "--ids", self.ids, "--out", out, "--trace")

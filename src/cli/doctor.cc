@@ -20,9 +20,15 @@ using report::Finding;
 using report::Severity;
 using Json = nlohmann::ordered_json;
 
+// A path that is too long is one that does not exist.
+bool exists(const std::string& path) {
+  std::error_code none;
+  return fs::exists(path, none);
+}
+
 // A run that is not done holds checkpoint.safetensors, which is no model.
 bool holds_weights(const std::string& path) {
-  return fs::exists(path + "/model.safetensors") || fs::exists(path + "/model.safetensors.index.json");
+  return exists(path + "/model.safetensors") || exists(path + "/model.safetensors.index.json");
 }
 
 Finding examine_model(const std::string& path) {
@@ -37,12 +43,13 @@ Finding examine_model(const std::string& path) {
 }
 
 std::vector<Finding> examine(const std::string& path) {
-  if (!fs::is_directory(path))
+  std::error_code none;
+  if (!fs::is_directory(path, none))
     base::input_error("no such directory", path, "name a training run or a model, or nothing for the machine");
   std::vector<Finding> findings;
   const bool is_run = report::is_run(path);
   if (is_run) findings = report::diagnose(path);
-  if (holds_weights(path) || (!is_run && fs::exists(path + "/config.json"))) findings.push_back(examine_model(path));
+  if (holds_weights(path) || (!is_run && exists(path + "/config.json"))) findings.push_back(examine_model(path));
   if (findings.empty())
     base::input_error("neither a run nor a model", path,
                       "a run has metrics.jsonl, a model config.json and safetensors");

@@ -15,6 +15,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// A path that is too long is one that does not exist.
+bool exists(const std::string& path) {
+  std::error_code none;
+  return fs::exists(path, none);
+}
+
 constexpr int kMostBlocks = 128;  // of calibration text, unless --sequences says otherwise (arXiv 2402.14800, table 7)
 
 template <class Integer>
@@ -44,10 +50,14 @@ std::vector<compress::CalibrationBatch> batches_of(const Ids& ids, const std::st
 
 }  // namespace
 
+TensorPlace tensor_place(const std::string& argument, const std::string& otherwise) {
+  const size_t colon = exists(argument) ? std::string::npos : argument.rfind(':');
+  if (colon == std::string::npos) return {argument, otherwise};
+  return {argument.substr(0, colon), argument.substr(colon + 1)};
+}
+
 Ids read_ids(const std::string& argument) {
-  const size_t colon = fs::exists(argument) ? std::string::npos : argument.rfind(':');
-  const std::string path = argument.substr(0, colon);
-  const std::string name = colon == std::string::npos ? "input_ids" : argument.substr(colon + 1);
+  const auto [path, name] = tensor_place(argument, "input_ids");
   const io::SafetensorsFile file(path);
   const io::Tensor* tensor = file.find(name);
   if (!tensor) base::input_error("no tensor " + name, path, "name one: FILE:TENSOR");
@@ -100,8 +110,8 @@ std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& o
 void check_model_output(const std::string& out, const std::string& source, bool force) {
   base::check_output(out, existing(force), base::Kind::kDirectory);
   std::error_code ignored;
-  if (!fs::exists(out, ignored)) return;
-  if (!fs::is_empty(out, ignored) && !fs::exists(out + "/config.json", ignored))
+  if (!exists(out)) return;
+  if (!fs::is_empty(out, ignored) && !exists(out + "/config.json"))
     base::usage_error("the output is a directory that holds no model", out, "--force replaces models alone");
   const fs::path from = fs::canonical(source, ignored), to = fs::canonical(out, ignored);
   if (from != to && std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
@@ -113,7 +123,7 @@ void write_model(const model::Model& model, const std::string& source, const std
   model.save(directory.path(), io::read_json(source + "/config.json"));
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
-    if (fs::exists(source + "/" + name))
+    if (exists(source + "/" + name))
       base::write_file(directory.path() + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
   directory.commit();
 }

@@ -11,13 +11,19 @@
 
 namespace choir::cli {
 
+// "FILE" or "FILE:TENSOR". A file whose own name holds a ':' is found as it is.
+struct TensorPlace {
+  std::string path, name;
+};
+TensorPlace tensor_place(const std::string& argument, const std::string& otherwise);
+
 // A tensor of token ids, I64 or I32, of any rank from 1 to 3.
 struct Ids {
   std::vector<int64_t> shape;
   std::vector<int32_t> ids;
 };
 
-// "FILE" or "FILE:TENSOR"; the tensor is input_ids unless named. Throws Error (input).
+// The tensor is input_ids unless named. Throws Error (input).
 Ids read_ids(const std::string& argument);
 
 // A file of text. Throws Error (input) when it is empty or binary: it holds a NUL or is not UTF-8.

@@ -7,6 +7,26 @@
 #include "model/model.h"
 
 namespace choir::cli {
+namespace {
+
+// Experts that cost next to nothing, by their keys in config.json.
+std::vector<std::pair<const char*, int>> idle_experts(const model::LayerConfig& layer) {
+  std::vector<std::pair<const char*, int>> there{{"zero_experts", layer.zero_experts},
+                                                 {"copy_experts", layer.copy_experts},
+                                                 {"constant_experts", layer.constant_experts}};
+  std::erase_if(there, [](const auto& kind) { return kind.second == 0; });
+  return there;
+}
+
+// ", 1 zero, 2 constant" behind the number of the others.
+std::string idle_text(const model::LayerConfig& layer) {
+  std::string text;
+  for (const auto& [key, count] : idle_experts(layer))
+    text += fmt::format(", {} {}", count, std::string_view(key).substr(0, std::string_view(key).find('_')));
+  return text;
+}
+
+}  // namespace
 
 void run(const Inspect& o, const Common& common) {
   const model::Model model(o.model);
@@ -17,6 +37,7 @@ void run(const Inspect& o, const Common& common) {
     for (const model::LayerConfig& layer : config.layers) {
       nlohmann::ordered_json entry{
           {"experts", layer.experts}, {"top_k", layer.top_k}, {"expert_width", layer.expert_width}};
+      for (const auto& [key, number] : idle_experts(layer)) entry[key] = number;
       if (layer.skip_beta) entry["skip_beta"] = *layer.skip_beta;
       if (!layer.kept.empty()) entry["kept_experts"] = layer.kept;
       layers.push_back(entry);
@@ -40,8 +61,9 @@ void run(const Inspect& o, const Common& common) {
              config.attention.window ? std::to_string(config.attention.window) : "none", config.vocab,
              config.max_positions);
   for (int l = 0; l < config.depth(); ++l)
-    fmt::print("layer {:3}  {:3} experts of width {:5}  {}\n", l, config.layers[l].experts,
-               config.layers[l].expert_width, model::router_expression(config, config.layers[l]));
+    fmt::print("layer {:3}  {:3} experts of width {:5}{}  {}\n", l, config.layers[l].experts,
+               config.layers[l].expert_width, idle_text(config.layers[l]),
+               model::router_expression(config, config.layers[l]));
   for (const std::string& line : config.defaulted) fmt::print("missing in config.json, taken as: {}\n", line);
 }
 

@@ -12,7 +12,8 @@ namespace choir::cli {
 void run(const Report& o, const Common& common) {
   const auto existing = o.force ? base::Existing::kReplace : base::Existing::kRefuse;
   base::check_output(o.out, existing, base::Kind::kFile);
-  const std::vector<report::Run> runs = report::read_runs(o.runs);
+  const std::vector<report::Run> runs = report::read_runs(
+      o.runs, [](const std::string& directory) { fmt::print(stderr, "{}: no step yet, passed over\n", directory); });
   const std::string page = report::page(runs);
   base::write_file(o.out, page, existing);
   if (!common.json) {

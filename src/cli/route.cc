@@ -16,11 +16,7 @@ namespace {
 using tensor::Buffer;
 using tensor::DType;
 
-std::pair<std::string, std::string> file_and_tensor(const std::string& argument, const char* otherwise) {
-  const size_t colon = argument.rfind(':');
-  if (colon == std::string::npos) return {argument, otherwise};
-  return {argument.substr(0, colon), argument.substr(colon + 1)};
-}
+constexpr int kMostNodes = 4096;  // simulated; a table of nodes and experts is made
 
 const io::Tensor& find(const io::SafetensorsFile& file, const std::string& name, size_t rank) {
   const io::Tensor* tensor = file.find(name);
@@ -40,7 +36,7 @@ struct Numbers {
 };
 
 Numbers read_numbers(const std::string& argument, const char* otherwise) {
-  const auto [path, name] = file_and_tensor(argument, otherwise);
+  const auto [path, name] = tensor_place(argument, otherwise);
   const io::SafetensorsFile file(path);
   const io::Tensor* any = file.find(name);
   const io::Tensor& tensor = find(file, name, any && any->shape.size() == 1 ? 1 : 2);
@@ -56,9 +52,10 @@ Numbers read_numbers(const std::string& argument, const char* otherwise) {
   return result;
 }
 
-std::vector<int32_t> read_integers(const std::string& argument, const char* otherwise, int rows) {
+// One number from 0 to `most` for each token.
+std::vector<int32_t> read_integers(const std::string& argument, const char* otherwise, int rows, int most) {
   if (argument.empty()) return {};
-  const auto [path, name] = file_and_tensor(argument, otherwise);
+  const auto [path, name] = tensor_place(argument, otherwise);
   const io::SafetensorsFile file(path);
   const io::Tensor& tensor = find(file, name, 1);
   if (tensor.type != DType::kI64 || tensor.shape[0] != rows)
@@ -68,9 +65,9 @@ std::vector<int32_t> read_integers(const std::string& argument, const char* othe
   for (int i = 0; i < rows; ++i) {
     int64_t value;
     std::memcpy(&value, tensor.bytes.data() + sizeof value * static_cast<size_t>(i), sizeof value);
-    if (value < 0 || value > INT32_MAX)
-      base::input_error("number " + std::to_string(value) + " of token " + std::to_string(i), path,
-                        "give whole numbers from 0 on");
+    if (value < 0 || value > most)
+      base::input_error("number " + std::to_string(value) + " of token " + std::to_string(i), argument,
+                        "tensor " + name + " holds whole numbers from 0 to " + std::to_string(most));
     result.push_back(static_cast<int32_t>(value));
   }
   return result;
@@ -123,8 +120,8 @@ void run(const Route& o, const Common& common) {
   const int experts = experts_of(o);
   moe::check_router(router, experts, x.cols, "--router");
   const std::vector<Numbers> gate = read_gate(o, router, experts, x.cols);
-  const std::vector<int32_t> id = read_integers(o.ids, "input_ids", x.rows),
-                             node = read_integers(o.nodes, "nodes", x.rows);
+  const std::vector<int32_t> id = read_integers(o.ids, "input_ids", x.rows, INT32_MAX),
+                             node = read_integers(o.nodes, "nodes", x.rows, kMostNodes - 1);
   std::vector<tensor::Weight> tensors;
   for (const Numbers& numbers : gate) tensors.emplace_back(numbers.matrix());
   std::vector<float> state(static_cast<size_t>(router.state_size(experts)));
@@ -155,7 +152,7 @@ void run(const Route& o, const Common& common) {
   router.route(context, moe::Balancing::kOn, routing);
   write_plan(o, routing, experts);
   nlohmann::ordered_json losses = nlohmann::ordered_json::object(), capacity = nlohmann::ordered_json::array();
-  for (const auto& [name, loss] : router.losses(context, routing)) losses[name] = loss;
+  for (const auto& [name, loss] : router.losses(context, routing)) losses[name] = losses.value(name, 0.0) + loss;
   for (int e = 0; e < experts && routing.capacity > 0; ++e) capacity.push_back(routing.capacity);
   const auto kept = [](const std::vector<int32_t>& list) {
     return std::ranges::count_if(list, [](int32_t e) { return e >= 0; });

@@ -85,6 +85,55 @@ TEST_CASE("diagnosis: collapse by the ratio, by the entropy, and on the way ther
   CHECK(only("collapse", spoilt(without_layers)).severity == Severity::kFault);
 }
 
+// A run that is not done: no config.json.
+Run unfinished(const Spoil& spoil, const std::string& about, bool evaluated = true) {
+  const TemporaryDirectory place;
+  write_run(place.path(), kSteps, spoil);
+  std::filesystem::remove(place.file("config.json"));
+  if (!evaluated) std::filesystem::remove(place.file("evaluations.jsonl"));
+  place.write("run.json", about);
+  return read_run(place.path());
+}
+
+TEST_CASE("diagnosis: the collapse of a run that is not done") {
+  const std::string eight = R"({"router": "linear > top_k(2) > all > chosen", "experts": [8, 8], "top_k": [2, 2]})";
+  const auto collapsed = [](Json& l, int) { l["layers"]["max_over_mean_load"] = {4.0, 4.0}; };
+  for (const Finding& f : found("collapse", unfinished(collapsed, eight, false))) CHECK(f.severity == Severity::kFault);
+  CHECK(found("collapse", unfinished(collapsed, eight, false)).size() == kLayers);
+  CHECK(only("collapse", unfinished({}, eight, false)).severity == Severity::kOk);
+  // Older runs tell K by the router alone, E by an evaluation; and where E is not known all is not well.
+  const std::string by_router = R"({"router": "linear > top_k(2) > all > chosen"})";
+  CHECK(found("collapse", unfinished(collapsed, by_router))[0].severity == Severity::kFault);
+  CHECK(only("collapse", unfinished(collapsed, by_router, false)).severity == Severity::kNote);
+}
+
+TEST_CASE("diagnosis: two experts that take every pair have an entropy of log 2") {
+  const auto two = [](Json& l, int) { set_layer(l, "load_entropy", 1, std::log(2.0) + 0.01); };
+  const Finding finding = only("collapse", spoilt(two));
+  CHECK(finding.severity == Severity::kFault);
+  CHECK(finding.layer == 1);
+  const auto three = [](Json& l, int) { set_layer(l, "load_entropy", 1, std::log(3.0)); };
+  CHECK(only("collapse", spoilt(three)).severity == Severity::kOk);
+  // A router that may use all experts, and uses one.
+  const auto one = [](Json& l, int) { set_layer(l, "load_entropy", 1, 0.02); };
+  CHECK(only("collapse", unfinished(one, R"({"experts": [8, 8], "top_k": [8, 8]})")).severity == Severity::kFault);
+  // Seven of eight: even loads are no collapse.
+  const std::string about = R"({"experts": [8, 8], "top_k": [7, 7]})";
+  const auto even = [](Json& l, int) {
+    l["layers"]["load_entropy"] = {std::log(8.0), std::log(8.0)};
+    l["layers"]["max_over_mean_load"] = {1.05, 1.05};
+  };
+  CHECK(only("collapse", unfinished(even, about)).severity == Severity::kOk);
+}
+
+TEST_CASE("diagnosis: with few tokens an expert some are idle by luck") {
+  const auto few = [](Json& l, int) {
+    set_layer(l, "dead_experts", 1, 3);
+    l["layers"]["tokens_per_expert"] = {2.0, 2.0};
+  };
+  CHECK(only("dead experts", spoilt(few)).severity == Severity::kNote);
+}
+
 TEST_CASE("diagnosis: dead experts count when they are dead all the time") {
   const auto dead = [](int count) {
     return only("dead experts", spoilt([=](Json& l, int) { set_layer(l, "dead_experts", 1, count); }));
@@ -101,6 +150,18 @@ TEST_CASE("diagnosis: a loss that does not move") {
   CHECK(only("constant loss", spoilt([](Json& l, int) { l["loss"] = 8.25; })).severity == Severity::kFault);
   const auto noise = [](Json& l, int step) { l["loss"] = 8.25 + 0.05 * wobble(step, 9); };
   CHECK(only("constant loss", spoilt(noise)).severity == Severity::kWarning);
+}
+
+TEST_CASE("diagnosis: losses are held against the run's own scatter") {
+  const auto course = [](double end, double noise) {
+    return spoilt([=](Json& l, int step) { l["loss"] = 3 + (end - 3) * step / kSteps + noise * wobble(step, 9); });
+  };
+  CHECK(only("constant loss", course(2.96, 0.002)).severity == Severity::kOk);
+  CHECK(only("constant loss", course(2.96, 0.2)).severity == Severity::kWarning);
+  CHECK(only("divergence", course(3.04, 0.002)).severity == Severity::kFault);
+  // Batches that differ much, with easy ones at the beginning: their median is 5 % below that of the last.
+  const auto easy = [](Json& l, int step) { l["loss"] = 3 + 0.2 * wobble(step, 1); };
+  CHECK(only("divergence", spoilt(easy)).severity == Severity::kOk);
 }
 
 TEST_CASE("diagnosis: a balance loss constant to the last bit while weights move") {
@@ -153,6 +214,15 @@ TEST_CASE("diagnosis: what is not a number") {
   CHECK(contains(finding.message, "step 77"));
   CHECK(only("numbers", spoilt([](Json& l, int) { l["gradient_norm"] = nullptr; })).severity == Severity::kFault);
   CHECK(diagnose(spoilt([](Json& l, int) { l["loss"] = nullptr; })).size() >= 8);
+  const TemporaryDirectory place;
+  write_run(place.path(), kSteps);
+  Json evaluation = evaluation_line(kSteps, 3, 3);
+  evaluation["loss"] = nullptr;
+  place.write("evaluations.jsonl", evaluation.dump() + "\n");
+  const Run run = read_run(place.path());
+  CHECK(only("numbers", run).severity == Severity::kFault);
+  CHECK(contains(only("numbers", run).message, "evaluation after step 300"));
+  CHECK(only("rule gap", run).severity == Severity::kNote);
 }
 
 TEST_CASE("diagnosis: divergence") {
@@ -166,18 +236,38 @@ TEST_CASE("diagnosis: divergence") {
   CHECK(only("divergence", spoilt(up)).severity == Severity::kWarning);
 }
 
+// Layers whose capacity is the same in all of the later steps; 100 tokens are a share of 1.
+Run with_capacity(int tokens, const std::string& router) {
+  return spoilt(
+      [=](Json& l, int step) {
+        if (step <= 100) return;
+        l["layers"]["capacity"] = {tokens, tokens};
+        l["layers"]["capacity_factor"] = {tokens / 100.0, tokens / 100.0};
+      },
+      router);
+}
+
 TEST_CASE("diagnosis: a capacity that rests at its clamp") {
-  const std::string adaptive = "grap_cosine > top_k(1) > top_capacity(etr_sum) > softmax";
-  const auto settled = [](Json& l, int step) {
-    if (step > 100) set_layer(l, "capacity", 1, 96);
-  };
-  const Finding finding = only("capacity", spoilt(settled));
-  CHECK(finding.severity == Severity::kWarning);
-  CHECK(finding.layer == 1);
-  CHECK(contains(finding.message, "96"));
-  const auto fixed = [](Json& l, int) { l["layers"]["capacity"] = {96, 96}; };
-  CHECK(found("capacity", spoilt(fixed, adaptive)).size() == kLayers);
-  CHECK(only("capacity", spoilt(fixed)).severity == Severity::kOk);
+  const std::string adaptive =
+      "grap_cosine > top_k(1) > top_capacity(etr_sum(tau=0.7, decay=0.9, lo=0.25, hi=1.1)) > softmax";
+  const auto severities = [](const Run& run) { return found("capacity", run)[0].severity; };
+  for (const auto& [tokens, limit] : {std::pair{25, "lo = 0.25"}, std::pair{110, "hi = 1.1"}}) {
+    const Run run = with_capacity(tokens, adaptive);
+    CHECK(found("capacity", run).size() == kLayers);
+    CHECK(severities(run) == Severity::kWarning);
+    CHECK(found("capacity", run)[1].layer == 1);
+    CHECK(contains(found("capacity", run)[0].message, limit));
+    CHECK(contains(found("capacity", run)[0].message, std::to_string(tokens)));
+  }
+  // A tracked mean comes to rest, and a capacity is a whole number: that alone is no fault.
+  CHECK(severities(with_capacity(66, adaptive)) == Severity::kOk);
+  CHECK(severities(with_capacity(27, adaptive)) == Severity::kOk);
+  CHECK(severities(with_capacity(25, "grap > top_k(1) > top_capacity(etr_sum(lo=0.1, hi=2)) > softmax")) ==
+        Severity::kOk);
+  CHECK(severities(with_capacity(32, "grap > top_k(1) > top_capacity(etr_sum(tile=16)) > softmax")) ==
+        Severity::kWarning);
+  CHECK(severities(with_capacity(110, "linear > top_k(1) > fifo(factor(1.1)) > softmax")) == Severity::kOk);
+  CHECK(severities(with_capacity(110, kLinearRouter)) == Severity::kOk);
   const auto unlimited = [](Json& l, int) { l["layers"]["capacity"] = {nullptr, nullptr}; };
   CHECK(only("capacity", spoilt(unlimited, adaptive)).severity == Severity::kOk);
   CHECK(only("capacity", spoilt({}, adaptive)).severity == Severity::kOk);

@@ -137,8 +137,6 @@ Json evaluations_of(const std::vector<Evaluation>& all) {
   for (const size_t i : spread(all.size(), kOtherBuckets)) {
     const Evaluation& e = all[i];
     list.push_back({{"step", exact(e.step)},
-                    {"tokens", exact(e.tokens)},
-                    {"seconds", brief(e.seconds, 6)},
                     {"loss", brief(e.loss)},
                     {"loss_training_rule", brief(e.loss_training_rule)},
                     {"agreement", brief(e.agreement)},

@@ -24,12 +24,25 @@ TEST_CASE("page: the data is JSON that reads back, and in the page as it is") {
   CHECK(one["curves"]["loss"]["mean"].size() == 50);
   CHECK(one["layers"]["capacity"].size() == kLayers);
   CHECK(one["evaluations"].size() == 2);
+  CHECK(!one["evaluations"][0].contains("tokens"));  // those are held out: no place on the axis of tokens
   CHECK(one["maps"][1]["domains"][0]["load"][1][7] == 0.2);
   CHECK(one["cosines"][1]["layers"].size() == kLayers);
   CHECK(one["summary"]["loss"] == 3.05);
   CHECK(one["summary"]["tokens_per_expert"].get<double>() == doctest::Approx(120.6));
   CHECK(one["summary"]["peak_memory"] == 1 << 30);
   CHECK(contains(page(runs), page_data(runs)));
+}
+
+TEST_CASE("page: pairs on the token's node are shown where the run has them") {
+  const TemporaryDirectory place;
+  write_run(place.path(), 5, [](Json& line, int) {
+    line["local_share"] = 0.5;
+    line["layers"]["local_share"] = {0.5, 0.25};
+  });
+  const Json one = Json::parse(page_data({read_run(place.path())}))["runs"][0];
+  CHECK(one["curves"]["local_share"]["mean"][4] == 0.5);
+  CHECK(one["layers"]["local_share"][1]["mean"][4] == 0.25);
+  CHECK(contains(std::string(kPageJs), "fieldChart(\"local_share\""));
 }
 
 TEST_CASE("page: no name, domain or router ends the data's element") {

@@ -16,13 +16,15 @@ namespace {
 namespace fs = std::filesystem;
 using io::Json;
 
-constexpr const char* kTotals[] = {"loss",        "balance_loss",      "gradient_norm",      "learning_rate",
-                                   "seconds",     "tokens_per_second", "share_of_peak",      "max_over_mean_load",
-                                   "peak_memory", "processed_share",   "dropped_token_share"};
+constexpr const char* kTotals[] = {"loss",        "balance_loss",      "gradient_norm",       "learning_rate",
+                                   "seconds",     "tokens_per_second", "share_of_peak",       "max_over_mean_load",
+                                   "peak_memory", "processed_share",   "dropped_token_share", "local_share"};
 constexpr const char* kLayers[] = {"capacity",      "capacity_factor",    "processed_share",      "dropped_token_share",
                                    "dead_experts",  "max_over_mean_load", "load_entropy",         "balance_loss",
-                                   "affinity_kept", "affinity_dropped",   "router_gradient_norm", "tokens_per_expert"};
+                                   "affinity_kept", "affinity_dropped",   "router_gradient_norm", "tokens_per_expert",
+                                   "local_share"};
 constexpr int64_t kMost = int64_t{1} << 60;
+constexpr double kMostOfLayer = 1 << 20;  // experts; a model has 4096 at most
 
 // Puts a value behind those of the lines before, of which some may have lacked the field.
 void append(Column& column, size_t line, double value) {
@@ -66,7 +68,6 @@ Column summed(const Column* seconds, size_t size) {
 Steps read_steps(const std::string& path) {
   Steps steps;
   for_each_line(path, [&](const Json& object, const std::string& where) { add_line(steps, object, where); });
-  if (steps.size() == 0) base::input_error("no step in the metrics", path, "wait for the first step of the run");
   for (auto& [field, column] : steps.total) column.resize(steps.size(), NAN);
   for (auto& [field, rows] : steps.layers)
     for (Column& column : rows) column.resize(steps.size(), NAN);
@@ -90,6 +91,7 @@ Domain read_domain(const Json& object, const std::string& where) {
 Evaluation read_evaluation(const Json& object, const std::string& where) {
   const io::Fields fields(object, where);
   const auto number = [&](const char* key) { return number_or_nan(object, key, where); };
+  const auto is_null = [&](const char* key) { return object.contains(key) && object[key].is_null(); };
   Evaluation e{static_cast<double>(fields.get_int("step", 0, kMost)),
                number("tokens"),
                number("seconds"),
@@ -98,7 +100,8 @@ Evaluation read_evaluation(const Json& object, const std::string& where) {
                number("agreement"),
                {},
                {},
-               {}};
+               {},
+               is_null("loss") || is_null("loss_training_rule")};
   for (const char* key : {"domains", "expert_cosine"})
     if (fields.has(key) && !object[key].is_array())
       base::input_error("not an array", where + ": field " + key, "it must be [ ... ]");
@@ -109,6 +112,20 @@ Evaluation read_evaluation(const Json& object, const std::string& where) {
       e.expert_cosine.push_back(rows(layer, where + ": field expert_cosine"));
   if (fields.has("ch_index")) e.ch_index = numbers(object["ch_index"], where + ": field ch_index");
   return e;
+}
+
+// An array of whole numbers, one for each layer; none where the key is missing.
+std::vector<int64_t> counts(const Json& object, const std::string& key, const std::string& where) {
+  std::vector<int64_t> result;
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return result;
+  for (const double n : numbers(*found, where + ": field " + key)) {
+    if (!(n >= 1 && n <= kMostOfLayer && n == std::floor(n)))
+      base::input_error("not one whole number a layer", where + ": field " + key,
+                        "each is from 1 to " + std::to_string(static_cast<int64_t>(kMostOfLayer)));
+    result.push_back(static_cast<int64_t>(n));
+  }
+  return result;
 }
 
 void read_about(Run& run, const std::string& path) {
@@ -123,6 +140,8 @@ void read_about(Run& run, const std::string& path) {
   run.parameters = count("parameters");
   run.active_parameters = count("active_parameters");
   run.seed = count("seed");
+  run.layer_experts = counts(json, "experts", path);
+  run.layer_top_k = counts(json, "top_k", path);
 }
 
 void read_config(Run& run, const std::string& path) {
@@ -131,15 +150,24 @@ void read_config(Run& run, const std::string& path) {
   run.experts = fields.get_int("num_local_experts", 0, kMost, 0);
   run.top_k = fields.get_int("num_experts_per_tok", 0, kMost, 0);
   if (!fields.has("choir")) return;
-  const io::Fields choir = fields.get_object("choir");
-  if (choir.has("num_local_experts"))
-    for (const double e : numbers(json["choir"]["num_local_experts"], path + ": field choir.num_local_experts"))
-      run.layer_experts.push_back(static_cast<int64_t>(e));
+  (void)fields.get_object("choir");
+  const std::string where = path + ": field choir";
+  const auto take = [&](const char* key, std::vector<int64_t>& known) {
+    std::vector<int64_t> told = counts(json["choir"], key, where);
+    if (known.empty()) known = std::move(told);
+  };
+  take("num_local_experts", run.layer_experts);
+  take("num_experts_per_tok", run.layer_top_k);
 }
 
 std::string name_of(const std::string& directory) {
   const fs::path whole = fs::absolute(directory).lexically_normal();
   return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
+bool exists(const std::string& path) {
+  std::error_code none;  // a path that is too long is one that does not exist
+  return fs::exists(path, none);
 }
 
 }  // namespace
@@ -163,33 +191,62 @@ int64_t Run::experts_of(int layer) const {
   return experts;
 }
 
-bool is_run(const std::string& directory) { return fs::exists(directory + "/metrics.jsonl"); }
+int64_t Run::top_k_of(int layer) const {
+  const auto l = static_cast<size_t>(layer);
+  return l < layer_top_k.size() ? layer_top_k[l] : top_k;
+}
 
-Run read_run(const std::string& directory) {
-  if (!is_run(directory))
-    base::input_error("no metrics.jsonl", directory, "name the directory that choir train --out wrote");
+bool is_run(const std::string& directory) { return exists(directory + "/metrics.jsonl"); }
+
+namespace {
+
+// The run as far as it is; without a step there is nothing else of it.
+Run read_so_far(const std::string& directory) {
   Run run;
   run.directory = directory;
   run.name = name_of(directory);
   run.steps = read_steps(directory + "/metrics.jsonl");
-  if (const std::string path = directory + "/run.json"; fs::exists(path)) read_about(run, path);
-  if (const std::string path = directory + "/config.json"; fs::exists(path)) read_config(run, path);
-  if (const std::string path = directory + "/evaluations.jsonl"; fs::exists(path))
+  if (run.steps.size() == 0) return run;
+  if (const std::string path = directory + "/run.json"; exists(path)) read_about(run, path);
+  if (const std::string path = directory + "/config.json"; exists(path)) read_config(run, path);
+  if (const std::string path = directory + "/evaluations.jsonl"; exists(path))
     for_each_line(path, [&](const Json& object, const std::string& where) {
       run.evaluations.push_back(read_evaluation(object, where));
     });
   return run;
 }
 
-std::vector<Run> read_runs(const std::vector<std::string>& directories) {
+}  // namespace
+
+Run read_run(const std::string& directory) {
+  if (!is_run(directory))
+    base::input_error("no metrics.jsonl", directory, "name the directory that choir train --out wrote");
+  Run run = read_so_far(directory);
+  if (run.steps.size() == 0)
+    base::input_error("no step in the metrics", directory + "/metrics.jsonl", "wait for the first step of the run");
+  return run;
+}
+
+std::vector<Run> read_runs(const std::vector<std::string>& directories,
+                           const std::function<void(const std::string&)>& passed_over) {
   std::vector<Run> runs;
+  std::vector<std::string> waiting;
   std::set<std::string> taken;
   for (const std::string& directory : directories) {
-    runs.push_back(read_run(directory));
+    std::error_code none;
+    const bool may_begin = !is_run(directory) && fs::is_directory(directory, none);
+    Run run = may_begin ? Run() : is_run(directory) ? read_so_far(directory) : read_run(directory);
+    if (run.steps.size() == 0) {
+      waiting.push_back(directory);
+      continue;
+    }
+    runs.push_back(std::move(run));
     const std::string name = runs.back().name;
     for (int n = 2; !taken.insert(runs.back().name).second; ++n)
       runs.back().name = name + " (" + std::to_string(n) + ")";
   }
+  if (runs.empty() && !waiting.empty()) (void)read_run(waiting.front());  // says what is missing
+  if (passed_over) std::ranges::for_each(waiting, passed_over);
   return runs;
 }
 

@@ -99,7 +99,12 @@ TEST_CASE("run: damaged files are refused with their place") {
 TEST_CASE("run: the files beside the metrics are checked as well") {
   for (const auto& [name, bad] :
        {std::pair{"run.json", "{"}, std::pair{"run.json", "{\"router\": 1}"}, std::pair{"config.json", "[]"},
-        std::pair{"config.json", "{\"num_local_experts\": -1}"}, std::pair{"evaluations.jsonl", "{\"loss\": 1}\n"},
+        std::pair{"config.json", "{\"num_local_experts\": -1}"},
+        std::pair{"config.json", "{\"choir\": {\"num_local_experts\": [8, null]}}"},
+        std::pair{"config.json", "{\"choir\": {\"num_local_experts\": [8, 1e300]}}"},
+        std::pair{"config.json", "{\"choir\": {\"num_experts_per_tok\": [2.5]}}"},
+        std::pair{"config.json", "{\"choir\": 1}"}, std::pair{"run.json", "{\"experts\": [-1]}"},
+        std::pair{"run.json", "{\"top_k\": 2}"}, std::pair{"evaluations.jsonl", "{\"loss\": 1}\n"},
         std::pair{"evaluations.jsonl", "{\"step\": 1, \"domains\": 7}\n"},
         std::pair{"evaluations.jsonl", "{\"step\": 1, \"domains\": [{}]}\n"},
         std::pair{"evaluations.jsonl", "{\"step\": 1, \"expert_cosine\": [[1]]}\n"},
@@ -121,6 +126,40 @@ TEST_CASE("run: names are those of the directories, made to differ") {
   CHECK(runs[1].name == "run (2)");
   CHECK(runs[2].name == "run (3)");
   CHECK(runs[3].name == "run (4)");
+}
+
+TEST_CASE("run: what has no step yet is passed over, unless nothing is left") {
+  const TemporaryDirectory place;
+  write_run(place.file("good"), 2);
+  for (const char* name : {"new", "empty", "torn"}) std::filesystem::create_directory(place.file(name));
+  place.write("empty/metrics.jsonl", "");
+  place.write("torn/metrics.jsonl", "{\"step\": 1, \"lo");
+  std::vector<std::string> passed;
+  const auto note = [&](const std::string& directory) { passed.push_back(directory); };
+  const std::vector<std::string> waiting{place.file("new"), place.file("empty"), place.file("torn")};
+  CHECK(read_runs({waiting[0], waiting[1], place.file("good"), waiting[2]}, note).size() == 1);
+  CHECK(passed == waiting);
+  passed.clear();
+  CHECK(contains(refusal_of([&] { read_runs(waiting, note); }), "no metrics.jsonl"));
+  CHECK(passed.empty());
+  CHECK(contains(refusal_of([&] { read_runs({place.file("good"), place.file("nowhere")}, note); }), "nowhere"));
+}
+
+TEST_CASE("run: a path that is too long is no run") {
+  const std::string path(5000, 'x');
+  CHECK(!is_run(path));
+  CHECK(contains(refusal_of([&] { read_run(path); }), "no metrics.jsonl"));
+}
+
+TEST_CASE("run: experts and choices of a run that is not done are those of run.json") {
+  const TemporaryDirectory place;
+  write_run(place.path(), 2);
+  place.write("run.json", R"({"experts": [6, 4], "top_k": [2, 1]})");
+  std::filesystem::remove(place.file("config.json"));
+  CHECK(read_run(place.path()).experts_of(0) == 6);
+  CHECK(read_run(place.path()).experts_of(1) == 4);
+  CHECK(read_run(place.path()).top_k_of(1) == 1);
+  CHECK(read_run(place.path()).top_k_of(2) == 0);
 }
 
 TEST_CASE("run: experts of a layer come from where layers differ") {

@@ -1,4 +1,5 @@
-// Any text is the metrics and evaluations of a run that can be judged and shown, or an input error.
+// Any text is the metrics and evaluations of a run that can be judged and shown, or an input error. Its first line is
+// what run.json and config.json say as well.
 #include <unistd.h>
 
 #include <cstdint>
@@ -32,9 +33,11 @@ const std::string& directory() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  for (const char* name : {"/metrics.jsonl", "/evaluations.jsonl"}) {
+  for (const auto& [name, part] : {std::pair{"/metrics.jsonl", text}, std::pair{"/evaluations.jsonl", text},
+                                   std::pair{"/run.json", text.substr(0, text.find('\n'))},
+                                   std::pair{"/config.json", text.substr(0, text.find('\n'))}}) {
     std::filesystem::remove(directory() + name);  // a file that is written anew waits for the disk, a new one does not
-    std::ofstream(directory() + name, std::ios::binary) << text;
+    std::ofstream(directory() + name, std::ios::binary) << part;
   }
   try {
     const report::Run run = report::read_run(directory());

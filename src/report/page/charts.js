@@ -208,12 +208,14 @@ class HeatMap {
     this.show(Math.floor((event.clientY - box.top - top) / h), Math.floor((event.clientX - box.left - left) / w));
   }
 
+  value(v) { return known(v) ? this.options.format(v) : "–"; }
+
   show(r, c) {
     if (!this.table[r] || c < 0 || c >= this.table[r].length) return tip.hide();
     this.cell = [r, c];
     const box = this.canvas.getBoundingClientRect(), {left, top, w, h} = this.layout;
     const [row, column] = this.options.names;
-    tip.show(box.left + left + (c + 0.5) * w, box.top + top + (r + 0.5) * h, this.options.format(this.table[r][c]),
+    tip.show(box.left + left + (c + 0.5) * w, box.top + top + (r + 0.5) * h, this.value(this.table[r][c]),
       [[null, this.options.title, ""], [null, `${row} ${r}, ${column} ${c}`, ""]]);
   }
 

@@ -191,7 +191,7 @@ function fieldChart(field, title, note, more = {}) {
 function evaluationSeries(run, of, look) {
   const values = run.evaluations.map(of);
   return {name: run.name, colour: run.colour, dash: run.dash, ...look, y: values,
-    x: run.evaluations.map((e) => state.axis === "step" ? e.step : axis().of() * e[state.axis])};
+    x: along(run, run.evaluations.map((e) => e.step))};
 }
 
 function evaluationChart(title, note, of, more = {}) {
@@ -227,6 +227,8 @@ function courses() {
       {percent: true, least: 0}),
     fieldChart("max_over_mean_load", "Busiest expert over the mean", "In the worst layer; 1 is balance.",
       {least: 1, crop: () => state.crop}),
+    fieldChart("local_share", "Pairs on the token's node", "Share of the computed pairs, mean over layers.",
+      {percent: true, least: 0}),
     fieldChart("balance_loss", "Balance loss", "Sum over the layers.", {crop: () => state.crop}),
     fieldChart("gradient_norm", "Gradient norm", "Before clipping.", {least: 0, crop: () => state.crop}),
     fieldChart("learning_rate", "Learning rate", null, {least: 0, format: (v) => v.toExponential(2)}),
@@ -243,6 +245,7 @@ const LAYER_CHARTS = [
   ["processed_share", "Pairs processed", "Kept over proposed.", {percent: true}],
   ["dropped_token_share", "Tokens dropped", "By every expert.", {percent: true, least: 0}],
   ["max_over_mean_load", "Busiest expert over the mean", "1 is balance.", {least: 1}],
+  ["local_share", "Pairs on the token's node", "Share of the computed pairs.", {percent: true, least: 0}],
   ["load_entropy", "Entropy of the load", "Nats.", {}],
   ["dead_experts", "Dead experts", "Without a token in the step.", {least: 0}],
   ["tokens_per_expert", "Tokens an expert", "Processed, mean.", {}],
@@ -273,11 +276,16 @@ function layerLegend() {
 const chosenMap = () => current().maps.at(Math.min(state.map, current().maps.length - 1));
 const chosenCosine = () => current().cosines.at(Math.min(state.cosine, current().cosines.length - 1));
 
-// The domains of an evaluation, and what all of them make together, weighted by their tokens.
+// What the domains of an evaluation make together, weighted by their tokens; null where none has a number.
 function tableOf(domains, what) {
-  const weights = domains.map((d) => d.tokens || 1), sum = weights.reduce((a, b) => a + b, 0);
-  return domains[0][what].map((row, l) => row.map((_, e) =>
-    domains.reduce((total, d, i) => total + weights[i] * (d[what]?.[l]?.[e] ?? 0), 0) / sum));
+  return domains[0][what].map((row, l) => row.map((_, e) => {
+    let total = 0, weights = 0;
+    for (const d of domains.filter((d) => known(d[what]?.[l]?.[e]))) {
+      total += (d.tokens || 1) * d[what][l][e];
+      weights += d.tokens || 1;
+    }
+    return weights ? total / weights : null;
+  }));
 }
 
 // One scale for all steps and domains of a run, so that colours can be compared.
@@ -339,7 +347,7 @@ function likenessPart() {
     names: ["expert", "expert"], scale: () => scale, skip: (r, c) => r === c, format: (v) => decimals(v, 4),
     cell: (v) => decimals(v, 2), table: () => chosenCosine().layers[l] || []}).node);
   return [element("h2", {}, "How alike the experts are"),
-    element("p", {}, "Cosine of the weights of two experts: 1 means that one of them is spare."),
+    element("p", {}, "Mean cosine of two experts' answers to the same tokens: 1 means that one of them is spare."),
     maps.length ? element("div", {class: "controls"}, stepSlider(cosines, "cosine", "evaluation"),
       colourBar(short(scale[0]), short(scale[1]))) : null,
     grid(maps, "small cosines"), index];
