@@ -5,6 +5,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "io/safetensors.h"
@@ -49,7 +50,8 @@ template <class Number>
 Number number_of(const std::string& text, const std::string& what, const std::string& path) {
   Number number = -1;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (failure != std::errc() || end != text.data() + text.size() || number < 0)
+  if (failure != std::errc() || end != text.data() + text.size() || number < 0 ||
+      number > std::numeric_limits<Number>::max() / 2)  // so that counting on stays below the largest number
     base::input_error("the " + what + " is damaged", path, "start the run anew");
   return number;
 }

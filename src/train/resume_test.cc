@@ -96,7 +96,7 @@ TEST_CASE("resume: a damaged place in the data is refused") {
     runs.run_until(config, runs.options(name), 2);
     const std::string bytes = base::read_file(path);
     const io::SafetensorsFile whole(path);
-    for (const char* next : {"20", "9223372036854775807"}) {
+    for (const char* next : {"20", "4611686018427387903"}) {
       io::Metadata metadata = whole.metadata();
       metadata["next"] = next;
       io::write_safetensors(path, whole.tensors(), metadata, base::Existing::kReplace);
