@@ -15,7 +15,8 @@ class Stepper {
   Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, double peak,
           base::Threads& threads);
 
-  // Each counted target of all micro-batches weighs the same, and the balance loss is that of all of them together.
+  // Each counted target of all micro-batches weighs the same. Load losses take the shares of all of them; other balance
+  // losses are those of the micro-batches, which weigh by their counted targets.
   // A step whose loss or gradient is not finite changes no parameter: its report says so, and the run is over.
   StepReport step(std::span<const TokenBatch> batches, Progress& progress);
 
