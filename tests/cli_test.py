@@ -62,6 +62,12 @@ class Contract(CliTest):
         self.refused("prune", self.model, "--keep", 4, "--ids", self.ids, "--out", self.text, "--force", code=2,
                      says=str(self.text))
         self.refused("train", "--config", self.dir / "train.json", "--out", self.dir / "new", "--resume", code=2)
+        (there / "letter.partial.1").write_text("mine")
+        self.refused("train", "--config", self.dir / "train.json", "--out", there, "--resume", code=2,
+                     says="not the directory of a run")
+        self.refused("train", "--config", self.dir / "train.json", "--out", "x" * 5000, code=2, says="cannot create")
+        self.refused("train", "--config", self.dir / "train.json", "--out", "x" * 5000, "--resume", code=2,
+                     says="no run to resume")
 
     def test_inspect(self):
         told = self.json_of("inspect", self.model)
@@ -358,7 +364,8 @@ class Training(CliTest):
 
     def test_bad_configs_leave_no_directory(self):
         for training, says in (({"steps": 0}, "steps"), ({"learning_rate": "fast"}, "learning_rate"),
-                               ({"sequence_length": 10**6}, "tokens"), ({"sequence_length": 65}, "sequence_length"),
+                               ({"sequence_length": 10**6}, "sequence_length"), ({"sequence_length": 65}, "sequence_length"),
+                               ({"sequence_length": 10**7}, "batch_size"), ({"accumulate": 10**5}, "accumulate"),
                                ({"setps": 5}, "setps")):
             with self.subTest(training):
                 call = self.start("never", **training)

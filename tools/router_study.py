@@ -5,8 +5,8 @@ router_study.py table OUT
 router_study.py time CHOIR DATA OUT [--rounds R] [--steps N] [--only WORD...] [--size small|large]
 
 DATA is what tools/prepare_text.py wrote. A run that is finished is not made again, one that was cut off goes on. Each run
-of `train` has one thread, so that J of them share the machine; its seconds mean nothing. `time` goes on from the
-checkpoints of seed 1 for N steps with all threads, all routers in turn, R times over, on a machine that is left alone.
+of `train` has one thread, so that J of them share the machine; its seconds mean nothing. `time` begins with the models
+of seed 1 and makes N steps with all threads, all routers in turn, R times over, on a machine that is left alone.
 """
 import argparse
 import concurrent.futures
@@ -161,19 +161,15 @@ def main_table(options):
 
 
 def timed(options, name):
-    """Median seconds of a step, peak memory and processed share of steps behind the checkpoint."""
-    source = options.out / f"{name}.1"
-    begin = lines(source / "metrics.jsonl")[-1]["step"]
+    """Median seconds of a step, peak memory and processed share of steps that begin as the trained model."""
     with tempfile.TemporaryDirectory(dir=options.out) as place:
-        run = pathlib.Path(place) / "run"
-        run.mkdir()
-        for file in ("checkpoint.safetensors", "tokenizer.json", "metrics.jsonl"):
-            shutil.copy(source / file, run / file)
-        path = pathlib.Path(place) / "config.json"
-        path.write_text(json.dumps(config(name, 1, begin + options.steps, options.size)))
-        subprocess.run([options.choir, "train", "--config", path, "--data", options.data, "--out", run, "--resume"],
-                       check=True, capture_output=True)
-        steps = [line for line in lines(run / "metrics.jsonl") if line["step"] > begin + 2]
+        run, path = pathlib.Path(place) / "run", pathlib.Path(place) / "config.json"
+        settings = config(name, 1, options.steps, options.size) | {"from": str((options.out / f"{name}.1").resolve())}
+        del settings["evaluation"]
+        path.write_text(json.dumps(settings))
+        subprocess.run([options.choir, "train", "--config", path, "--data", options.data, "--out", run], check=True,
+                       capture_output=True)
+        steps = lines(run / "metrics.jsonl")[3:]
     return {"seconds": statistics.median(step["seconds"] for step in steps), "memory": steps[-1]["peak_memory"],
             "processed": statistics.mean(step["processed_share"] for step in steps),
             "tokens": statistics.median(step["tokens_per_second"] for step in steps),
@@ -181,7 +177,7 @@ def timed(options, name):
 
 
 def main_time(options):
-    names = [name for name in names_of(options) if (options.out / f"{name}.1" / "checkpoint.safetensors").exists()]
+    names = [name for name in names_of(options) if (options.out / f"{name}.1" / "model.safetensors").exists()]
     rounds = [{name: timed(options, name) for name in names} for _ in range(options.rounds)]
     base = names[0]
     print(f"| router | ms a step | ratio to {base} | tokens/s | of peak | processed | peak memory, MB |")

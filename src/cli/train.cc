@@ -16,9 +16,10 @@ namespace fs = std::filesystem;
 
 void prepare_directory(const Train& o) {
   std::error_code failure;
-  if (!o.resume && fs::exists(o.out) && !fs::is_empty(o.out, failure))
+  const bool there = fs::is_directory(o.out, failure);
+  if (o.resume && !there) base::usage_error("no run to resume", o.out, "start it without --resume");
+  if (!o.resume && fs::exists(fs::symlink_status(o.out, failure)) && !(there && fs::is_empty(o.out, failure)))
     base::usage_error("the output exists", o.out, "choose another path, or go on with --resume");
-  if (o.resume && !fs::is_directory(o.out)) base::usage_error("no run to resume", o.out, "start it without --resume");
   fs::create_directory(o.out, failure);
   if (failure) base::usage_error("cannot create the output", o.out, failure.message());
 }

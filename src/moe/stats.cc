@@ -69,10 +69,20 @@ double RoutingStats::processed_share() const { return share(kept(), proposed());
 
 double RoutingStats::unserved_share() const { return share(unserved, tokens); }
 
+// Who proposes all says nothing by it: then what the experts took tells them apart.
+int64_t ExpertStats::*RoutingStats::wanted() const {
+  const bool flat = proposed() == tokens * static_cast<int64_t>(experts.size());
+  return flat ? &ExpertStats::kept : &ExpertStats::proposed;
+}
+
 double RoutingStats::max_over_mean_load() const {
-  int64_t most = 0;
-  for (const ExpertStats& e : experts) most = std::max(most, e.kept);
-  return share(most * static_cast<int64_t>(experts.size()), kept());
+  const auto pairs = wanted();
+  int64_t most = 0, all = 0;
+  for (const ExpertStats& e : experts) {
+    most = std::max(most, e.*pairs);
+    all += e.*pairs;
+  }
+  return share(most * static_cast<int64_t>(experts.size()), all);
 }
 
 int RoutingStats::dead_experts() const {
@@ -80,9 +90,12 @@ int RoutingStats::dead_experts() const {
 }
 
 double RoutingStats::load_entropy() const {
+  const auto pairs = wanted();
+  int64_t all = 0;
+  for (const ExpertStats& e : experts) all += e.*pairs;
   double entropy = 0;
   for (const ExpertStats& e : experts)
-    if (const double f = share(e.kept, kept()); f > 0) entropy -= f * std::log(f);
+    if (const double f = share(e.*pairs, all); f > 0) entropy -= f * std::log(f);
   return entropy;
 }
 

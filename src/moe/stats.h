@@ -30,13 +30,17 @@ struct RoutingStats {
   int64_t kept() const;  // pairs that are computed
   double processed_share() const;
   double unserved_share() const;
+  // Of the proposals, for a capacity hides who is wanted; of the computed pairs where every token proposes all experts.
   double max_over_mean_load() const;
-  int dead_experts() const;     // without a pair
-  double load_entropy() const;  // nats, of the shares of computed pairs
+  double load_entropy() const;  // nats
+  int dead_experts() const;     // without a computed pair
   double tokens_per_expert() const;
   std::optional<double> capacity_factor() const;  // C E / (K N); none without a limit
   std::optional<double> mean_kept_affinity() const;
   std::optional<double> mean_refused_affinity() const;
+
+ private:
+  int64_t ExpertStats::*wanted() const;  // the pairs that loads are made of
 };
 
 // Pairs whose expert lies on the node of its token: expert e of E lies on node floor(e nodes / E).

@@ -34,9 +34,10 @@ TEST_CASE("stats: counts of a small case") {
   CHECK(stats.experts[0].proposed == 4);
   CHECK(stats.experts[0].kept == 2);
   CHECK(stats.experts[0].affinity == doctest::Approx((4 + 6 + 2 + 1) / 2.0));
-  CHECK(stats.max_over_mean_load() == doctest::Approx(2 / (5.0 / 3)));
+  CHECK(stats.max_over_mean_load() == doctest::Approx(4 / (8.0 / 3)));  // of the proposals 4, 3, 1
   CHECK(stats.dead_experts() == 0);
-  CHECK(stats.load_entropy() == doctest::Approx(-0.8 * std::log(0.4) - 0.2 * std::log(0.2)));
+  CHECK(stats.load_entropy() ==
+        doctest::Approx(-0.5 * std::log(0.5) - 0.375 * std::log(0.375) - 0.125 * std::log(0.125)));
   CHECK(stats.tokens_per_expert() == doctest::Approx(5.0 / 3));
   CHECK(stats.capacity == 2);
   CHECK(*stats.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
@@ -58,6 +59,19 @@ TEST_CASE("stats: parts add up to the whole") {
   whole.add(routing);  // a second call: twice the room for twice the tokens
   CHECK(whole.capacity == 2);
   CHECK(*whole.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
+}
+
+TEST_CASE("stats: where all experts are proposed, the load is what they took") {
+  Routing r;
+  r.proposed = {0, 1, 0, 1, 0, 1, 0, 1};
+  r.chosen = {0, -1, 0, -1, 0, 1, -1, -1};
+  r.score = Buffer<float>(8);
+  r.capacity = 3;
+  build_plan(r.chosen, 4, 2, 2, r.plan);
+  RoutingStats stats;
+  stats.add(r);
+  CHECK(stats.max_over_mean_load() == doctest::Approx(1.5));
+  CHECK(stats.load_entropy() == doctest::Approx(-0.75 * std::log(0.75) - 0.25 * std::log(0.25)));
 }
 
 TEST_CASE("stats: one expert for all, none refused, no limit") {

@@ -5,6 +5,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "io/safetensors.h"
@@ -33,9 +34,15 @@ std::string text_of(const base::Rng::State& state) {
 
 base::Rng::State state_of(const std::string& text, const std::string& path) {
   base::Rng::State state{};
-  for (size_t i = 0; i < state.size(); ++i)
-    if (text.size() != 64 || std::sscanf(text.c_str() + 16 * i, "%16" SCNx64, &state[i]) != 1)
-      base::input_error("the random state is damaged", path, "start the run anew");
+  bool sound = text.size() == 64;
+  for (size_t i = 0; sound && i < state.size(); ++i) {
+    const char *begin = text.data() + 16 * i, *end = begin + 16;
+    const auto [stop, failure] = std::from_chars(begin, end, state[i], 16);
+    sound = failure == std::errc() && stop == end;
+  }
+  // From nothing but zeros the generator never gets away.
+  if (!sound || state == base::Rng::State{})
+    base::input_error("the random state is damaged", path, "start the run anew");
   return state;
 }
 
@@ -43,7 +50,8 @@ template <class Number>
 Number number_of(const std::string& text, const std::string& what, const std::string& path) {
   Number number = -1;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (failure != std::errc() || end != text.data() + text.size() || number < 0)
+  if (failure != std::errc() || end != text.data() + text.size() || number < 0 ||
+      number > std::numeric_limits<Number>::max() / 2)  // so that counting on stays below the largest number
     base::input_error("the " + what + " is damaged", path, "start the run anew");
   return number;
 }

@@ -119,7 +119,13 @@ TEST_CASE("checkpoint: every part must be there and sound") {
     metadata["step"] = step;
     refuses(sound.tensors(), metadata, "step");
   }
-  for (const std::string& state : {std::string(), std::string(63, '1'), std::string(64, 'g')}) {
+  for (const char* key : {"tokens", "epoch"}) {
+    io::Metadata metadata = sound.metadata();
+    metadata[key] = "9223372036854775807";
+    refuses(sound.tensors(), metadata, key);
+  }
+  for (const std::string& state :
+       {std::string(), std::string(63, '1'), std::string(64, 'g'), "  " + std::string(62, '1'), std::string(64, '0')}) {
     io::Metadata metadata = sound.metadata();
     metadata["data_rng"] = state;
     refuses(sound.tensors(), metadata, "random state");

@@ -77,19 +77,26 @@ std::vector<Domain> read_domains(const Json& json, const std::string& where) {
     if (!entry.contains("files") || !entry["files"].is_array() || entry["files"].empty())
       base::input_error("no files", field, "give an array of paths");
     domain.files = strings(entry["files"], field + ".files");
+    if (std::ranges::find(domains, domain.name, &Domain::name) != domains.end())
+      base::input_error("two domains \"" + domain.name + "\"", field, "give each its own name");
     domains.push_back(std::move(domain));
   }
   return domains;
 }
 
-void read_training(const Fields& fields, TrainConfig& config) {
+constexpr int64_t kMostTokens = 1 << 22;  // of a micro-batch
+
+void read_training(const Fields& fields, const std::string& where, TrainConfig& config) {
   config.schedule.steps = count(fields, "steps");
   config.schedule.warmup_steps = static_cast<int>(fields.get_int("warmup_steps", 0, 1 << 30, 0));
   config.schedule.learning_rate = fields.get_number("learning_rate", 0, 10);
   config.schedule.min_learning_rate = fields.get_number("min_learning_rate", 0, 10, 0.0);
   config.batch_size = count(fields, "batch_size", config.batch_size);
-  config.accumulate = count(fields, "accumulate", config.accumulate);
+  config.accumulate = static_cast<int>(fields.get_int("accumulate", 1, 1 << 16, config.accumulate));
   config.sequence_length = count(fields, "sequence_length", config.sequence_length);
+  if (static_cast<int64_t>(config.batch_size) * config.sequence_length > kMostTokens)
+    base::input_error("batch_size times sequence_length is too large", where + ": training",
+                      "at most " + std::to_string(kMostTokens) + " tokens; use accumulate");
   config.beta1 = fields.get_number("beta1", 0, 0.99999, config.beta1);
   config.beta2 = fields.get_number("beta2", 0, 0.9999999, config.beta2);
   config.epsilon = fields.get_number("epsilon", 1e-30, 1, config.epsilon);
@@ -160,7 +167,7 @@ TrainConfig read_train_config(const std::string& path) {
   config.domains = read_domains(json, path);
   read_evaluation(json, path, config);
   read_placement(fields, path, config.placement);
-  read_training(fields.get_object("training"), config);
+  read_training(fields.get_object("training"), path, config);
   config.from = fields.get_string("from", "");
   config.upcycle_noise = fields.get_number("upcycle_noise", 0, 10, 0.0);
   if (json.contains("freeze")) config.freeze = strings(json["freeze"], path + ": freeze");

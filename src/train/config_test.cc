@@ -131,6 +131,9 @@ TEST_CASE("train config: every refusal names its field") {
   for (const Json& value : {Json(nullptr), Json(3), Json::object(), Json::array()}) refuses("/data", value, "data");
   refuses("/data/1", 5, "data[1]");
   refuses("/data/1/name", nullptr, "name");
+  refuses("/data/1/name", "prose", "two domains \"prose\"");
+  refuses("/training/accumulate", 65537, "accumulate");
+  refuses("/training/batch_size", (1 << 14) + 1, "batch_size times sequence_length");  // sequences of 256
   refuses("/data/1/weight", 0, "weight");
   refuses("/data/1/files", "c.txt", "data[1]");
   refuses("/data/1/files", Json::array(), "data[1]");

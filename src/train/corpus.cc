@@ -1,6 +1,7 @@
 #include "train/corpus.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/error.h"
 #include "text/bpe_trainer.h"
@@ -28,11 +29,40 @@ std::vector<Example> last_part(std::vector<Example>& examples, int64_t most) {
   return part;
 }
 
+// The first examples, at most so many tokens, but one at least.
+void keep_first(std::vector<Example>& examples, int64_t most) {
+  size_t count = 0;
+  for (int64_t tokens = 0; count < examples.size(); ++count) {
+    tokens += static_cast<int64_t>(examples[count].ids.size());
+    if (count > 0 && tokens > most) break;
+  }
+  examples.resize(count);
+}
+
+// FNV-1a, by numbers in place of bytes.
+void add_to_hash(std::span<const int32_t> numbers, uint64_t& hash) {
+  const auto add = [&](uint64_t number) { hash = (hash ^ number) * 0x100000001b3; };
+  add(numbers.size());
+  for (const int32_t number : numbers) add(static_cast<uint32_t>(number));
+}
+
+void add_texts(const std::string& path, Task task, text::BpeTrainer& trainer) {
+  if (task == Task::kText) {
+    for (const std::string& document : read_documents(path)) trainer.add(document);
+    return;
+  }
+  for (const Exchange& exchange : read_exchanges(path)) {
+    trainer.add(exchange.prompt);
+    trainer.add(exchange.answer);
+  }
+}
+
 }  // namespace
 
 Corpus::Corpus(const TrainConfig& config, const std::string& directory, const text::Tokenizer& tokenizer)
     : config_(config) {
   for (const Domain& domain : config_.domains) held_out_.names.push_back(domain.name);
+  if (config_.evaluation.every > 0) refuse_shared_files(directory);
   if (config_.task == Task::kExamples) {
     read_examples(directory, tokenizer);
     return;
@@ -41,6 +71,17 @@ Corpus::Corpus(const TrainConfig& config, const std::string& directory, const te
   if (config_.evaluation.every == 0) return;
   hold_out(texts_, config_.evaluation, config_.sequence_length, directory, tokenizer);
   held_out_.batches = held_out_batches(texts_, config_.batch_size, config_.sequence_length);
+}
+
+void Corpus::refuse_shared_files(const std::string& directory) const {
+  const auto refuse = [&](const std::string& held_out, const std::string& file) {
+    std::error_code missing;  // is refused by who reads it
+    if (std::filesystem::equivalent(place_of(directory, held_out), place_of(directory, file), missing))
+      base::input_error("the evaluation file is learnt from", held_out, "give another, or none");
+  };
+  for (const auto& [name, held_out] : config_.evaluation.files)
+    for (const Domain& domain : config_.domains)
+      for (const std::string& file : domain.files) refuse(held_out, file);
 }
 
 void Corpus::read_examples(const std::string& directory, const text::Tokenizer& tokenizer) {
@@ -58,10 +99,14 @@ void Corpus::read_examples(const std::string& directory, const text::Tokenizer& 
     std::vector<Example> mine;
     for (const std::string& file : domain.files) std::ranges::move(read(file), std::back_inserter(mine));
     const auto own = config_.evaluation.files.find(domain.name);
-    if (config_.evaluation.every > 0 && own != config_.evaluation.files.end())
+    if (config_.evaluation.every > 0 && own != config_.evaluation.files.end()) {
       held_out.push_back(read(own->second));
-    else if (config_.evaluation.every > 0)
+      if (held_out.back().empty())
+        base::input_error("the evaluation file has no example", own->second, "give it some, or none");
+      keep_first(held_out.back(), config_.evaluation.tokens);
+    } else if (config_.evaluation.every > 0) {
       held_out.push_back(last_part(mine, config_.evaluation.tokens));
+    }
     if (mine.empty())
       base::input_error("domain \"" + domain.name + "\" has no example left to learn from", directory, "give it more");
     std::ranges::move(mine, std::back_inserter(examples_));
@@ -74,6 +119,22 @@ int64_t Corpus::tokens() const {
   int64_t tokens = tokens_of(examples_);
   for (const DomainTokens& domain : texts_) tokens += static_cast<int64_t>(domain.tokens.size());
   return tokens;
+}
+
+uint64_t Corpus::hash() const {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const DomainTokens& domain : texts_) add_to_hash(domain.tokens, hash);
+  for (const Example& example : examples_) {
+    add_to_hash({&example.domain, 1}, hash);
+    add_to_hash(example.ids, hash);
+    add_to_hash(example.targets, hash);
+  }
+  return hash;
+}
+
+void Corpus::check(const Progress& progress, const std::string& path) const {
+  if (progress.next > 0 && progress.next >= static_cast<int64_t>(examples_.size()))
+    base::input_error("the place in the data is damaged", path, "start the run anew");
 }
 
 std::vector<TokenBatch> Corpus::draw(Progress& progress) {
@@ -105,14 +166,7 @@ TokenBatch Corpus::draw_examples(Progress& progress) {
 std::unique_ptr<const text::Tokenizer> learn_tokenizer(const TrainConfig& config, const std::string& directory) {
   text::BpeTrainer trainer({.vocab_size = config.tokenizer.vocab_size, .special_tokens = {"<|endoftext|>"}});
   for (const Domain& domain : config.domains)
-    for (const std::string& file : domain.files) {
-      const std::string path = place_of(directory, file);
-      if (config.task == Task::kText)
-        for (const std::string& document : read_documents(path)) trainer.add(document);
-      else
-        for (const Exchange& exchange : read_exchanges(path))
-          for (const std::string& text : {exchange.prompt, exchange.answer}) trainer.add(text);
-    }
+    for (const std::string& file : domain.files) add_texts(place_of(directory, file), config.task, trainer);
   return trainer.train();
 }
 

@@ -11,18 +11,23 @@ namespace choir::train {
 
 class Corpus {
  public:
-  // Reads and encodes the files of the config, and holds out what its evaluation asks for. Throws Error (input).
+  // Reads and encodes the files of the config, and holds out what its evaluation asks for. Throws Error (input), also
+  // when a file is to be learnt from and held out.
   Corpus(const TrainConfig& config, const std::string& directory, const text::Tokenizer& tokenizer);
 
   int64_t tokens() const;  // to learn from
+  uint64_t hash() const;   // of all of them in order
   size_t domains() const { return held_out_.names.size(); }
   size_t examples() const { return examples_.size(); }  // of fine-tuning
   const HeldOut& held_out() const { return held_out_; }
 
   // The micro-batches of the next step. The place in the data is in `progress`.
   std::vector<TokenBatch> draw(Progress& progress);
+  // Throws Error (input) when the place, read from `path`, is not one of this data.
+  void check(const Progress& progress, const std::string& path) const;
 
  private:
+  void refuse_shared_files(const std::string& directory) const;
   void read_examples(const std::string& directory, const text::Tokenizer& tokenizer);
   TokenBatch draw_examples(Progress& progress);
 

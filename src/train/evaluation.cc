@@ -1,6 +1,7 @@
 #include "train/evaluation.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cross_entropy.h"
 #include "moe/stats.h"
@@ -98,14 +99,22 @@ class Examination {
 
   void compare(int l, const moe::Routing& routing) {
     const std::vector<int32_t>& other = chosen_[static_cast<size_t>(l)];
-    for (size_t i = 0; i < other.size(); ++i) agreed_ += routing.chosen[i] == other[i];
-    decisions_ += static_cast<int64_t>(other.size());
+    for (size_t i = 0; i < other.size(); ++i) {
+      agreed_ += routing.chosen[i] == other[i] && other[i] >= 0;
+      decisions_ += routing.chosen[i] >= 0 || other[i] >= 0;
+    }
   }
 
   static double over(double sum, int64_t count) { return count > 0 ? sum / static_cast<double>(count) : 0; }
 
+  // Of no tokens it is not known, which is not 0.
+  static double mean_loss(double sum, int64_t tokens) {
+    return tokens > 0 ? sum / static_cast<double>(tokens) : std::numeric_limits<double>::quiet_NaN();
+  }
+
   static DomainEvaluation finished(const std::string& name, const Tally& t) {
-    DomainEvaluation domain{name, t.tokens, over(t.loss, t.tokens), over(t.loss_training_rule, t.tokens), {}, {}};
+    DomainEvaluation domain{name, t.tokens, mean_loss(t.loss, t.tokens), mean_loss(t.loss_training_rule, t.tokens),
+                            {},   {}};
     for (const moe::RoutingStats& stats : t.layers) {
       std::vector<double>& load = domain.load.emplace_back();
       auto& affinity = domain.affinity.emplace_back();
@@ -126,8 +135,8 @@ class Examination {
       e.loss += t.loss;
       e.loss_training_rule += t.loss_training_rule;
     }
-    e.loss = over(e.loss, e.tokens);
-    e.loss_training_rule = over(e.loss_training_rule, e.tokens);
+    e.loss = mean_loss(e.loss, e.tokens);
+    e.loss_training_rule = mean_loss(e.loss_training_rule, e.tokens);
     e.agreement = over(static_cast<double>(agreed_), decisions_);
     for (const LayerGeometry& layer : geometry_) {
       e.expert_cosine.push_back(layer.cosines());

@@ -11,8 +11,8 @@ namespace choir::train {
 
 struct DomainEvaluation {
   std::string name;
-  int64_t tokens = 0;  // counted targets
-  double loss = 0, loss_training_rule = 0;
+  int64_t tokens = 0;                                        // counted targets
+  double loss = 0, loss_training_rule = 0;                   // NaN without tokens
   std::vector<std::vector<double>> load;                     // [L][E] shares of the computed pairs
   std::vector<std::vector<std::optional<double>>> affinity;  // [L][E] mean of the proposals; none without one
 };
@@ -23,10 +23,10 @@ struct Evaluation {
   double seconds = 0;             // of training before it
   double loss = 0;                // nats a token under the decode rule: causal, the honest one
   double loss_training_rule = 0;  // may look ahead
-  double agreement = 0;           // share of (token, slot, layer) on whose expert both rules agree
+  double agreement = 0;           // share of (token, slot, layer) on whose expert both rules agree, if any has one
   std::vector<DomainEvaluation> domains;
   std::vector<std::vector<std::vector<double>>> expert_cosine;  // [L][E][E] of the experts' answers to the same tokens
-  std::vector<std::optional<double>> ch_index;                  // [L] of inputs grouped by their first expert
+  std::vector<std::optional<double>> ch_index;                  // [L] of inputs grouped by their main expert
 };
 
 struct HeldOut {

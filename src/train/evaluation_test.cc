@@ -52,6 +52,21 @@ Expected expected(const model::Model& model, const HeldOut& held_out, const mode
   return result;
 }
 
+// Of slots of all layers and batches; the empty ones are empty under both rules and in `all` not counted.
+struct Agreement {
+  int same = 0, all = 0, empty = 0;
+
+  Agreement(const Expected& decode, const Expected& training) {
+    for (size_t i = 0; i < decode.chosen.size(); ++i)
+      for (size_t j = 0; j < decode.chosen[i].size(); ++j) add(decode.chosen[i][j], training.chosen[i][j]);
+  }
+  void add(int32_t a, int32_t b) {
+    empty += a < 0 && b < 0;
+    all += a >= 0 || b >= 0;
+    same += a == b && a >= 0;
+  }
+};
+
 TEST_CASE("evaluation: losses and agreement of both rules, domain by domain") {
   const tests::RandomModel random(config_of("linear > top_k(2) > top_capacity(factor(0.6)) > chosen"), 5);
   const HeldOut held_out = random_held_out(67);
@@ -76,10 +91,8 @@ TEST_CASE("evaluation: losses and agreement of both rules, domain by domain") {
   CHECK(e.loss == doctest::Approx((decode.loss[0] + decode.loss[1]) / (9 * kLength)));
   CHECK(e.loss_training_rule == doctest::Approx((training.loss[0] + training.loss[1]) / (9 * kLength)));
   CHECK(std::abs(e.loss - e.loss_training_rule) > 1e-4);
-  int same = 0, all = 0;
-  for (size_t i = 0; i < decode.chosen.size(); ++i)
-    for (size_t j = 0; j < decode.chosen[i].size(); ++j, ++all) same += decode.chosen[i][j] == training.chosen[i][j];
-  CHECK(e.agreement == doctest::Approx(static_cast<double>(same) / all));
+  const Agreement agreement(decode, training);
+  CHECK(e.agreement == doctest::Approx(static_cast<double>(agreement.same) / agreement.all));
   CHECK((e.agreement > 0.2 && e.agreement < 0.9));
 }
 
@@ -95,6 +108,26 @@ TEST_CASE("evaluation: where nobody is refused both rules are one") {
     for (size_t i = 0; i < e.expert_cosine[l].size(); ++i)
       CHECK(e.expert_cosine[l][i][i] == doctest::Approx(1).epsilon(1e-6));
   }
+}
+
+TEST_CASE("evaluation: slots that are empty under both rules are no agreement") {
+  const tests::RandomModel random(config_of("linear > top_p(0.6) > top_capacity(factor(0.3)) > chosen"), 5);
+  const HeldOut held_out = random_held_out(67);
+  base::Threads threads(1);
+  const Expected decode = expected(random.model(), held_out, {});
+  const Expected training = expected(random.model(), held_out, {.rule = moe::Rule::kTraining});
+  const Agreement agreement(decode, training);
+  CHECK(agreement.empty > 0);
+  CHECK(evaluate(random.model(), held_out, {}, threads).agreement ==
+        doctest::Approx(static_cast<double>(agreement.same) / agreement.all));
+}
+
+TEST_CASE("evaluation: without a token no loss is known") {
+  const tests::RandomModel random(config_of(""), 7);
+  base::Threads threads(1);
+  const Evaluation e = evaluate(random.model(), {{"a"}, {}}, {}, threads);
+  CHECK(std::isnan(e.loss));
+  CHECK(std::isnan(e.domains[0].loss_training_rule));
 }
 
 TEST_CASE("evaluation: targets that do not count are not counted") {

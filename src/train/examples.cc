@@ -25,7 +25,11 @@ Example make_example(const Exchange& exchange, const text::Tokenizer& tokenizer,
   std::vector<int32_t> all = tokenizer.encode_ordinary(exchange.prompt);
   std::vector<int32_t> answer = tokenizer.encode_ordinary(exchange.answer);
   if (answer.empty()) base::input_error("the answer is empty", exchange.where, "give it some text");
-  if (const auto end = tokenizer.end_of_text()) answer.push_back(*end);
+  const std::optional<int32_t> end = tokenizer.end_of_text();
+  if (end) answer.push_back(*end);
+  if (all.empty() && end) all.push_back(*end);  // what stands in front of every text
+  if (all.empty())
+    base::input_error("the prompt is empty", exchange.where, "give it some text: the tokenizer has no end of text");
   const size_t most = static_cast<size_t>(length) + 1;  // the last one is no input
   if (answer.size() >= most)
     base::input_error("an answer of " + std::to_string(answer.size()) + " tokens", exchange.where,

@@ -14,7 +14,8 @@ struct Exchange {
 // Throws Error (input) with file and line; also for a file of another kind.
 std::vector<Exchange> read_exchanges(const std::string& path);
 
-// Prompt, answer and end of text; the targets in front of the answer's first token are -1. At most `length` inputs:
+// Prompt, answer and end of text; the targets in front of the answer's first token are -1. An empty prompt is an end of
+// text, and refused where the tokenizer has none. At most `length` inputs:
 // what is too long loses the beginning of its prompt. Throws Error (input) with the line when the answer alone is too
 // long, for one token of the prompt must stay.
 Example make_example(const Exchange& exchange, const text::Tokenizer& tokenizer, int length);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "text/bpe_trainer.h"
 #include "train/corpus.h"
 #include "train/test_run.h"
 
@@ -55,6 +56,7 @@ TEST_CASE("examples: answer and end are the targets, prompts are not") {
   CHECK(example.targets == targets);
 
   const Example alone = make_example(exchanges[1], *tokenizer, 64);
+  CHECK(alone.ids.front() == *tokenizer->end_of_text());
   CHECK(std::ranges::count(alone.targets, -1) == 0);
   CHECK(alone.targets.back() == *tokenizer->end_of_text());
 
@@ -65,6 +67,31 @@ TEST_CASE("examples: answer and end are the targets, prompts are not") {
   const int length = static_cast<int>(tokenizer->encode_ordinary(" yes").size());
   CHECK(make_example(exchanges[2], *tokenizer, length + 1).ids.size() == static_cast<size_t>(length + 1));
   CHECK(contains(refusal_of([&] { make_example(exchanges[2], *tokenizer, length); }), "sums.jsonl:4"));
+}
+
+TEST_CASE("examples: without an end of text an empty prompt is refused by line") {
+  const TemporaryDirectory place;
+  const auto tokenizer = text::BpeTrainer({.vocab_size = 257, .special_tokens = {}}).train();
+  REQUIRE(!tokenizer->end_of_text());
+  CHECK(make_example({"a", "b", "x.jsonl:1"}, *tokenizer, 8).ids.size() == 1);
+  CHECK(contains(refusal_of([&] { make_example({"", "b", "x.jsonl:2"}, *tokenizer, 8); }), "x.jsonl:2"));
+}
+
+TEST_CASE("examples: held-out files are bounded, and hold something") {
+  const TemporaryDirectory place;
+  write_exchanges(place);
+  TrainConfig config = sft_run();
+  const auto tokenizer = learn_tokenizer(config, place.path());
+  config.evaluation = {.every = 1, .tokens = 30, .files = {{"songs", "held.jsonl"}}};
+  place.write("held.jsonl", base::read_file(place.file("sums.jsonl")));
+  size_t held_out = 0;
+  const Corpus corpus(config, place.path(), *tokenizer);
+  for (const TokenBatch& batch : corpus.held_out().batches)
+    for (const model::Sequence& rows : batch.sequences) held_out += static_cast<size_t>(rows.count);
+  CHECK(held_out > 30);
+  CHECK(held_out <= 2 * 30);
+  place.write("held.jsonl", "\n");
+  CHECK(contains(refusal_of([&] { Corpus(config, place.path(), *tokenizer); }), "held.jsonl"));
 }
 
 TEST_CASE("examples: bad files are refused by line") {

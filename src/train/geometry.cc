@@ -22,6 +22,22 @@ moe::Plan everybody(int rows, int experts) {
   return plan;
 }
 
+// The expert of largest weight among those that take the row; -1 where none does.
+int32_t main_expert(const moe::Routing& routing, int row) {
+  const moe::Plan& plan = routing.plan;
+  int32_t main = -1;
+  float most = 0;
+  for (int s = 0; s < plan.choices; ++s) {
+    const size_t i = static_cast<size_t>(row) * static_cast<size_t>(plan.choices) + static_cast<size_t>(s);
+    if (plan.edge[i] < 0) continue;
+    const float weight = plan.weight[static_cast<size_t>(plan.edge[i])];
+    if (main >= 0 && weight <= most) continue;
+    main = routing.chosen[i];
+    most = weight;
+  }
+  return main;
+}
+
 }  // namespace
 
 LayerGeometry::LayerGeometry(int experts, int width)
@@ -33,10 +49,10 @@ LayerGeometry::LayerGeometry(int experts, int width)
 
 void LayerGeometry::add_inputs(Matrix<const float> x, const moe::Routing& routing) {
   for (int t = 0; t < x.rows; ++t) {
-    const int32_t first = routing.proposed[static_cast<size_t>(t) * static_cast<size_t>(routing.plan.choices)];
-    if (first < 0) continue;
-    ++count_[static_cast<size_t>(first)];
-    double* sum = sum_.data() + static_cast<ptrdiff_t>(first) * width_;
+    const int32_t main = main_expert(routing, t);
+    if (main < 0) continue;
+    ++count_[static_cast<size_t>(main)];
+    double* sum = sum_.data() + static_cast<ptrdiff_t>(main) * width_;
     for (int i = 0; i < width_; ++i) sum[i] += static_cast<double>(x[t][i]);
     square_ += dot(x.row(t), x.row(t));
   }
@@ -74,14 +90,14 @@ void LayerGeometry::add_answers(Matrix<const float> x, const moe::MoeTensors<ten
     const Matrix<const float> out = activations_.out.matrix(plan.edges(), width_);
     std::vector<double> length(static_cast<size_t>(plan.edges()));
     for (int i = 0; i < plan.edges(); ++i) length[static_cast<size_t>(i)] = std::sqrt(dot(out.row(i), out.row(i)));
+    const auto cosine = [&](int a, int b) {
+      const double lengths = length[static_cast<size_t>(a)] * length[static_cast<size_t>(b)];
+      return lengths > 0 ? dot(out.row(a), out.row(b)) / lengths : 0;
+    };
     threads.for_each(experts_, [&](int i) {
       for (int j = 0; j < experts_; ++j)
-        for (int t = 0; t < rows; ++t) {
-          const int a = i * rows + t, b = j * rows + t;
-          const double lengths = length[static_cast<size_t>(a)] * length[static_cast<size_t>(b)];
-          if (lengths > 0)
-            cosine_[static_cast<size_t>(i)][static_cast<size_t>(j)] += dot(out.row(a), out.row(b)) / lengths;
-        }
+        for (int t = 0; t < rows; ++t)
+          cosine_[static_cast<size_t>(i)][static_cast<size_t>(j)] += cosine(i * rows + t, j * rows + t);
     });
     answered_ += rows;
   }

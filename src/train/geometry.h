@@ -15,7 +15,7 @@ class LayerGeometry {
  public:
   LayerGeometry(int experts, int width);
 
-  // Inputs x (N,D) of the experts, in groups by the expert that each token proposes first.
+  // Inputs x (N,D) of the experts, in groups by the expert of largest weight among those that take the token.
   void add_inputs(Matrix<const float> x, const moe::Routing& routing);
   // Every expert answers every row of x.
   void add_answers(Matrix<const float> x, const moe::MoeTensors<tensor::Weight>& weights, base::Threads& threads);

@@ -21,15 +21,18 @@ Buffer<float> random(int rows, int cols, uint64_t seed) {
   return numbers;
 }
 
-// Row t proposes expert t % 3 first: expert 3 stays alone.
+// Every row proposes all experts, in their order; those that take row t weigh it most at expert t % 3. Expert 3, which
+// weighs even more, takes no row at all.
 moe::Routing thirds() {
   moe::Routing routing;
-  for (int t = 0; t < kRows; ++t) {
-    routing.proposed.push_back(t % 3);
-    routing.proposed.push_back(3);
-  }
-  routing.chosen = routing.proposed;
-  moe::build_plan(routing.chosen, kRows, 2, kExperts, routing.plan);
+  for (int t = 0; t < kRows; ++t)
+    for (int e = 0; e < kExperts; ++e) {
+      routing.proposed.push_back(e);
+      routing.chosen.push_back(e < 3 ? e : -1);
+    }
+  moe::build_plan(routing.chosen, kRows, kExperts, kExperts, routing.plan);
+  for (int e = 0; e < 3; ++e)
+    for (int t = 0; t < kRows; ++t) routing.plan.weight[static_cast<size_t>(e * kRows + t)] = t % 3 == e ? 0.4f : 0.3f;
   return routing;
 }
 
@@ -60,6 +63,7 @@ TEST_CASE("geometry: one group has no index") {
   moe::Routing routing;
   routing.proposed = routing.chosen = {1, 1, -1};
   moe::build_plan(routing.chosen, 3, 1, kExperts, routing.plan);
+  routing.plan.weight = {1, 1};
   LayerGeometry geometry(kExperts, kWidth);
   geometry.add_inputs(numbers.matrix(3, kWidth), routing);
   CHECK(!geometry.ch_index());
@@ -99,20 +103,20 @@ TEST_CASE("geometry: cosines of answers, against plain loops") {
     }
     return y;
   };
+  const auto cosine = [](const std::vector<double>& u, const std::vector<double>& v) {
+    double uv = 0, uu = 0, vv = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      uv += u[i] * v[i];
+      uu += u[i] * u[i];
+      vv += v[i] * v[i];
+    }
+    return uv / std::sqrt(uu * vv);
+  };
   const auto cosines = geometry.cosines();
   for (int a = 0; a < kExperts; ++a)
     for (int b = 0; b < kExperts; ++b) {
       double mean = 0;
-      for (int t = 0; t < kRows; ++t) {
-        const auto u = answer(a, t), v = answer(b, t);
-        double uv = 0, uu = 0, vv = 0;
-        for (int i = 0; i < kWidth; ++i) {
-          uv += u[i] * v[i];
-          uu += u[i] * u[i];
-          vv += v[i] * v[i];
-        }
-        mean += uv / std::sqrt(uu * vv) / kRows;
-      }
+      for (int t = 0; t < kRows; ++t) mean += cosine(answer(a, t), answer(b, t)) / kRows;
       CHECK(cosines[a][b] == doctest::Approx(mean).epsilon(1e-4));
     }
 }

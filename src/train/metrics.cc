@@ -1,5 +1,7 @@
 #include "train/metrics.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -142,6 +144,11 @@ void MetricsFile::add(const std::string& line) {
 
 void MetricsFile::flush() {
   if (std::fflush(file_) != 0 || std::ferror(file_)) base::input_error("cannot write", path_, std::strerror(errno));
+}
+
+void MetricsFile::sync() {
+  flush();
+  if (::fsync(::fileno(file_)) != 0) base::input_error("cannot write", path_, std::strerror(errno));
 }
 
 }  // namespace choir::train

@@ -23,6 +23,7 @@ class MetricsFile {
 
   void add(const std::string& line);           // an object with "step"
   void flush();                                // Throws Error (input) when the disk refuses
+  void sync();                                 // flushes onto the disk itself
   double seconds() const { return seconds_; }  // of the steps that were there when it was opened
 
  private:

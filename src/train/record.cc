@@ -1,11 +1,16 @@
 #include "train/record.h"
 
+#include <filesystem>
+
 namespace choir::train {
 
 RunRecord::RunRecord(const TrainConfig& config, const std::string& directory, int step)
     : metrics_(directory + "/metrics.jsonl", step) {
   seconds_ = metrics_.seconds();
-  if (config.evaluation.every > 0) evaluations_.emplace(directory + "/evaluations.jsonl", step);
+  const std::string evaluations = directory + "/evaluations.jsonl";  // without new ones, its later lines still go
+  std::error_code ignored;
+  if (config.evaluation.every > 0 || std::filesystem::exists(evaluations, ignored))
+    evaluations_.emplace(evaluations, step);
   if (config.tensorboard) events_.emplace(directory, step);
 }
 
@@ -20,6 +25,13 @@ void RunRecord::add(int step, Evaluation evaluation) {
   evaluation.seconds = seconds_;
   evaluations_->add(to_json(evaluation));
   if (events_) events_->add(step, scalars(evaluation));
+  flush();
+}
+
+void RunRecord::sync() {
+  flush();
+  metrics_.sync();
+  if (evaluations_) evaluations_->sync();
 }
 
 void RunRecord::flush() {

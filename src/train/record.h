@@ -14,8 +14,9 @@ class RunRecord {
   RunRecord(const TrainConfig& config, const std::string& directory, int step);
 
   void add(const StepReport& report);
-  void add(int step, Evaluation evaluation);  // made after `step`; gets the seconds of training before it
+  void add(int step, Evaluation evaluation);  // made after `step`; gets the seconds of training before it; flushes
   void flush();                               // Throws Error (input) when the disk refuses
+  void sync();                                // likewise; lines survive a loss of power
 
  private:
   double seconds_ = 0;  // of all steps, those before a resume among them

@@ -1,6 +1,7 @@
 #include "train/report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -21,6 +22,8 @@ LayerReport layer_report(const moe::RoutingStats& stats) {
   layer.tokens_per_expert = stats.tokens_per_expert();
   return layer;
 }
+
+bool StepReport::finite() const { return std::isfinite(loss) && std::isfinite(gradient_norm); }
 
 void sum_up(StepReport& report) {
   const double part = 1.0 / static_cast<double>(std::max<size_t>(1, report.layers.size()));

@@ -15,9 +15,9 @@ struct LayerReport {
   std::optional<double> capacity_factor;  // C E / (K N)
   double processed_share = 0;             // computed pairs of the proposed ones
   double dropped_token_share = 0;         // tokens that no expert took
-  double max_over_mean_load = 0;          // busiest expert against the mean
+  double max_over_mean_load = 0;          // most wanted expert against the mean, before admission
   int dead_experts = 0;
-  double load_entropy = 0;  // nats, of the shares of computed pairs
+  double load_entropy = 0;  // nats, of the same shares
   double balance_loss = 0;
   std::optional<double> router_gradient_norm;  // of all gate tensors; none where there are none
   std::optional<double> affinity_kept, affinity_dropped;
@@ -41,6 +41,8 @@ struct StepReport {
   std::optional<double> local_share = {};
   int64_t peak_memory = 0;  // bytes of the process so far; 0 where the system does not say
   std::vector<LayerReport> layers = {};
+
+  bool finite() const;  // loss and gradient
 };
 
 // What counting alone can tell: no losses, no gradient, no nodes.

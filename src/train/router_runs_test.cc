@@ -6,30 +6,9 @@
 
 #include "model/forward.h"
 #include "train/test_run.h"
-#include "train/trainer.h"
 
 namespace choir::train {
 namespace {
-
-namespace fs = std::filesystem;
-
-struct Runs {
-  TemporaryDirectory place;
-  Runs() { write_tiny_texts(place); }
-  void run(const TrainConfig& config, const std::string& name, int threads, int stop_at = 0) const {
-    fs::create_directory(place.file(name));
-    RunOptions options;
-    options.directory = place.file(name);
-    options.data_directory = place.path();
-    options.resume = true;
-    if (stop_at > 0) options.on_step = [stop_at](const StepReport& r) { return r.step < stop_at; };
-    base::Threads pool(threads);
-    train(config, options, pool);
-  }
-  std::string bytes(const std::string& name, const std::string& file) const {
-    return base::read_file(place.file(name) + "/" + file);
-  }
-};
 
 // The logits of all rows of one sequence, or of each piece of it through a cache.
 std::vector<float> logits_of(const model::Model& model, std::span<const int32_t> ids, int piece) {
@@ -56,9 +35,8 @@ void check_run(const std::string& router, const nlohmann::json& idle) {
   nlohmann::json model_json = nlohmann::json::parse(kTinyModel);
   if (!idle.is_null()) model_json["choir"] = idle;
   config.model = model_json.dump();
-  runs.run(config, "whole", 1);
-  runs.run(config, "parts", 3, 5);
-  runs.run(config, "parts", 2);
+  runs.run(config, runs.options("whole"));
+  runs.run_in_parts(config, "parts", 5);
   for (const char* file : {"model.safetensors", "config.json", "checkpoint.safetensors"})
     CHECK(runs.bytes("whole", file) == runs.bytes("parts", file));
 

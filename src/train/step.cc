@@ -1,12 +1,8 @@
 #include "train/step.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 
 #include "base/clock.h"
-#include "base/error.h"
 
 namespace choir::train {
 
@@ -14,10 +10,12 @@ namespace choir::train {
 struct Stepper::Sums {
   double loss = 0;
   int64_t tokens = 0;
-  double attended = 0;                          // tokens times the tokens of their sequence
+  bool swept = false;                           // the proposals were counted in a forward of their own
+  double attended = 0;                          // twice the pairs of a token and one that it sees
   std::vector<double> balance;                  // [L]
   std::vector<moe::RoutingStats> routing;       // [L]
   std::vector<int64_t> local;                   // [L] pairs on the node of their token
+  std::vector<std::optional<double>> gates;     // [L] gradient norms, frozen or not
   std::vector<std::vector<float>> router_sums;  // [L] of Router::observe
 
   explicit Sums(const model::Model& model)
@@ -29,11 +27,28 @@ struct Stepper::Sums {
 
 namespace {
 
+double area(int rows, int cols) { return static_cast<double>(rows) * cols; }
+
+// A token sees what is before it, half of all on average, and no more than the window.
+double attended_by(const model::Sequence& sequence, int window) {
+  const double count = sequence.count, most = window > 0 ? std::min(window, sequence.count) : sequence.count;
+  return most * (2 * count - most);
+}
+
 model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const int32_t> nodes, int count) {
   return {.rule = moe::Rule::kTraining, .seed = seed + 0xd1342543de82ef95 * batch, .node = nodes, .nodes = count};
 }
 
 }  // namespace
+
+Stepper::Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, double peak,
+                 base::Threads& threads)
+    : config_(config), model_(model), parameters_(parameters), peak_(peak), threads_(threads) {
+  const model::Config& c = model.config();
+  shared_ = static_cast<double>(model::count_parameters(c).total);
+  if (!c.tied) shared_ -= area(c.vocab, c.width);  // the embedding is looked up
+  for (const model::LayerConfig& layer : c.layers) shared_ -= 3 * area(c.width, layer.expert_width) * layer.experts;
+}
 
 // [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
 // must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
@@ -48,10 +63,11 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
     const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
     const int sequences = static_cast<int>(batches[b].sequences.size()), vocab = model_.config().vocab;
     logits_.reserve(static_cast<size_t>(sequences) * static_cast<size_t>(vocab));
-    model::forward(
-        model_, {batches[b].ids, batches[b].sequences},
-        {.rows = model::Rows::kLast, .observer = count, .routing = routing_of(seed, b, nodes, config_.placement.nodes)},
-        scratch_, logits_.matrix(sequences, vocab), threads_);
+    model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
+    routing.balancing = moe::Balancing::kOn;  // the products of the step itself, bit for bit
+    model::forward(model_, {batches[b].ids, batches[b].sequences},
+                   {.rows = model::Rows::kLast, .observer = count, .routing = routing}, scratch_,
+                   logits_.matrix(sequences, vocab), threads_);
   }
   std::vector<std::vector<float>> result;
   for (const moe::RoutingStats& layer : stats) {
@@ -70,7 +86,7 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
   model::observe(model_, training, activations_, sums.router_sums, threads_);
   sums.loss += static_cast<double>(scale) * loss.cross_entropy;
   sums.tokens += static_cast<int64_t>(batch.ids.size());
-  for (const model::Sequence& s : batch.sequences) sums.attended += static_cast<double>(s.count) * s.count;
+  for (const model::Sequence& s : batch.sequences) sums.attended += attended_by(s, model_.config().attention.window);
   for (size_t l = 0; l < activations_.blocks.size(); ++l) {
     const moe::Routing& routing = activations_.blocks[l].moe.routing;
     sums.balance[l] += static_cast<double>(scale) * routing.balance_loss;
@@ -87,20 +103,22 @@ void Stepper::update_routers(const Sums& sums) {
                               parameters_.state(l));
 }
 
-// FLOP of the products that were computed: multiply-adds of the forward, times 2, and 3 for forward and both backwards.
+// FLOP of the products that were computed: multiply-adds of the forward, times 2, and 3 for forward and both backwards;
+// once more for the sweep that counts, without the head.
 double Stepper::work(const Sums& sums) const {
   const model::Config& config = model_.config();
   const auto& a = config.attention;
-  double shared = static_cast<double>(model::count_parameters(config).active), experts = 0;
+  double experts = 0;
   for (size_t l = 0; l < sums.routing.size(); ++l) {
-    const double expert = 3.0 * config.width * config.layers[l].expert_width;
-    shared -= config.layers[l].top_k * expert;
+    const double expert = 3 * area(config.width, config.layers[l].expert_width);
     const std::span<const moe::ExpertStats> all = sums.routing[l].experts;
     for (const moe::ExpertStats& e : all.first(static_cast<size_t>(config.layers[l].experts)))  // idle ones come last
       experts += static_cast<double>(e.kept) * expert;
   }
   const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sums.attended;
-  return 6 * (shared * static_cast<double>(sums.tokens) + attention + experts);
+  const auto tokens = static_cast<double>(sums.tokens);
+  const double once = shared_ * tokens + attention + experts;
+  return 6 * once + (sums.swept ? 2 * (once - area(config.vocab, config.width) * tokens) : 0);
 }
 
 StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
@@ -110,7 +128,7 @@ StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
   for (size_t l = 0; l < sums.routing.size(); ++l) {
     LayerReport& layer = report.layers.emplace_back(layer_report(sums.routing[l]));
     layer.balance_loss = sums.balance[l];
-    layer.router_gradient_norm = parameters_.gate_gradient_norm(static_cast<int>(l), threads_);
+    layer.router_gradient_norm = sums.gates[l];
     if (config_.placement.nodes > 1)
       layer.local_share =
           static_cast<double>(sums.local[l]) / static_cast<double>(std::max<int64_t>(1, sums.routing[l].kept()));
@@ -128,6 +146,7 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
   int64_t counted = 0;
   for (const TokenBatch& batch : batches) counted += batch.counted();
   const std::vector<std::vector<float>> all = shares(batches, seed);
+  sums.swept = !all.empty();
   for (size_t b = 0; b < batches.size(); ++b) {
     const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
     model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
@@ -135,19 +154,19 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
     const double part = static_cast<double>(batches[b].counted()) / static_cast<double>(std::max<int64_t>(1, counted));
     add_gradients(batches[b], routing, static_cast<float>(part), sums);
   }
+  for (int l = 0; l < model_.config().depth(); ++l) sums.gates.push_back(parameters_.gate_gradient_norm(l, threads_));
   parameters_.drop_frozen_gradients();
   const double norm = parameters_.gradient_norm(threads_);
   ++progress.step;
   progress.tokens += sums.tokens;
-  if (!std::isfinite(sums.loss) || !std::isfinite(norm))
-    base::input_error(fmt::format("the loss is not a number at step {}", progress.step), where_,
-                      "lower the learning rate and resume from the last checkpoint");
   StepReport result = report(sums, progress);
   result.gradient_norm = norm;
   result.learning_rate = config_.schedule.at(progress.step);
-  const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
-  parameters_.update(config_, {result.learning_rate, scale, progress.step}, threads_);
-  update_routers(sums);
+  if (result.finite()) {
+    const double scale = norm > config_.gradient_clip ? config_.gradient_clip / norm : 1;
+    parameters_.update(config_, {result.learning_rate, scale, progress.step}, threads_);
+    update_routers(sums);
+  }
   result.seconds = watch.seconds();
   result.tokens_per_second = static_cast<double>(sums.tokens) / result.seconds;
   result.share_of_peak = work(sums) / result.seconds / peak_;

@@ -11,18 +11,13 @@ namespace choir::train {
 // Computes the gradient, clips, updates. What it was made from must outlive it.
 class Stepper {
  public:
-  // where: the run, for errors; peak: multiply-adds of the machine, FLOP/s.
-  Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, std::string where, double peak,
-          base::Threads& threads)
-      : config_(config),
-        model_(model),
-        parameters_(parameters),
-        where_(std::move(where)),
-        peak_(peak),
-        threads_(threads) {}
+  // peak: multiply-adds of the machine, FLOP/s.
+  Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, double peak,
+          base::Threads& threads);
 
-  // Each counted target of all micro-batches weighs the same, and the balance loss is that of all of them together.
-  // Throws Error (input) when loss or gradient are not finite.
+  // Each counted target of all micro-batches weighs the same. Load losses take the shares of all of them; other balance
+  // losses are those of the micro-batches, which weigh by their counted targets.
+  // A step whose loss or gradient is not finite changes no parameter: its report says so, and the run is over.
   StepReport step(std::span<const TokenBatch> batches, Progress& progress);
 
  private:
@@ -37,8 +32,8 @@ class Stepper {
   const TrainConfig& config_;
   const model::Model& model_;
   Parameters& parameters_;
-  std::string where_;
   double peak_;
+  double shared_;  // multiply-adds of a token outside experts and attention
   base::Threads& threads_;
   model::TrainingActivations activations_;
   model::Scratch scratch_;  // of the sweep that counts proposals

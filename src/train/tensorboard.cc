@@ -102,7 +102,7 @@ EventFile::EventFile(const std::string& directory, int step)
   if (!file_) base::input_error("cannot write", path_, std::strerror(errno));
   write(field(1, now()) + field(3, std::string("brain.Event:2")));
   constexpr uint64_t kStart = 1;
-  if (step > 0) write(event(step + 1, field(7, field(1, kStart))));
+  write(event(int64_t{step} + 1, field(7, field(1, kStart))));
 }
 
 EventFile::~EventFile() { std::fclose(file_); }

@@ -1,4 +1,4 @@
-// Helpers of this room's tests: a directory with two small files of text, and a run over them that takes milliseconds.
+// Helpers of this room's tests: a directory with two small files of text, and runs over them that take milliseconds.
 #pragma once
 
 #include <string>
@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "tests/files.h"
 #include "train/config.h"
+#include "train/trainer.h"
 
 namespace choir::train {
 
@@ -40,5 +41,36 @@ inline TrainConfig tiny_run() {
   config.seed = 7;
   return config;
 }
+
+// A place with the texts, and runs in directories below it.
+struct Runs {
+  TemporaryDirectory place;
+  Runs() { write_tiny_texts(place); }
+
+  RunOptions options(const std::string& name, bool resume = false) const {
+    std::filesystem::create_directory(place.file(name));
+    RunOptions result;
+    result.directory = place.file(name);
+    result.data_directory = place.path();
+    result.resume = resume;
+    return result;
+  }
+  RunEnd run(const TrainConfig& config, const RunOptions& options, int thread_count = 1) const {
+    base::Threads threads(thread_count);
+    return train(config, options, threads);
+  }
+  // Ends after a step, with a checkpoint.
+  RunEnd run_until(const TrainConfig& config, RunOptions options, int step, int thread_count = 1) const {
+    options.on_step = [step](const StepReport& report) { return report.step < step; };
+    return run(config, options, thread_count);
+  }
+  void run_in_parts(const TrainConfig& config, const std::string& name, int step) const {
+    run_until(config, options(name), step, 3);
+    run(config, options(name, true), 2);
+  }
+  std::string bytes(const std::string& name, const std::string& file) const {
+    return base::read_file(place.file(name) + "/" + file);
+  }
+};
 
 }  // namespace choir::train

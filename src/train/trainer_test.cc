@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -16,52 +17,33 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A place with the texts, and runs in directories below it.
-struct Runs {
-  TemporaryDirectory place;
-  Runs() { write_tiny_texts(place); }
+// Steps with their losses, norms and loads: all but the times.
+std::vector<nlohmann::json> numbers(const Runs& runs, const std::string& name,
+                                    const std::string& file = "metrics.jsonl") {
+  std::vector<nlohmann::json> result;
+  const std::string text = runs.bytes(name, file);
+  for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    result.push_back(nlohmann::json::parse(text.substr(begin, end - begin)));
+    for (const char* time : {"seconds", "tokens_per_second", "share_of_peak", "peak_memory"}) result.back().erase(time);
+  }
+  return result;
+}
 
-  RunOptions options(const std::string& name) const {
-    fs::create_directory(place.file(name));
-    RunOptions result;
-    result.directory = place.file(name);
-    result.data_directory = place.path();
-    return result;
+void check_same(const Runs& runs, const std::string& a, const std::string& b) {
+  CHECK(numbers(runs, a).size() == 12);
+  CHECK(numbers(runs, a) == numbers(runs, b));
+  for (const char* file : {"model.safetensors", "config.json", "tokenizer.json", "checkpoint.safetensors"}) {
+    CAPTURE(file);
+    CHECK(runs.bytes(a, file) == runs.bytes(b, file));
   }
-  RunEnd run(const TrainConfig& config, const RunOptions& options, int thread_count = 1) const {
-    base::Threads threads(thread_count);
-    return train(config, options, threads);
-  }
-  std::string bytes(const std::string& name, const std::string& file) const {
-    return base::read_file(place.file(name) + "/" + file);
-  }
-  // Steps with their losses, norms and loads: all but the times.
-  std::vector<nlohmann::json> numbers(const std::string& name, const std::string& file = "metrics.jsonl") const {
-    std::vector<nlohmann::json> result;
-    const std::string text = bytes(name, file);
-    for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      result.push_back(nlohmann::json::parse(text.substr(begin, end - begin)));
-      for (const char* time : {"seconds", "tokens_per_second", "share_of_peak", "peak_memory"})
-        result.back().erase(time);
-    }
-    return result;
-  }
-  void check_same(const std::string& a, const std::string& b) const {
-    CHECK(numbers(a).size() == 12);
-    CHECK(numbers(a) == numbers(b));
-    for (const char* file : {"model.safetensors", "config.json", "tokenizer.json", "checkpoint.safetensors"}) {
-      CAPTURE(file);
-      CHECK(bytes(a, file) == bytes(b, file));
-    }
-  }
-};
+}
 
 TEST_CASE("trainer: it learns, and the finished directory is a model") {
   const Runs runs;
   TrainConfig config = tiny_run();
   config.schedule.steps = 60;
   CHECK(runs.run(config, runs.options("a")) == RunEnd::kFinished);
-  const auto steps = runs.numbers("a");
+  const auto steps = numbers(runs, "a");
   REQUIRE(steps.size() == 60);
   CHECK(steps[0]["loss"].get<double>() == doctest::Approx(std::log(270)).epsilon(0.02));
   CHECK(steps[59]["loss"].get<double>() < steps[0]["loss"].get<double>() - 1);
@@ -98,14 +80,10 @@ TEST_CASE("trainer: a run that was stopped or killed ends bit for bit like one t
   const TrainConfig config = tiny_run();
   CHECK(runs.run(config, runs.options("whole")) == RunEnd::kFinished);
 
-  RunOptions stopped = runs.options("stopped");
-  stopped.on_step = [](const StepReport& report) { return report.step < 5; };
-  CHECK(runs.run(config, stopped) == RunEnd::kStopped);
+  CHECK(runs.run_until(config, runs.options("stopped"), 5) == RunEnd::kStopped);
   CHECK(!fs::exists(runs.place.file("stopped/config.json")));
-  stopped.on_step = nullptr;
-  stopped.resume = true;
-  CHECK(runs.run(config, stopped) == RunEnd::kFinished);
-  runs.check_same("whole", "stopped");
+  CHECK(runs.run(config, runs.options("stopped", true)) == RunEnd::kFinished);
+  check_same(runs, "whole", "stopped");
 
   TrainConfig often = config;
   often.checkpoint_every = 4;
@@ -122,16 +100,16 @@ TEST_CASE("trainer: a run that was stopped or killed ends bit for bit like one t
   killed.on_step = [&](const StepReport& report) { return steps.push_back(report.step), true; };
   runs.run(often, killed);
   CHECK(steps.front() == 5);
-  runs.check_same("whole", "killed");
+  check_same(runs, "whole", "killed");
   CHECK(!fs::exists(runs.place.file("killed/checkpoint.safetensors.partial.77")));
-  runs.check_same("whole", "source");
+  check_same(runs, "whole", "source");
 }
 
 TEST_CASE("trainer: the number of threads changes nothing") {
   const Runs runs;
   runs.run(tiny_run(), runs.options("one"), 1);
   runs.run(tiny_run(), runs.options("three"), 3);
-  runs.check_same("one", "three");
+  check_same(runs, "one", "three");
 }
 
 TEST_CASE("trainer: evaluations change no bit of the training, and a resumed run has them too") {
@@ -141,7 +119,7 @@ TEST_CASE("trainer: evaluations change no bit of the training, and a resumed run
   config.placement.nodes = 2;
   config.evaluation = {.every = 5, .tokens = 64, .files = {}};
   runs.run(config, runs.options("often"));
-  const auto often = runs.numbers("often", "evaluations.jsonl");
+  const auto often = numbers(runs, "often", "evaluations.jsonl");
   REQUIRE(often.size() == 3);
   CHECK(often[0]["step"] == 5);
   CHECK(often[2]["step"] == 12);
@@ -151,17 +129,12 @@ TEST_CASE("trainer: evaluations change no bit of the training, and a resumed run
   TrainConfig once = config;
   once.evaluation.every = 100;
   runs.run(once, runs.options("once"));
-  runs.check_same("often", "once");
-  CHECK(runs.numbers("once", "evaluations.jsonl") == std::vector<nlohmann::json>{often[2]});
+  check_same(runs, "often", "once");
+  CHECK(numbers(runs, "once", "evaluations.jsonl") == std::vector<nlohmann::json>{often[2]});
 
-  RunOptions options = runs.options("stopped");
-  options.on_step = [](const StepReport& report) { return report.step < 7; };
-  runs.run(config, options);
-  options.on_step = nullptr;
-  options.resume = true;
-  runs.run(config, options);
-  runs.check_same("often", "stopped");
-  CHECK(runs.numbers("stopped", "evaluations.jsonl") == often);
+  runs.run_in_parts(config, "stopped", 7);
+  check_same(runs, "often", "stopped");
+  CHECK(numbers(runs, "stopped", "evaluations.jsonl") == often);
 }
 
 TEST_CASE("trainer: what the routers did stands in the metrics, and what the run is in run.json") {
@@ -170,12 +143,13 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   config.router = "linear > top_k(2) > top_capacity(factor(0.5)) > chosen + load(0.01)";
   config.placement.nodes = 2;
   runs.run(config, runs.options("a"));
-  const nlohmann::json step = runs.numbers("a").back(), &layers = step["layers"];
+  const nlohmann::json step = numbers(runs, "a").back(), &layers = step["layers"];
   CHECK(layers["capacity"] == nlohmann::json{12, 12});  // 0.5 * 2 * 48 / 4
   CHECK(layers["capacity_factor"] == nlohmann::json{0.5, 0.5});
   CHECK(step["processed_share"].get<double>() <= 0.5);
   CHECK(step["processed_share"].get<double>() > 0.3);
   CHECK(layers["tokens_per_expert"][0].get<double>() <= 12);
+  CHECK(layers["max_over_mean_load"][0].get<double>() > 1);  // though each takes 12
   CHECK(layers["dropped_token_share"].size() == 2);
   CHECK(layers["router_gradient_norm"][0].get<double>() > 0);
   CHECK(layers["affinity_kept"][1].is_number());
@@ -187,10 +161,12 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   const auto run = nlohmann::json::parse(runs.bytes("a", "run.json"));
   CHECK(run["router"] == config.router);
   CHECK(run["seed"] == 7);
+  CHECK(run["experts"] == nlohmann::json{4, 4});
+  CHECK(run["top_k"] == nlohmann::json{2, 2});
   CHECK(run["parameters"] > run["active_parameters"]);
 
   runs.run(tiny_run(), runs.options("b"));
-  const nlohmann::json plain = runs.numbers("b").back();
+  const nlohmann::json plain = numbers(runs, "b").back();
   CHECK(plain["layers"]["capacity"] == nlohmann::json{nullptr, nullptr});
   CHECK(plain["layers"]["affinity_dropped"][0].is_null());
   CHECK(plain["processed_share"] == 1);
@@ -206,7 +182,7 @@ struct FirstStep {
     config.schedule.steps = 1;
     config.gradient_clip = 1e9;
     runs.run(config, runs.options(name));
-    metrics = runs.numbers(name).back();
+    metrics = numbers(runs, name).back();
     const io::SafetensorsFile file(checkpoint_path(runs.place.file(name)));
     const io::Tensor& stored = *file.find("first_moment");
     moment.resize(stored.elements());
@@ -242,6 +218,10 @@ TEST_CASE("trainer: micro-batches are one batch, the balance loss included") {
   }
 }
 
+ptrdiff_t moved_bytes(std::span<const std::byte> moments) {
+  return std::ranges::count_if(moments, [](std::byte b) { return b != std::byte{0}; });
+}
+
 TEST_CASE("trainer: what is frozen stays, moments and routers' numbers too") {
   const Runs runs;
   TrainConfig config = tiny_run();
@@ -256,7 +236,8 @@ TEST_CASE("trainer: what is frozen stays, moments and routers' numbers too") {
   ModelTensors<Matrix<float>> now = trained.numbers(), then = fresh.numbers();
   std::vector<Matrix<float>> before;
   model::visit_tensors(model.config(), then, [&](const auto&, Matrix<float>& m) { before.push_back(m); });
-  size_t next = 0, frozen = 0;
+  size_t next = 0;
+  ptrdiff_t moved = 0;
   model::visit_tensors(model.config(), now, [&](const model::TensorInfo& info, const Matrix<float>& m) {
     const size_t bytes = sizeof(float) * static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols);
     const bool same = std::memcmp(m.data, before[next].data, bytes) == 0;
@@ -264,14 +245,15 @@ TEST_CASE("trainer: what is frozen stays, moments and routers' numbers too") {
                        contains(info.name, "layers.1.block_sparse_moe.router_state");
     CAPTURE(info.name);
     CHECK(same == stays);
-    if (stays && !contains(info.name, "state"))
-      for (const auto& block : {trained.moments().first(), trained.moments().second()})
-        for (size_t i = 0; i < bytes; ++i)
-          if (block[static_cast<size_t>(m.data - trained.values().data()) * sizeof(float) + i] != std::byte{0})
-            ++frozen;
+    const size_t begin = sizeof(float) * static_cast<size_t>(m.data - trained.values().data());
+    if (stays && !contains(info.name, "state")) {
+      moved += moved_bytes(trained.moments().first().subspan(begin, bytes));
+      moved += moved_bytes(trained.moments().second().subspan(begin, bytes));
+    }
     ++next;
   });
-  CHECK(frozen == 0);
+  CHECK(moved == 0);
+  CHECK(numbers(runs, "a").back()["layers"]["router_gradient_norm"][0] > 0);
   config.freeze = {"model.embed_tokens.weight", "*.gates.*"};
   CHECK(contains(refusal_of([&] { runs.run(config, runs.options("b")); }), "\"*.gates.*\""));
   CHECK(fs::is_empty(runs.place.file("b")));
@@ -291,7 +273,7 @@ TEST_CASE("trainer: a warm start begins where the other run ended") {
   options.on_note = [&](const std::string& line) { said += line + "\n"; };
   runs.run(next, options);
   CHECK(contains(said, "nothing begins anew"));
-  CHECK(runs.numbers("next").front()["loss"].get<double>() < runs.numbers("source")[20]["loss"].get<double>());
+  CHECK(numbers(runs, "next").front()["loss"].get<double>() < numbers(runs, "source")[20]["loss"].get<double>());
 }
 
 TEST_CASE("trainer: moments in half the memory, and a resumed run with them") {
@@ -299,15 +281,8 @@ TEST_CASE("trainer: moments in half the memory, and a resumed run with them") {
   TrainConfig config = tiny_run();
   config.moments = tensor::DType::kBF16;
   runs.run(config, runs.options("whole"));
-  RunOptions options = runs.options("stopped");
-  options.on_step = [](const StepReport& report) { return report.step < 5; };
-  runs.run(config, options);
-  options.on_step = nullptr;
-  options.resume = true;
-  runs.run(config, options);
-  runs.check_same("whole", "stopped");
-  config.moments = tensor::DType::kF32;
-  CHECK(contains(refusal_of([&] { runs.run(config, options); }), "another configuration"));
+  runs.run_in_parts(config, "stopped", 5);
+  check_same(runs, "whole", "stopped");
 }
 
 TEST_CASE("trainer: fine-tuning learns answers and resumes bit for bit") {
@@ -324,29 +299,14 @@ TEST_CASE("trainer: fine-tuning learns answers and resumes bit for bit") {
   config.domains = {{"numbers", 1, {"exchanges.jsonl"}}};
   config.evaluation = {.every = 6, .tokens = 64, .files = {}};
   runs.run(config, runs.options("whole"));
-  const auto steps = runs.numbers("whole");
+  const auto steps = numbers(runs, "whole");
   CHECK(steps[11]["loss"].get<double>() < steps[0]["loss"].get<double>());
   CHECK(steps[11]["tokens"].get<int>() < 12 * 48);  // whole examples do not fill a batch
-  RunOptions options = runs.options("stopped");
-  options.on_step = [](const StepReport& report) { return report.step < 7; };
-  runs.run(config, options);
-  options.on_step = nullptr;
-  options.resume = true;
-  runs.run(config, options);
-  runs.check_same("whole", "stopped");
-  CHECK(runs.numbers("stopped", "evaluations.jsonl").size() == 2);
+  runs.run_in_parts(config, "stopped", 7);
+  check_same(runs, "whole", "stopped");
+  CHECK(numbers(runs, "stopped", "evaluations.jsonl").size() == 2);
   runs.place.write("exchanges.jsonl", "{\"text\": \"no prompt\"}\n");
   CHECK(contains(refusal_of([&] { runs.run(config, runs.options("bad")); }), "exchanges.jsonl:1"));
-}
-
-TEST_CASE("trainer: it resumes nothing as a new run, and nobody else's run") {
-  const Runs runs;
-  RunOptions options = runs.options("a");
-  options.resume = true;
-  CHECK(runs.run(tiny_run(), options) == RunEnd::kFinished);
-  TrainConfig other = tiny_run();
-  other.seed = 8;
-  CHECK(contains(refusal_of([&] { runs.run(other, options); }), "another configuration"));
 }
 
 TEST_CASE("trainer: a loss that is not a number ends the run, and the last checkpoint stays") {
@@ -364,6 +324,9 @@ TEST_CASE("trainer: a loss that is not a number ends the run, and the last check
   const io::SafetensorsFile kept(checkpoint_path(options.directory));
   CHECK(kept.metadata().at("step") == std::to_string(good_steps));
   CHECK(!fs::exists(runs.place.file("a/config.json")));
+  const nlohmann::json last = numbers(runs, "a").back();
+  CHECK(last["step"] == good_steps + 1);
+  CHECK((last["loss"].is_null() || last["gradient_norm"].is_null()));
 }
 
 TEST_CASE("trainer: what cannot be trained is refused before anything is written") {
@@ -376,13 +339,28 @@ TEST_CASE("trainer: what cannot be trained is refused before anything is written
   };
   TrainConfig config = tiny_run();
   config.sequence_length = 65;
+  config.domains[1].files = {"absent.txt"};  // not even looked for
   refuses(config, "max_position_embeddings");
+  config.model.replace(config.model.find("64"), 2, "70000");
+  config.sequence_length = 32769;
+  refuses(config, "at most 32768");
   config = tiny_run();
   config.domains[1].files = {"absent.txt"};
   refuses(config, "absent.txt");
   config = tiny_run();
   config.model = R"({"model_type": "other"})";
   refuses(config, "model_type");
+  config = tiny_run();
+  config.router = "mixtral";
+  config.model.insert(1, R"("choir": 5, )");
+  refuses(config, "choir");
+  for (const char* own : {"counting.txt", "../" /* and back */}) {
+    config = tiny_run();
+    const std::string name = fs::path(runs.place.path()).filename().string();
+    config.evaluation = {.every = 5, .tokens = 64, .files = {{"songs", own}}};
+    if (own[0] == '.') config.evaluation.files["songs"] = std::string(own) + name + "/counting.txt";
+    refuses(config, "is learnt from");
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -19,9 +20,9 @@ tests::RandomModel write_source(const TemporaryDirectory& place, const Layers& l
   tests::RandomModel source(tests::small_config(layers), 3);
   if (!dense) {
     const nlohmann::json base{
-        {"model_type", "mixtral"},        {"hidden_size", 32},          {"vocab_size", 67},
-        {"num_hidden_layers", 2},         {"num_attention_heads", 4},   {"num_key_value_heads", 2},
-        {"max_position_embeddings", 128}, {"router_aux_loss_coef", 0.0}};
+        {"model_type", "mixtral"},        {"hidden_size", 32},           {"vocab_size", 67},
+        {"num_hidden_layers", 2},         {"num_attention_heads", 4},    {"num_key_value_heads", 2},
+        {"max_position_embeddings", 128}, {"router_aux_loss_coef", 0.0}, {"rope_theta", 10000.0}};
     source.model().save(place.path(), base);
     return source;
   }
@@ -90,7 +91,7 @@ TEST_CASE("warm start: experts go round, copies take noise") {
   }
 }
 
-TEST_CASE("warm start: the same model goes on whole, another router begins anew") {
+TEST_CASE("warm start: the same model goes on whole; of another router a gate of the same score") {
   const TemporaryDirectory place;
   const tests::RandomModel source = write_source(place, {{4, 2, 24, {}, {}}, {4, 2, 24, {}, {}}});
   Config config = tests::small_config({{4, 2, 24, {}, {}}, {4, 2, 24, {}, {}}});
@@ -99,9 +100,20 @@ TEST_CASE("warm start: the same model goes on whole, another router begins anew"
   const auto ids = tests::random_ids(24, 67, 5);
   CHECK(tests::all_logits(model::Model(config, parameters.weights()), ids, 2) ==
         tests::all_logits(source.model(), ids, 2));
-  for (model::LayerConfig& layer : config.layers) layer.router = "linear > top_k(2) > all > softmax";
-  Parameters other(config);
-  CHECK(contains(warm_start({place.path(), 0, 1}, config, other), "2 begin anew"));
+  const auto line_with = [&](const std::string& router) {
+    for (model::LayerConfig& layer : config.layers) layer.router = router;
+    Parameters other(config);
+    const std::string line = warm_start({place.path(), 0, 1}, config, other);
+    const Matrix<float> gate = other.numbers().blocks[1].moe.gate[0];
+    const float* from = tensor::as_matrix(source.model().tensors().blocks[1].moe.gate[0]).data;
+    const bool same = std::equal(from, from + 4 * 32, gate.data);
+    CHECK(same == router.starts_with("linear >"));
+    return line;
+  };
+  CHECK(contains(line_with("linear > top_k(1) > all > softmax + load(0.1)"), "nothing begins anew"));
+  CHECK(contains(line_with("linear > top_k(2) > all > chosen + bias(0.01)"),
+                 "2 begin anew: model.layers.0.block_sparse_moe.router_state"));
+  CHECK(contains(line_with("noisy > top_k(2) > all > chosen"), "begin anew: model.layers.0.block_sparse_moe.gate"));
 }
 
 TEST_CASE("warm start: what does not fit is refused or left") {
@@ -119,10 +131,49 @@ TEST_CASE("warm start: what does not fit is refused or left") {
   CHECK(contains(warm_start({place.path(), 0, 1}, other, parameters),
                  "2 begin anew: model.embed_tokens.weight, lm_head"));
   other.width = 64;
-  other.attention.head_width = 16;
   other.vocab = 67;
   CHECK(contains(refusal(other), "no tensor of the model fits"));
   CHECK(contains(refusal_of([&] { warm_start({place.file("none"), 0, 1}, other, parameters); }), "none"));
+}
+
+TEST_CASE("warm start: other heads are refused, other constants and a lost head named") {
+  for (const bool dense : {false, true}) {
+    CAPTURE(dense);
+    const TemporaryDirectory place;
+    write_source(place, {{1, 1, 24, {}, {}}, {1, 1, 24, {}, {}}}, dense);
+    if (dense)
+      place.write("config.json", R"({"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 10000.0}, "sliding_window": null})");
+    Config config = tests::small_config({{2, 1, 24, {}, {}}, {2, 1, 24, {}, {}}});
+    const auto line = [&] {
+      Parameters parameters(config);
+      return warm_start({place.path(), 0, 1}, config, parameters);
+    };
+    CHECK(!contains(line(), "another"));
+    CHECK(!contains(line(), "lm_head"));
+    config.rope_theta = 5000;
+    config.norm_epsilon = 1e-6;
+    CHECK(contains(line(), "rope_theta 10000 is another, rms_norm_eps 1e-05 is another"));
+    config.tied = true;
+    CHECK(contains(line(), "its lm_head left"));
+    config.attention = {.heads = 2, .kv_heads = 1, .head_width = 16, .window = 0};
+    CHECK(contains(refusal_of(line), "num_attention_heads is 4, the model's 2"));
+  }
+}
+
+TEST_CASE("warm start: a number that is not finite is refused by its tensor") {
+  const TemporaryDirectory place;
+  const Layers layers{{2, 1, 24, {}, {}}, {2, 1, 24, {}, {}}};
+  const tests::RandomModel source = write_source(place, layers);
+  tests::RandomModel::numbers(source.model().tensors().blocks[1].moe.w3[1])[3][2] = NAN;
+  const TemporaryDirectory damaged;
+  source.model().save(damaged.path(), nlohmann::json::parse(base::read_file(place.file("config.json"))));
+  const Config config = tests::small_config(layers);
+  Parameters parameters(config);
+  CHECK(contains(refusal_of([&] {
+                   warm_start({damaged.path(), 0, 1}, config, parameters);
+                 }),
+                 "tensor model.layers.1.block_sparse_moe.experts.1.w3.weight"));
 }
 
 }  // namespace

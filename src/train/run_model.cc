@@ -1,8 +1,10 @@
-#include "train/save.h"
+#include "train/run_model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "tensor/buffer.h"
@@ -35,7 +37,36 @@ Bytes converted(const tensor::Weight& weight, DType type) {
   return to;
 }
 
+constexpr int kMostPositions = 32768;  // of model::Model::positions
+
+// What the configuration says, the router in its place.
+io::Json model_json(const TrainConfig& config) {
+  io::Json json = io::parse_json(config.model, "model");
+  const io::Fields fields(json, "model");
+  if (fields.has("choir")) fields.get_object("choir");
+  if (!config.router.empty()) json["choir"]["router"] = config.router;
+  return json;
+}
+
 }  // namespace
+
+void check_model(const TrainConfig& config) {
+  io::Json json = model_json(config);
+  json["vocab_size"] = 1;  // the tokenizer is not there yet
+  const int most = std::min(model::parse_config(json, "model").max_positions, kMostPositions);
+  if (config.sequence_length > most)
+    base::input_error("sequence_length exceeds max_position_embeddings", "training configuration",
+                      "at most " + std::to_string(most) + " tokens");
+}
+
+model::Config prepare_model(TrainConfig& config, const text::Tokenizer& tokenizer) {
+  io::Json json = model_json(config);
+  json["vocab_size"] = tokenizer.vocab_size();
+  if (const auto end = tokenizer.end_of_text()) json["bos_token_id"] = json["eos_token_id"] = *end;
+  const model::Config result = model::parse_config(json, "model");
+  config.model = model::config_json(result, json).dump();
+  return result;
+}
 
 void save_model(const model::Model& model, const TrainConfig& config, const std::string& directory) {
   std::vector<Bytes> storage;
