@@ -53,7 +53,7 @@ std::vector<std::string> expressions(const std::string& k) {
           "grap > " + top + " > fifo(locmoe) > softmax + load(0.01) + locality(0.01)",
           "grap_cosine > " + top + " > top_capacity(factor(1.1)) > softmax + load(0.01)",
           "grap_cosine(center=ema) > " + top + " > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)",
-          "linear > all > top_capacity(factor(" + k + "), key=prob, decode=threshold) > softmax",
+          "linear > all > top_capacity(factor(" + k + ", per=token), key=prob, decode=threshold) > softmax",
           "hash > top_k(1) > all > identity"};
 }
 
