@@ -55,6 +55,7 @@ struct Context {
 struct Routing {
   Buffer<float> score;                // [N*E] logits or scaled affinities z
   Buffer<float> selection;            // [N*E] what the proposals compared, where it differs from the scores
+  bool selected = false;              // whether it does, in the last call
   Buffer<float> probability;          // [N*E] softmax of z; of the words that read it
   Buffer<float> log_sum;              // [N] log sum_e exp(z)
   float scale = 1;                    // z = scale * affinity, unless z is a plain product with the gate; then
@@ -67,7 +68,19 @@ struct Routing {
 
   Matrix<float> scores(int experts) const { return score.matrix(plan.tokens, experts); }
   Matrix<float> probabilities(int experts) const { return probability.matrix(plan.tokens, experts); }
+  // (N,E) what the proposals compared.
+  Matrix<float> compared(int rows, int experts) const { return (selected ? selection : score).matrix(rows, experts); }
 };
+
+// Calls body(t) for every token, shared out over the threads.
+template <class Body>
+void each_token(const Context& context, const Body& body) {
+  constexpr int kRows = 128;  // of one piece
+  const int rows = context.tokens.rows();
+  context.threads.for_each((rows + kRows - 1) / kRows, [&](int piece) {
+    for (int t = piece * kRows; t < rows && t < (piece + 1) * kRows; ++t) body(t);
+  });
+}
 
 // A tensor of the gate: its name behind "block_sparse_moe.", and its shape.
 struct GateTensor {
@@ -76,5 +89,8 @@ struct GateTensor {
   float initial = 0, deviation = 0.02f;  // training starts from initial, plus normal noise
   bool vector = false;                   // stored as [cols], in float, and without weight decay
 };
+
+// key_te += sign shift_e; a masked expert stays masked.
+void shift_rows(const Context& context, std::span<const float> shift, float sign, Matrix<float> key);
 
 }  // namespace choir::moe

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "moe/admit/top_capacity.h"
+#include "moe/admit/affinity.h"
 
 namespace choir::moe {
 
