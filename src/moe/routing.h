@@ -62,6 +62,7 @@ struct Routing {
   std::vector<float> inverse_length;  // [E] holds 1 / |w_e|, for admissions that compare cosines
   std::vector<int32_t> proposed;      // [N*K] before admission, -1 where a token proposes fewer
   std::vector<int32_t> chosen;        // [N*K] after it, -1 where an expert refused or was skipped
+  std::vector<float> affinity;        // [N*K] of each proposal, what top_capacity compared while training
   int capacity = 0;                   // most tokens that an expert took; 0: no limit
   Plan plan;
   double balance_loss = 0;  // of this layer, weights included; 0 where the caller asked for none

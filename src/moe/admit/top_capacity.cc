@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace choir::moe {
 namespace {
@@ -68,9 +69,10 @@ std::string TopCapacity::text() const {
 
 void TopCapacity::admit(const Context& context, Routing& routing) const {
   const bool training = context.rule == Rule::kTraining;
+  routing.affinity.clear();
   if (!training && decode == Decode::kTokenChoice && floor <= -1) return;
   const Affinities affinity(key, context, routing);
-  const std::vector<float> mine = of_proposals(affinity, context, routing);
+  std::vector<float> mine = of_proposals(affinity, context, routing);
   if (floor > -1)
     for (size_t i = 0; i < mine.size(); ++i)
       if (mine[i] < floor) routing.chosen[i] = -1;
@@ -83,6 +85,7 @@ void TopCapacity::admit(const Context& context, Routing& routing) const {
   routing.capacity = std::ranges::max(room);
   keep_best(context, mine, room, routing);
   if (reroute) send_on(context, affinity, room, routing);
+  routing.affinity = std::move(mine);
 }
 
 void TopCapacity::admit_decoding(const Context& context, std::span<const float> affinity, Routing& routing) const {
@@ -142,10 +145,12 @@ void TopCapacity::send_on(const Context& context, const Affinities& affinity, st
 // counts as no limit: minus the largest possible affinity pulls the track down. For cosines and probabilities that is
 // -1 and 0; logits have no bound, and the smallest seen is taken.
 void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  if (capacity.state_size() > 0)
+  const std::vector<float>& affinity = routing.affinity;
+  if (capacity.state_size() > 0 && key == Affinity::kCosine)
+    capacity.observe(context, routing, affinity, sums);
+  else if (capacity.state_size() > 0)
     capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
   if (decode != Decode::kThreshold) return;
-  const std::vector<float> affinity = affinities(key, context, routing);
   const auto experts = static_cast<size_t>(context.experts);
   std::vector<float> last(experts, HUGE_VALF);
   std::vector<int> proposed(experts), kept(experts);
