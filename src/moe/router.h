@@ -56,7 +56,8 @@ class Router {
   int state_size(int experts) const;
   void initial_state(int experts, std::span<float> state) const;
   int sums_size(int experts) const;
-  void observe(const Context& context, const Routing& routing, std::span<float> sums) const;  // adds
+  // Adds to the sums. Capacities follow calls of the training rule alone.
+  void observe(const Context& context, const Routing& routing, std::span<float> sums) const;
   void update(int experts, std::span<const float> sums, std::span<float> state) const;
 
  private:

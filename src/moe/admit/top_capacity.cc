@@ -145,6 +145,7 @@ void TopCapacity::send_on(const Context& context, const Affinities& affinity, st
 // counts as no limit: minus the largest possible affinity pulls the track down. For cosines and probabilities that is
 // -1 and 0; logits have no bound, and the smallest seen is taken.
 void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
+  if (context.rule == Rule::kDecode) return;  // nobody was cut and no cosines are at hand
   const std::vector<float>& affinity = routing.affinity;
   if (capacity.state_size() > 0 && key == Affinity::kCosine)
     capacity.observe(context, routing, affinity, sums);

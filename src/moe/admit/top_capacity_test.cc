@@ -202,6 +202,22 @@ TEST_CASE("top_capacity: what is sent on goes by what proposals compare, above t
   CHECK(low.routing.chosen == Lists{0, -1});
 }
 
+TEST_CASE("top_capacity: a call under the decode rule, which has no capacity, moves no number") {
+  for (const std::string admit : {"top_capacity(etr_sum, decode=threshold)", "fifo(etr_bound)"}) {
+    CAPTURE(admit);
+    Routed r("linear > top_k(2) > " + admit + " > softmax", 50, 8, 4);
+    const auto before = r.state;
+    r.rule = Rule::kDecode;
+    r.route();
+    r.update();
+    CHECK(r.state == before);
+    r.rule = Rule::kTraining;
+    r.route();
+    r.update();
+    CHECK(r.state != before);
+  }
+}
+
 TEST_CASE("top_capacity: the lengths of the gate are asked for only where cosines are compared") {
   const auto read = [](const std::string& text) {
     const TopCapacity word = word_of(text);
