@@ -183,11 +183,12 @@ TEST_CASE("parse: blanks separate nothing by themselves") {
 }
 
 TEST_CASE("parse: keys that would change nothing are refused") {
-  for (const std::string text : {"linear > top_k(1) > top_capacity(factor(1), theta_decay=0.9) > softmax",
-                                 "linear > top_k(1) > fifo(locmoe(decay=0.9)) > softmax",
-                                 "linear > top_k(1) > top_capacity(factor(1), bottom, decode=threshold) > softmax",
-                                 "linear > top_k(1) > fifo(factor(1.0625)) > softmax",
-                                 "linear > top_k(1) > fifo(factor(1, eta=0.0625)) > softmax"}) {
+  for (const std::string text :
+       {"linear > top_k(1) > top_capacity(factor(1), theta_decay=0.9) > softmax",
+        "linear > top_k(1) > fifo(locmoe(decay=0.9)) > softmax",
+        "linear > top_k(1) > top_capacity(factor(1), bottom, decode=threshold) > softmax",
+        "linear > top_k(1) > fifo(factor(1.0625)) > softmax", "linear > top_k(1) > fifo(factor(999.9999)) > softmax",
+        "linear > top_k(1) > fifo(factor(1, eta=0.0625)) > softmax"}) {
     CAPTURE(text);
     CHECK(!refusal_of(text).empty());
   }

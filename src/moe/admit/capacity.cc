@@ -61,8 +61,7 @@ double log_bound(double delta, int width, int experts) {
 // A factor in 1/1000, exactly.
 int permille(const Arguments& around, double factor) {
   const double thousand = 1000 * factor;
-  if (std::abs(thousand - std::round(thousand)) > 1e-6 * std::max(1.0, thousand))
-    around.refuse("factors have at most 3 decimals");
+  if (std::abs(thousand - std::round(thousand)) > 1e-6) around.refuse("factors have at most 3 decimals");
   return static_cast<int>(std::lround(thousand));
 }
 
