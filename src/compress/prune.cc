@@ -23,6 +23,9 @@ size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast
 int keep_of(const PruneOptions& options, int layer) { return options.keep[options.keep.size() == 1 ? 0 : layer]; }
 
 void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
+  if (!layer.router.empty() && !moe::parse_router(layer.router).prunable())
+    base::input_error("the router is not one that experts can be taken from: " + layer.router, where,
+                      "pruning is made for linear > top_k > all > chosen");
   if (layer.idle() > 0)
     base::input_error("the layer has experts without weights", where, "pruning is made for layers without them");
   if (keep > layer.experts)
@@ -250,7 +253,10 @@ PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches,
   check_prune(model.config(), options);
   check_batches(batches);
   Config config = model.config();
-  for (LayerConfig& layer : config.layers) layer.skip_beta.reset();
+  for (LayerConfig& layer : config.layers) {
+    layer.skip_beta.reset();
+    if (!layer.router.empty()) layer.router = moe::with_admission(layer.router, "all");
+  }
   const Model unskipping = model.with_layers(config, everything(config));
   Search search(unskipping, batches, options, threads, progress);
   PruneResult result;

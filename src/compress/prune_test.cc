@@ -261,5 +261,32 @@ TEST_CASE("a NaN among the weights is named") {
   }
 }
 
+TEST_CASE("a router whose layer would be measured wrongly is refused") {
+  const auto batches = random_batches(1, 2, 11, 31);
+  for (const char* router :
+       {"linear > top_k(2) > all > softmax", "linear(sqrt_softplus) > top_k(2) > all > chosen",
+        "linear(residual) > top_k(2) > all > chosen", "linear > top_k(2) > all > chosen + quantile",
+        "linear > second_random > all > chosen", "linear > top_k(2) > top_capacity(factor(1)) > chosen"}) {
+    CAPTURE(router);
+    Config config = small_config(5, 2, 2);
+    for (model::LayerConfig& layer : config.layers) layer.router = router;
+    const TestModel made(config);
+    for (const Method method : {Method::kExact, Method::kFrequency})
+      CHECK(fault_of(*made.model, batches, {.keep = {3}, .method = method}) == base::Fault::kInput);
+  }
+}
+
+TEST_CASE("a router that skips is measured and returned as one that does not") {
+  Config config = small_config(5, 2, 2);
+  const TestModel plain(config);
+  for (model::LayerConfig& layer : config.layers) layer.router = "linear > top_k(2) > skip(0.5) > chosen";
+  const TestModel skipping(config);
+  const auto batches = random_batches(1, 2, 11, 31);
+  const PruneResult a = pruned(*plain.model, batches, {.keep = {3}}),
+                    b = pruned(*skipping.model, batches, {.keep = {3}});
+  for (size_t l = 0; l < 2; ++l) CHECK(*a.layers[l].loss == *b.layers[l].loss);
+  CHECK(b.config.layers[0].router == "linear > top_k(2) > all > chosen");
+}
+
 }  // namespace
 }  // namespace choir::compress

@@ -25,6 +25,7 @@ void append_ratios(const moe::Routing& routing, Ratios& ratios) {
   const auto logits = routing.scores(routing.plan.experts());
   for (int t = 0; t < routing.plan.tokens; ++t) {
     const int32_t* best = routing.proposed.data() + 2 * static_cast<size_t>(t);
+    if (best[0] < 0 || best[1] < 0) continue;
     ratios.push_back(moe::weight_ratio(logits[t][best[0]], logits[t][best[1]]));
   }
 }
@@ -54,6 +55,9 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
     if (config.layers[l].top_k != 2)
       base::usage_error("skipping is defined for top-2 routing", "layer " + std::to_string(l),
                         "this one uses " + std::to_string(config.layers[l].top_k) + " experts for each token");
+    if (!model.router(l).skippable())
+      base::input_error("skipping would take the place of the router's own admission", "layer " + std::to_string(l),
+                        model.router(l).expression());
     config.layers[l].skip_beta.reset();
   }
   check_batches(batches);
@@ -72,7 +76,7 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   }
   SkipResult result{{}, config};
   for (int l = 0; l < config.depth(); ++l) {
-    if (!std::ranges::all_of(ratios[l], [](float r) { return std::isfinite(r); }))
+    if (ratios[l].empty() || !std::ranges::all_of(ratios[l], [](float r) { return std::isfinite(r); }))
       model.refuse_result("the router weights of layer " + std::to_string(l));
     result.layers.push_back(summarise(l, ratios[l]));
     result.config.layers[l].skip_beta = result.layers.back().beta;

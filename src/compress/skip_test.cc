@@ -78,5 +78,24 @@ TEST_CASE("skipping is refused where it is not defined") {
   CHECK_THROWS_AS(calibrate_skipping(*sound.model, random_batches(1, 2, 30, 31), threads), base::Error);
 }
 
+TEST_CASE("skipping is refused where another admission would go") {
+  base::Threads threads(1);
+  for (const auto& [router, can] : {std::pair{"linear > top_k(2) > all > softmax + bias(0.1)", true},
+                                    {"linear > top_k(2) > skip(0.3) > chosen", true},
+                                    {"linear > top_k(2) > fifo(factor(1)) > softmax", false},
+                                    {"linear > top_k(2) > fifo(etr_sum) > softmax + bias(0.1)", false},
+                                    {"linear > groups(2, 1, 2) > all > chosen", false}}) {
+    CAPTURE(router);
+    model::Config config = small_config(6, 2, 1);
+    config.layers[0].router = router;
+    const TestModel made(config);
+    const auto calibrate = [&] { calibrate_skipping(*made.model, random_batches(1, 1, 9, 31), threads); };
+    if (can)
+      CHECK_NOTHROW(calibrate());
+    else
+      CHECK_THROWS_AS(calibrate(), base::Error);
+  }
+}
+
 }  // namespace
 }  // namespace choir::compress

@@ -164,8 +164,9 @@ void read_betas(const Json& json, const std::string& where, Config& config) {
   for (int l = 0; l < config.depth(); ++l) {
     if (!betas.has(std::to_string(l))) continue;
     LayerConfig& layer = config.layers[l];
+    const moe::Router router = moe::parse_router(router_expression(config, layer));  // before the threshold acts
     layer.skip_beta = static_cast<float>(betas.get_number(std::to_string(l), 0, 1e30));
-    require(layer.top_k == 2, fmt::format("betas.{}: skipping needs top-2 routing", l), where);
+    require(router.skippable(), fmt::format("betas.{}: skipping needs top-2 routing that admits all", l), where);
   }
 }
 
@@ -287,7 +288,7 @@ ParameterCount count_parameters(const Config& config) {
     const int64_t shared = 2 * d * (q + kv) + 2 * d + gate + 3 * d * layer.constant_experts;
     const int64_t expert = 3 * d * layer.expert_width;
     count.total += shared + layer.experts * expert;
-    count.active += shared + layer.top_k * expert;
+    count.active += shared + std::min(layer.top_k, layer.experts) * expert;
   }
   return count;
 }

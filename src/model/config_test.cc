@@ -250,5 +250,21 @@ TEST_CASE("config: parameters in all and of one token, counted by hand") {
   CHECK(count_parameters(c).total == table + 32 + 3 * (shared + 8 * expert));
 }
 
+TEST_CASE("config: a token uses no more experts with weights than there are") {
+  Json json = small();
+  json["choir"] = {{"copy_experts", 8}, {"router", "linear > top_k(16) > all > softmax"}};
+  const Config c = parse(json);
+  CHECK(count_parameters(c).active == count_parameters(c).total - 99 * 32);  // of the embedding a token uses one row
+}
+
+TEST_CASE("config: thresholds of skipping stand in the place of no other admission") {
+  Json json = small();
+  json["betas"] = {{"0", 0.5}};
+  json["choir"] = {{"router", "linear > top_k(2) > all > softmax + bias(0.1)"}};
+  CHECK_NOTHROW(parse(json));
+  json["choir"] = {{"router", "linear > top_k(2) > fifo(etr_sum) > softmax + bias(0.1)"}};
+  CHECK(contains(refusal_of(json), "betas.0"));
+}
+
 }  // namespace
 }  // namespace choir::model

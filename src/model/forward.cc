@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
+#include "moe/noise.h"
 #include "nn/embedding.h"
 #include "nn/residual.h"
 
@@ -88,7 +89,7 @@ moe::MoeStep ForwardPass::routing_step(int layer, const BlockActivations& activa
                  .previous = previous};
   step.balancing = routing_.balancing;
   step.rule = routing_.rule;
-  step.seed = routing_.seed + 0x9e3779b97f4a7c15 * (l + 1);  // far apart for layers and steps
+  step.seed = moe::scramble(routing_.seed, l);  // not a multiple of what draws add from place to place
   if (!routing_.shares.empty()) step.shares = routing_.shares[l];
   return step;
 }

@@ -61,15 +61,6 @@ bool passed_over(const Config& config, const std::string& name) {
   return name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
 }
 
-// Whether the router's tensors have a row for each expert and nothing else that depends on them.
-bool can_lose_experts(const moe::Router& router, const LayerConfig& layer, int width) {
-  const auto now = router.tensors(layer.experts, width), then = router.tensors(layer.experts + 1, width);
-  bool rows = !now.empty() && layer.idle() == 0 && router.state_size(layer.experts) == 0;
-  for (size_t i = 0; i < now.size(); ++i)
-    rows = rows && now[i].rows == layer.experts && then[i].rows == layer.experts + 1 && now[i].cols == then[i].cols;
-  return rows;
-}
-
 constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for heads of width 128
 
 }  // namespace
@@ -109,15 +100,29 @@ Weight Model::copy(const Weight& weight, DType type) {
   return {copies_.back()->data(), type, weight.rows, weight.cols};
 }
 
+// The router of layer l against its experts, its numbers and the layer before.
+void Model::check_layer(size_t l) const {
+  const moe::Router& router = routers_[l];
+  const int experts = config_.layers[l].routed();
+  const std::string where = "layer " + std::to_string(l);
+  moe::check_router(router, experts, config_.width, where);
+  const Weight& state = tensors_.blocks[l].moe.state;
+  if (const int size = router.state_size(experts); (state.data ? state.cols : 0) != size)
+    base::input_error(fmt::format("{} numbers of the router", state.data ? state.cols : 0), where,
+                      fmt::format("{} has {}", router.expression(), size));
+  if (l == 0 || !router.residual()) return;
+  if (experts != config_.layers[l - 1].routed())
+    base::input_error("a router reads the scores of a layer with another number of experts", where_,
+                      "residual gates need layers of equal size");
+  if (routers_[l - 1].masks())
+    base::input_error("a router reads the scores of a layer with masked experts", where, "prune the experts instead");
+}
+
 void Model::finish() {
   routers_.clear();
-  for (const LayerConfig& layer : config_.layers) {
-    routers_.push_back(moe::parse_router(router_expression(config_, layer)));
-    moe::check_router(routers_.back(), layer.routed(), config_.width, "layer " + std::to_string(routers_.size() - 1));
-    if (routers_.size() > 1 && routers_.back().residual() &&
-        layer.routed() != config_.layers[routers_.size() - 2].routed())
-      base::input_error("a router reads the scores of a layer with another number of experts", where_,
-                        "residual gates need layers of equal size");
+  for (size_t l = 0; l < config_.layers.size(); ++l) {
+    routers_.push_back(moe::parse_router(router_expression(config_, config_.layers[l])));
+    check_layer(l);
   }
   if (rope_) return;
   tensor::Buffer<float> table(static_cast<size_t>(positions()) * static_cast<size_t>(config_.attention.head_width));
@@ -149,9 +154,9 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     const std::vector<int>& kept = keep[l];
     CHOIR_CHECK(static_cast<int>(kept.size()) == config.layers[l].experts, "kept experts and config differ");
     if (kept.size() == from.w1.size()) continue;
-    if (!can_lose_experts(router(l), config_.layers[l], config_.width))
+    if (!router(l).prunable() || config_.layers[l].idle() > 0)
       base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
-                        "only gates with a row for each expert can lose some");
+                        "only linear > top_k > all > chosen can lose some");
     for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept);
     for (size_t i = 0; i < kept.size(); ++i) {
       to.w1[i] = from.w1[kept[i]];
@@ -230,7 +235,8 @@ int64_t bytes_per_token(const Model& model) {
     for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm}) bytes += static_cast<int64_t>(w.bytes());
     for (const Weight& w : block.moe.gate) bytes += static_cast<int64_t>(w.bytes());
     const size_t expert = block.moe.w1[0].bytes() + block.moe.w2[0].bytes() + block.moe.w3[0].bytes();
-    bytes += model.config().layers[l].top_k * static_cast<int64_t>(expert);
+    const LayerConfig& layer = model.config().layers[l];
+    bytes += std::min(layer.top_k, layer.experts) * static_cast<int64_t>(expert);
   }
   return bytes;
 }

@@ -53,6 +53,7 @@ class Model {
   Weight copy(const Weight& weight, tensor::DType type);
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   void finish();
+  void check_layer(size_t l) const;
 
   std::string where_ = "model";  // its directory, for messages
   Config config_;

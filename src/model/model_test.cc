@@ -7,9 +7,11 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <set>
 
 #include "base/error.h"
 #include "model/forward.h"
+#include "moe/noise.h"
 #include "tests/files.h"
 #include "tests/random_model.h"
 
@@ -323,6 +325,63 @@ TEST_CASE("model: an admission that refuses nothing changes no bit, one with a f
   const Model strict = owner.model().with_router("linear > top_k(2) > top_capacity(factor(8), floor=0.2) > chosen");
   CHECK(tests::all_logits(strict, ids, 2) != host);
   CHECK(contains(refusal_of([&] { owner.model().with_router("grap_cosine > top_k(1) > all > softmax"); }), "gate"));
+}
+
+TEST_CASE("model: the draws of layers and of steps share no shifted run") {
+  const tests::RandomModel owner = tests::random_model(tests::small_config(), 1);
+  base::Threads threads(1);
+  const std::vector<int32_t> ids{3, 4};
+  const std::vector<Sequence> sequences{{0, 2, 0, 0}};
+  BlockActivations activations;
+  activations.normed.reserve(64);
+  std::set<uint64_t> draws;
+  for (const uint64_t seed : {7, 8}) {
+    RoutingOptions routing;
+    routing.seed = seed;
+    const ForwardPass pass(owner.model(), {ids, sequences}, threads, routing);
+    for (const int layer : {0, 1}) {
+      const moe::MoeStep step = pass.routing_step(layer, activations, {});
+      for (uint64_t place = 0; place < 64; ++place) draws.insert(moe::scramble(step.seed, place));
+    }
+  }
+  CHECK(draws.size() == 2 * 2 * 64);
+}
+
+TEST_CASE("model: refuses numbers of another router, and scores of masked experts in front of a gate that reads them") {
+  Config config = tests::small_config({{4, 2, 24, {}, {}}, {4, 2, 40, {}, {}}});
+  config.layers[0].router = "linear > top_k(2) > all > chosen + bias(0.1)";
+  const tests::RandomModel owner = tests::random_model(config, 1);
+  auto tensors = owner.model().tensors();
+  Weight& state = tensors.blocks[0].moe.state;
+  CHECK_NOTHROW(Model(config, tensors));
+  state.cols -= 1;
+  CHECK(contains(refusal_of([&] { Model(config, tensors); }), "3 numbers"));
+  state = {};
+  CHECK(contains(refusal_of([&] { Model(config, tensors); }), "0 numbers"));
+  config.layers[1].router = "linear(residual) > top_k(2) > all > softmax";
+  CHECK_NOTHROW(tests::random_model(config, 1));
+  config.layers[0].router = "linear > top_k(2) > mask(1) > softmax";
+  CHECK(contains(refusal_of([&] { tests::random_model(config, 1); }), "masked"));
+}
+
+TEST_CASE("model: only a router that stays the same without some experts loses them") {
+  for (const auto& [router, can] : {std::pair{"linear > top_k(2) > all > chosen + load(0.1)", true},
+                                    {"linear(sigmoid) > top_k(2) > all > chosen", false},
+                                    {"linear > top_k(2) > all > softmax", false},
+                                    {"dense_cosine > top_k(2) > all > chosen", false},
+                                    {"linear > top_k(2) > all > chosen + bias(0.1)", false},
+                                    {"linear > top_k(2) > mask(1) > chosen", false}}) {
+    CAPTURE(router);
+    Config config = tests::small_config();
+    for (LayerConfig& layer : config.layers) layer.router = router;
+    const tests::RandomModel owner = tests::random_model(config, 1);
+    config.layers[0].experts = 3;
+    const auto prune = [&] { owner.model().with_layers(config, {{0, 1, 3}, {0, 1, 2, 3, 4, 5}}); };
+    if (can)
+      CHECK_NOTHROW(prune());
+    else
+      CHECK(contains(refusal_of(prune), "layer 0"));
+  }
 }
 
 }  // namespace

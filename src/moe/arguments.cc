@@ -13,10 +13,6 @@ namespace {
 
 constexpr int kDeepest = 8;  // brackets within brackets
 
-[[noreturn]] void grammar_error(const std::string& what) {
-  base::usage_error(what, "router", "write score > propose > admit > weigh + balance, or an alias such as mixtral");
-}
-
 class Parser {
  public:
   explicit Parser(std::string_view text) : text_(text) {}
@@ -60,6 +56,10 @@ class Parser {
 };
 
 }  // namespace
+
+void grammar_error(const std::string& what) {
+  base::usage_error(what, "router", "write score > propose > admit > weigh + balance, or an alias such as mixtral");
+}
 
 bool is_name(const Phrase& phrase, std::string_view name) { return phrase.name == name && phrase.arguments.empty(); }
 

@@ -15,6 +15,9 @@ struct Phrase {
   std::vector<Phrase> arguments;
 };
 
+// Throws Error (usage) with how an expression is written.
+[[noreturn]] void grammar_error(const std::string& what);
+
 // True for that name alone, without brackets.
 bool is_name(const Phrase& phrase, std::string_view name);
 

@@ -27,7 +27,7 @@ TEST_CASE("isotropic tokens: the default capacity keeps 60 % of the proposals") 
     r.route();
     r.update();
     r.route();
-    CHECK(std::abs(kept_share(r) - 0.6) < 0.015);
+    CHECK(std::abs(kept_share(r) - 0.6) < 0.02);  // the capacity is that of the fullest expert
   }
 }
 

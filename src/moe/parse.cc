@@ -1,5 +1,7 @@
 #include "moe/parse.h"
 
+#include <string_view>
+
 #include "base/error.h"
 
 namespace choir::moe {
@@ -11,7 +13,7 @@ constexpr Alias kAliases[] = {
     {"olmoe", "linear > top_k(8) > all > softmax + load(0.01)"},
     {"qwen3", "linear > top_k(8) > all > softmax(renorm) + load(0.001)"},
     {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
-    {"gshard", "linear > second_random > fifo(factor(1), order=slot) > chosen + load(0.01)"},
+    {"gshard", "linear > second_random > fifo(factor(1), order=slot) > softmax(renorm) + load(0.01)"},
     {"noisy_top_k", "noisy > top_k(4) > all > chosen + cv2(0.1)"},
     {"locmoe", "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01) + locality(0.01)"},
     {"etr", "grap_cosine(center=ema) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)"},
@@ -30,22 +32,29 @@ constexpr Alias kAliases[] = {
     {"hash", "hash > top_k(1) > all > identity"},
     {"top_p", "linear > top_p(0.4) > all > chosen + entropy(0.0001) + load(0.01)"},
     {"remoe", "linear > positive > all > identity + l1_adaptive(1)"},
-    {"moe_plus_plus", "linear(residual) > top_k(2) > fifo(factor(1.1, eta=0.75)) > chosen + load(0.01, eta=0.75)"},
+    {"moe_plus_plus",
+     "linear(residual) > top_k(2) > fifo(factor(1.1, eta=0.75)) > softmax(renorm) + load(0.01, eta=0.75)"},
     {"adamoe", "linear > top_k(4) > all > softmax + load(0.01)"},
     {"tutel", "projected_cosine > top_k(2) > fifo(factor(1)) > softmax(renorm) + load(0.01)"},
 };
 
-[[noreturn]] void grammar_error(const std::string& what) {
-  base::usage_error(what, "router", "write score > propose > admit > weigh + balance, or an alias such as mixtral");
-}
+bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n'; }
+bool is_mark(char c) { return std::string_view("(),=").find(c) != std::string_view::npos; }
 
+// Blanks may stand around what separates words and arguments, not within these.
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts{""};
+  bool apart = false;  // a blank stands behind the part's last character
   for (const char c : text) {
-    if (c == separator)
+    std::string& part = parts.back();
+    if (c == separator) {
       parts.emplace_back();
-    else if (c != ' ' && c != '\t' && c != '\n')
-      parts.back() += c;
+    } else if (!is_blank(c)) {
+      if (apart && !part.empty() && !is_mark(part.back()) && !is_mark(c) && c != '+' && part.back() != '+')
+        grammar_error("a blank within \"" + text + "\"");
+      part += c;
+    }
+    apart = is_blank(c);
   }
   return parts;
 }

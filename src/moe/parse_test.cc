@@ -35,7 +35,7 @@ TEST_CASE("parse: every argument survives being written out") {
   for (const std::string text :
        {"linear(sigmoid, residual, jitter=0.01) > all > all > softmax(renorm, scale=2.5)",
         "linear(sqrt_softplus) > top_k(3) > fifo(factor(1.1), order=slot) > sigmoid",
-        "grap(eps=0.5) > top_k(1) > fifo(locmoe(decay=0.9, lo=0.25, hi=1.1)) > identity",
+        "grap(eps=0.5) > top_k(1) > all > identity", "grap > top_k(1) > fifo(locmoe(lo=0.25, hi=1.1)) > identity",
         "grap_cosine(learn, kappa=3, center=0.5) > top_k(1) > top_capacity(etr_sum(tau=0.5, decay=0.8, lo=0.1, hi=2, "
         "tile=16)) > softmax + load(0.01, scope=sequence, of=sigmoid, eta=0.75) + z_loss(0.001) + locality(0.01, "
         "eps=0.05)",
@@ -152,6 +152,47 @@ TEST_CASE("parse: a router says why it does not fit a number of experts") {
   CHECK_THROWS_AS(check_router(parse_router("linear > all > threshold(5) > sigmoid"), 4, 64, "here"), base::Error);
   CHECK_THROWS_AS(check_router(parse_router("linear > positive > all > identity + l1_adaptive(5)"), 4, 64, "here"),
                   base::Error);
+}
+
+TEST_CASE("parse: skipping stands in the place of no other admission") {
+  CHECK(with_admission("linear > top_k(2) > skip(0.1) > chosen", "skip(0.5)") ==
+        "linear > top_k(2) > skip(0.5) > chosen");
+  CHECK(with_admission("olmoe", "all") == parse_router("olmoe").expression());
+  for (const std::string text : {"switch", "capacity_drop_prob", "linear > top_k(2) > mask(1) > chosen", "olmoe",
+                                 "linear > groups(2, 1, 2) > all > chosen", "linear > second_random > all > chosen"})
+    CHECK_THROWS_AS(with_admission(text, "skip(0.5)"), base::Error);
+}
+
+TEST_CASE("parse: where a capacity drops, the weights of what stays are those of the proposals") {
+  for (const Alias& alias : aliases()) {
+    const std::string text = alias.expression;
+    CAPTURE(text);
+    if (contains(text, "fifo(") || contains(text, "top_capacity(")) CHECK(!contains(text, "> chosen"));
+  }
+}
+
+TEST_CASE("parse: blanks separate nothing by themselves") {
+  for (const std::string text :
+       {"linear > top_k(1 2) > all > softmax", "lin ear > top_k(1) > all > softmax",
+        "linear > top_k(2) > all > softmax + load(0. 1)", "linear > top_k (2) 3 > all > softmax"}) {
+    CAPTURE(text);
+    CHECK(!refusal_of(text).empty());
+  }
+  CHECK(parse_router(" linear>top_k( 2 )\n> fifo ( factor(1) , order = slot ) >softmax +load(1)+ z_loss( 1 ) ")
+            .expression() == "linear > top_k(2) > fifo(factor(1), order=slot) > softmax + load(1) + z_loss(1)");
+}
+
+TEST_CASE("parse: keys that would change nothing are refused") {
+  for (const std::string text :
+       {"linear > top_k(1) > top_capacity(factor(1), theta_decay=0.9) > softmax",
+        "linear > top_k(1) > fifo(locmoe(decay=0.9)) > softmax",
+        "linear > top_k(1) > top_capacity(factor(1), bottom, decode=threshold) > softmax",
+        "linear > top_k(1) > fifo(factor(1.0625)) > softmax", "linear > top_k(1) > fifo(factor(999.9999)) > softmax",
+        "linear > top_k(1) > fifo(factor(1, eta=0.0625)) > softmax"}) {
+    CAPTURE(text);
+    CHECK(!refusal_of(text).empty());
+  }
+  CHECK_NOTHROW(parse_router("linear > top_k(1) > fifo(factor(999.999, eta=0.125)) > softmax"));
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ template <class Word>
 Context own(const Context& context, const Word& word, size_t place) {
   Context result = context;
   const auto size = static_cast<size_t>(state_of(word, context.experts));
-  result.state = size > 0 ? context.state.subspan(place, size) : std::span<const float>{};
+  result.state = context.state.subspan(place, size);
   return result;
 }
 
@@ -81,9 +81,9 @@ void fill_scores(const Words& words, const Context& context, Balancing balancing
         if constexpr (requires { score.scale(context); }) routing.scale = score.scale(context);
         if constexpr (requires {
                         score.inverse_lengths(context);
-                        admit.reads_cosine();
+                        admit.reads_cosine(context.rule);
                       })
-          if (admit.reads_cosine()) routing.inverse_length = score.inverse_lengths(context);
+          if (admit.reads_cosine(context.rule)) routing.inverse_length = score.inverse_lengths(context);
       },
       words.score, words.admit);
   if (!probability_is_read(words, balancing)) return;
@@ -101,7 +101,7 @@ Matrix<const float> selection_of(const Words& words, const Context& context, Rou
     if (key.data != z.data) return;
     routing.selection.reserve(context.pairs());
     key = routing.selection.matrix(z.rows, z.cols);
-    std::copy_n(z.data, context.pairs(), key.data);
+    each_token(context, [&](int t) { std::ranges::copy(z.row(t), key[t]); });
   };
   each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
     if constexpr (requires { word.select(context, z, key); })
@@ -115,7 +115,69 @@ Matrix<const float> selection_of(const Words& words, const Context& context, Rou
         word.shift(own(context, word, state), key);
       }
   });
+  routing.selected = key.data != z.data;
   return key;
+}
+
+// Whether any word answers yes; `ask` gives the answer of one word, false where it has none.
+template <class Ask>
+bool any_word(const Words& words, const Ask& ask) {
+  bool any = false;
+  each_word(words, [&](const auto& word) { any = any || ask(word); });
+  return any;
+}
+
+bool admits_all_or_skip(const Words& words) {
+  return std::holds_alternative<AdmitAll>(words.admit) || std::holds_alternative<Skip>(words.admit);
+}
+
+bool is_top_2(const Words& words) {
+  const auto* top_k = std::get_if<TopK>(&words.propose);
+  return top_k && top_k->k == 2;
+}
+
+bool has_ortho(const Words& words) {
+  return std::ranges::any_of(words.balance, [](const Balance& b) { return std::holds_alternative<Ortho>(b); });
+}
+
+// Whether the first tensor of the score has a row for each expert.
+bool has_rows(const Router& router) {
+  const auto three = router.tensors(3, 8), four = router.tensors(4, 8);
+  return !three.empty() && three[0].rows == 3 && four[0].rows == 4;
+}
+
+// Of words that stand beside each other.
+void check_words(const Words& words, const Router& router) {
+  if (std::holds_alternative<Skip>(words.admit) && !is_top_2(words))
+    base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
+  if (has_ortho(words) && !has_rows(router))
+    base::usage_error("ortho(c) needs a gate with a row for each expert", "router", "the score has none");
+  // The scores of masked experts are -infinity, and the next layer's gate would multiply them.
+  if (router.masks() && router.residual())
+    base::usage_error("mask does not work beside linear(residual)", "router", "prune the experts instead");
+  const bool cosine = std::visit(
+      [](const auto& score) {
+        if constexpr (requires { score.is_cosine(); }) return score.is_cosine();
+        return true;
+      },
+      words.score);
+  const bool wanted = any_word(words, [](const auto& word) {
+    if constexpr (requires { word.reads_cosine(Rule::kTraining); }) return word.reads_cosine(Rule::kTraining);
+    return false;
+  });
+  if (wanted && !cosine)
+    base::usage_error("the admission compares cosines, and the score is none", "router",
+                      "compare with key=score or key=prob, and give the capacity as a factor");
+}
+
+void check_sizes(const Context& context, int state, int choices) {
+  const Tokens& tokens = context.tokens;
+  const auto rows = static_cast<size_t>(tokens.rows());
+  CHOIR_CHECK(context.state.size() == static_cast<size_t>(state), "the state is of another router");
+  CHOIR_CHECK(tokens.id.empty() || tokens.id.size() == rows, "one id for each token");
+  CHOIR_CHECK(tokens.padding.empty() || tokens.padding.size() == rows, "one mark of padding for each token");
+  CHOIR_CHECK(tokens.nodes < 2 || tokens.node.size() == rows, "one node for each token");
+  CHOIR_CHECK(static_cast<int64_t>(tokens.rows()) * choices <= INT32_MAX, "more proposals than an int can count");
 }
 
 }  // namespace
@@ -138,17 +200,27 @@ bool Router::causal() const {
   return causal;
 }
 
-bool Router::hashes() const { return std::holds_alternative<HashScore>(words_->score); }
-
 bool Router::residual() const {
+  return any_word(*words_, [](const auto& word) {
+    if constexpr (requires { word.reads_previous(); }) return word.reads_previous();
+    return false;
+  });
+}
+
+bool Router::masks() const { return std::holds_alternative<Mask>(words_->admit); }
+
+bool Router::skippable() const { return is_top_2(*words_) && admits_all_or_skip(*words_); }
+
+bool Router::prunable() const {
   const auto* linear = std::get_if<LinearScore>(&words_->score);
-  return linear && linear->residual;
+  return linear && !linear->residual && !linear->selects() && std::holds_alternative<TopK>(words_->propose) &&
+         admits_all_or_skip(*words_) && std::holds_alternative<ChosenWeights>(words_->weigh) && state_size(2) == 0;
 }
 
 bool Router::shares_matter() const {
-  return std::ranges::any_of(words_->balance, [](const Balance& word) {
-    const auto* load = std::get_if<LoadBalance>(&word);
-    return load && !load->per_sequence;
+  return any_word(*words_, [](const auto& word) {
+    if constexpr (requires { word.shares_matter(); }) return word.shares_matter();
+    return false;
   });
 }
 
@@ -159,6 +231,7 @@ std::vector<GateTensor> Router::tensors(int experts, int width) const {
 void Router::route(const Context& context, Balancing balancing, Routing& routing) const {
   const Words& words = *words_;
   const int rows = context.tokens.rows(), k = choices(context.experts);
+  check_sizes(context, state_size(context.experts), k);
   fill_scores(words, context, balancing, routing);
   const Matrix<const float> key = selection_of(words, context, routing);
   routing.capacity = 0;
@@ -244,35 +317,29 @@ void Router::update(int experts, std::span<const float> sums, std::span<float> s
   });
 }
 
-std::string Router::misfit(int experts) const {
+std::string Router::misfit(int experts, int width) const {
   std::string reason;
   each_word(*words_, [&](const auto& word) {
-    if constexpr (requires { word.misfit(experts); })
-      if (reason.empty()) reason = word.misfit(experts);
+    if constexpr (requires { word.misfit(experts, width); })
+      if (reason.empty()) reason = word.misfit(experts, width);
   });
   return reason;
 }
 
 Router parse_router(const std::string& expression) {
   const Words words = parse_words(expression);
-  const auto* top_k = std::get_if<TopK>(&words.propose);
-  if (std::holds_alternative<Skip>(words.admit) && (!top_k || top_k->k != 2))
-    base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
-  const auto has = [&]<class Word>(const Word*) {
-    return std::ranges::any_of(words.balance, [](const Balance& b) { return std::holds_alternative<Word>(b); });
-  };
   Router router(words);
-  if (has(static_cast<Ortho*>(nullptr)) && router.tensors(2, 2).empty())
-    base::usage_error("ortho(c) needs a score with weights", "router", "the score has none");
-  // The scores of masked experts are -infinity, and the next layer's gate would multiply them.
-  if (std::holds_alternative<Mask>(words.admit) && router.residual())
-    base::usage_error("mask does not work beside linear(residual)", "router", "prune the experts instead");
+  check_words(words, router);
   return router;
 }
 
 std::string with_admission(const std::string& expression, const std::string& admission) {
   Words words = parse_words(expression);
+  if (!admits_all_or_skip(words))
+    base::usage_error("skipping would take the place of the router's own admission", expression,
+                      "it is made for routers that admit all");
   words.admit = parse_words("linear > top_k(1) > " + admission + " > softmax").admit;
+  check_words(words, Router(words));
   return write_out(words);
 }
 
@@ -281,13 +348,9 @@ void check_router(const Router& router, int experts, int width, const std::strin
     base::input_error(
         "the router chooses " + std::to_string(router.choices(experts)) + " of " + std::to_string(experts) + " experts",
         where, "lower top-k or keep more experts");
-  if (const std::string reason = router.misfit(experts); !reason.empty())
+  if (const std::string reason = router.misfit(experts, width); !reason.empty())
     base::input_error("the router does not fit " + std::to_string(experts) + " experts: " + reason, where,
                       "change its arguments");
-  if (width < experts && router.expression().starts_with("grap"))
-    base::input_error(
-        "the gate averages " + std::to_string(width) + " channels for " + std::to_string(experts) + " experts", where,
-        "it needs a channel for each expert");
 }
 
 }  // namespace choir::moe

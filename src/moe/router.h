@@ -18,6 +18,7 @@ class Router {
   explicit Router(Words words);
 
   // Reads x and the gate's tensors; gives the Plan. NaN scores give a Plan all the same; the loss will show them.
+  // State, ids, nodes and padding have their sizes, the last three or none.
   void route(const Context& context, Balancing balancing, Routing& routing) const;
 
   struct Backward {
@@ -37,11 +38,16 @@ class Router {
   std::string expression() const;  // written out in full
   // Whether a token's edges never depend on other tokens: training and decoding then follow one rule.
   bool causal() const;
-  bool hashes() const;    // token ids are needed
   bool residual() const;  // the scores of the layer before are needed
+  bool masks() const;     // some experts' scores are -infinity
+  // Whether skip(beta) may stand in place of its admission: top_k(2) > all or skip.
+  bool skippable() const;
+  // Whether it stays the same router when experts are taken out: linear > top_k > all or skip > chosen, without words
+  // whose numbers belong to experts. A token's slots are then its best experts, its weights the softmax over these.
+  bool prunable() const;
   // Whether a call that is a part of a step must know the proposals of the whole step: Context::shares.
   bool shares_matter() const;
-  std::string misfit(int experts) const;  // why it cannot work on so many; empty: it can
+  std::string misfit(int experts, int width) const;  // why it cannot work on so many; empty: it can
 
   std::vector<GateTensor> tensors(int experts, int width) const;
 
@@ -50,7 +56,8 @@ class Router {
   int state_size(int experts) const;
   void initial_state(int experts, std::span<float> state) const;
   int sums_size(int experts) const;
-  void observe(const Context& context, const Routing& routing, std::span<float> sums) const;  // adds
+  // Adds to the sums. Capacities follow calls of the training rule alone.
+  void observe(const Context& context, const Routing& routing, std::span<float> sums) const;
   void update(int experts, std::span<const float> sums, std::span<float> state) const;
 
  private:
@@ -60,7 +67,8 @@ class Router {
 // Reads an expression or an alias. Throws Error (usage) that names the word.
 Router parse_router(const std::string& expression);
 
-// The expression with another admission, written out: skipping is put into a router so.
+// The expression with all or skip in place of its own all or skip, written out. Throws Error (usage) for a router with
+// another admission, or for skip where that is not top_k(2).
 std::string with_admission(const std::string& expression, const std::string& admission);
 
 // Throws Error (input) when the router cannot work on that many experts and channels.

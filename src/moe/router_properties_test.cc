@@ -1,6 +1,7 @@
 // What every router promises, on random tokens, and how routers are related.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <numeric>
 #include <set>
 
@@ -94,7 +95,8 @@ TEST_CASE("every router: the same bits for any number of threads") {
     CAPTURE(text);
     Routed one(text, 300, 24, 8), three(text, 300, 24, 8);
     base::Threads alone(1), few(3);
-    const auto route = [](Routed& r, base::Threads& threads) {
+    std::vector<float> numbers[2];  // sums and gradients
+    const auto route = [](Routed& r, base::Threads& threads, std::vector<float>& out) {
       const auto list = r.weights();
       Context context = r.context(list);
       Context own{.tokens = context.tokens,
@@ -107,9 +109,21 @@ TEST_CASE("every router: the same bits for any number of threads") {
                   .seed = context.seed,
                   .threads = threads};
       r.router.route(own, Balancing::kOn, r.routing);
+      out.resize(size_t(r.router.sums_size(r.experts)));
+      r.router.observe(own, r.routing, out);
+      std::vector<float> dx(r.x.size()), dweight;
+      for (int i = 0; i < r.routing.plan.edges(); ++i) dweight.push_back(std::sin(float(i)));
+      std::vector<std::vector<float>> dw;
+      for (const auto& t : r.tensor) dw.emplace_back(t.size());
+      std::vector<Matrix<float>> views;
+      for (size_t i = 0; i < dw.size(); ++i) views.push_back({dw[i].data(), r.shape[i].first, r.shape[i].second});
+      r.router.backward({dweight, 1, reference::matrix(dx, r.width), views, {}, {}}, own, r.routing);
+      out.insert(out.end(), dx.begin(), dx.end());
+      for (const auto& d : dw) out.insert(out.end(), d.begin(), d.end());
     };
-    route(one, alone);
-    route(three, few);
+    route(one, alone, numbers[0]);
+    route(three, few, numbers[1]);
+    CHECK(numbers[0] == numbers[1]);
     CHECK(one.routing.chosen == three.routing.chosen);
     CHECK(one.routing.plan.weight == three.routing.plan.weight);
     CHECK(one.routing.balance_loss == three.routing.balance_loss);

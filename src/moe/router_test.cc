@@ -152,5 +152,74 @@ TEST_CASE("router: NaN scores give a plan all the same") {
   CHECK(std::isnan(c.routing.balance_loss));
 }
 
+TEST_CASE("router: which words read the shares of the whole step") {
+  for (const auto& [text, matter] : {std::pair{"mixtral", true},
+                                     {"remoe", true},
+                                     {"deepseek_v2", false},
+                                     {"quantile", false},
+                                     {"linear > top_k(2) > all > chosen + load(1, scope=sequence) + load(1)", true}}) {
+    CAPTURE(text);
+    CHECK(parse_router(text).shares_matter() == matter);
+  }
+}
+
+TEST_CASE("router: a call whose parts do not fit together is a broken promise") {
+  const Router router = parse_router("linear > top_k(2) > all > softmax + bias(0.1)");
+  reference::Case c(6, 4, 3);
+  c.fill_tensors(router);
+  const auto list = c.weights();
+  const auto refused = [&] { CHECK_THROWS_AS(router.route(c.context(list), Balancing::kOff, c.routing), base::Error); };
+  refused();  // no state
+  c.state.assign(2, 0);
+  refused();
+  c.state.assign(3, 0);
+  CHECK_NOTHROW(router.route(c.context(list), Balancing::kOff, c.routing));
+  c.padding.assign(5, 0);
+  refused();
+  c.padding.clear();
+  c.id.assign(7, 0);
+  refused();
+  c.id.clear();
+  c.nodes = 2;
+  refused();
+  c.node.assign(6, 0);
+  CHECK_NOTHROW(router.route(c.context(list), Balancing::kOff, c.routing));
+}
+
+TEST_CASE("router: more proposals than an int counts are refused before anything is written") {
+  const Router router = parse_router("linear > all > all > softmax");
+  reference::Case c(0, 1, 4096);
+  Context context = c.context();
+  context.tokens.x = {nullptr, 1 << 19, 1};
+  CHECK_THROWS_AS(router.route(context, Balancing::kOff, c.routing), base::Error);
+}
+
+TEST_CASE("router: words that do not go together are refused") {
+  for (const auto& [text, part] :
+       {std::pair{"grap_cosine(learn) > top_k(1) > all > softmax + ortho(1)", "row for each expert"},
+        {"linear(residual) > top_k(1) > top_capacity(factor(1)) > softmax", "cosines"},
+        {"linear(residual) > top_k(1) > top_capacity(etr_sum, key=score) > softmax", "cosines"},
+        {"linear(residual) > top_k(1) > fifo(etr_bound) > softmax", "cosines"},
+        {"grap(eps=0.1) > top_k(1) > fifo(locmoe) > softmax", "cosines"},
+        {"grap(eps=0.1) > top_k(1) > threshold(1, key=cos) > softmax", "cosines"}}) {
+    CAPTURE(text);
+    CHECK(contains(refusal_of(text), part));
+  }
+  for (const char* text :
+       {"dense_cosine > top_k(1) > all > softmax + ortho(1)", "projected_cosine > top_k(1) > all > softmax + ortho(1)",
+        "linear(residual) > top_k(1) > top_capacity(factor(1), key=prob) > softmax",
+        "grap > top_k(1) > top_capacity(etr_sum, floor=0.1) > softmax"})
+    CHECK_NOTHROW(parse_router(text));
+}
+
+TEST_CASE("router: which routers stay the same without some of their experts") {
+  for (const char* text : {"mixtral", "dropless", "linear > top_k(2) > skip(0.5) > chosen",
+                           "linear(jitter=0.1) > top_k(1) > all > chosen"})
+    CHECK(parse_router(text).prunable());
+  for (const char* text : {"olmoe", "qwen3", "deepseek_v3", "quantile", "etr", "top_p", "switch", "moe_plus_plus",
+                           "linear > top_k(2) > all > chosen + l1_adaptive(1)"})
+    CHECK(!parse_router(text).prunable());
+}
+
 }  // namespace
 }  // namespace choir::moe

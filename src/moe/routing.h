@@ -55,19 +55,33 @@ struct Context {
 struct Routing {
   Buffer<float> score;                // [N*E] logits or scaled affinities z
   Buffer<float> selection;            // [N*E] what the proposals compared, where it differs from the scores
+  bool selected = false;              // whether it does, in the last call
   Buffer<float> probability;          // [N*E] softmax of z; of the words that read it
   Buffer<float> log_sum;              // [N] log sum_e exp(z)
   float scale = 1;                    // z = scale * affinity, unless z is a plain product with the gate; then
   std::vector<float> inverse_length;  // [E] holds 1 / |w_e|, for admissions that compare cosines
   std::vector<int32_t> proposed;      // [N*K] before admission, -1 where a token proposes fewer
   std::vector<int32_t> chosen;        // [N*K] after it, -1 where an expert refused or was skipped
+  std::vector<float> affinity;        // [N*K] of each proposal, what top_capacity compared while training
   int capacity = 0;                   // most tokens that an expert took; 0: no limit
   Plan plan;
   double balance_loss = 0;  // of this layer, weights included; 0 where the caller asked for none
 
   Matrix<float> scores(int experts) const { return score.matrix(plan.tokens, experts); }
   Matrix<float> probabilities(int experts) const { return probability.matrix(plan.tokens, experts); }
+  // (N,E) what the proposals compared.
+  Matrix<float> compared(int rows, int experts) const { return (selected ? selection : score).matrix(rows, experts); }
 };
+
+// Calls body(t) for every token, shared out over the threads.
+template <class Body>
+void each_token(const Context& context, const Body& body) {
+  constexpr int kRows = 128;  // of one piece
+  const int rows = context.tokens.rows();
+  context.threads.for_each((rows + kRows - 1) / kRows, [&](int piece) {
+    for (int t = piece * kRows; t < rows && t < (piece + 1) * kRows; ++t) body(t);
+  });
+}
 
 // A tensor of the gate: its name behind "block_sparse_moe.", and its shape.
 struct GateTensor {
@@ -76,5 +90,8 @@ struct GateTensor {
   float initial = 0, deviation = 0.02f;  // training starts from initial, plus normal noise
   bool vector = false;                   // stored as [cols], in float, and without weight decay
 };
+
+// key_te += sign shift_e; a masked expert stays masked.
+void shift_rows(const Context& context, std::span<const float> shift, float sign, Matrix<float> key);
 
 }  // namespace choir::moe

@@ -4,11 +4,14 @@
 // A struct of each kind has a name, reads its arguments and writes itself out (kName, read, text), and does what the
 // other structs of its folder do. Besides that it may have, and router.cc asks for, any of:
 //   bool reads_probability()      softmax(z) is computed for it
-//   bool reads_cosine()           1 / |w_e| is computed for it
+//   bool reads_cosine(rule)       1 / |w_e| is computed for it
+//   bool is_cosine()              false of a score that is no cosine, not even times lengths
+//   bool reads_previous()         it needs the scores of the layer before
+//   bool shares_matter()          it reads the shares of the whole step
 //   scale(...)                    what z was multiplied with, of scores that are cosines
 //   select, shift                 change what proposals compare
 //   forbid                        takes experts out before anything reads the scores
-//   misfit(experts)               why the word cannot work on so many experts, or nothing
+//   misfit(experts, width)        why the word cannot work on so many experts or channels, or nothing
 //   state_size, initial, sums_size, observe, update    numbers that live outside the gradient: read before routing,
 //                                 observed in each part of a step, updated once behind it
 #pragma once

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 
 namespace choir::moe {
 namespace {
@@ -11,16 +12,38 @@ constexpr float kLeastShare = 1e-6f;  // 0 says that nothing has been seen
 
 const char* kModes[] = {"factor", "etr_sum", "etr_bound", "locmoe", "theory"};
 
-// The affinities of each expert's proposals.
-std::vector<std::vector<float>> by_expert(const Context& context, const Routing& routing, std::span<const float> key) {
-  std::vector<std::vector<float>> lists(static_cast<size_t>(context.experts));
-  for (size_t i = 0; i < key.size(); ++i)
-    if (const int32_t e = routing.proposed[i]; e >= 0) lists[static_cast<size_t>(e)].push_back(key[i]);
-  return lists;
+// Products of two factors in 1/1000 and of all pairs need more than 64 bits.
+__extension__ using Wide = __int128;
+
+// The affinities of each expert's proposals, by a counting sort: those of e are list[first[e]] .. list[first[e+1]-1].
+struct ByExpert {
+  std::vector<float> list;
+  std::vector<size_t> first;
+
+  ByExpert(const Context& context, const Routing& routing, std::span<const float> key)
+      : first(static_cast<size_t>(context.experts) + 1) {
+    const auto each = [&](const auto& body) {
+      for (size_t i = 0; i < key.size(); ++i)
+        if (const int32_t e = routing.proposed[i]; e >= 0 && !std::isnan(key[i])) body(static_cast<size_t>(e), key[i]);
+    };
+    each([&](size_t e, float) { ++first[e + 1]; });
+    for (size_t e = 1; e < first.size(); ++e) first[e] += first[e - 1];
+    list.resize(first.back());
+    std::vector<size_t> next(first.begin(), first.end() - 1);
+    each([&](size_t e, float a) { list[next[e]++] = a; });
+  }
+  std::span<float> of(size_t e) { return std::span(list).subspan(first[e], first[e + 1] - first[e]); }
+};
+
+// The largest, or the second where the statistic is the quantile that one token in N exceeds. Not of an empty list.
+float largest(std::span<float> affinity, bool second) {
+  if (!second || affinity.size() < 2) return *std::ranges::max_element(affinity);
+  std::ranges::nth_element(affinity, affinity.begin() + 1, std::greater());
+  return affinity[1];
 }
 
 // The smallest c such that the c largest of max(a, 0) sum to tau of all.
-double count_for_mass(std::vector<float>& affinity, double tau) {
+double count_for_mass(std::span<float> affinity, double tau) {
   std::ranges::sort(affinity, std::greater());
   double total = 0, kept = 0;
   for (const float a : affinity) total += std::max(0.0, static_cast<double>(a));
@@ -35,21 +58,32 @@ double log_bound(double delta, int width, int experts) {
   return width * square / (2 - square) - std::log(experts);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// A factor in 1/1000, exactly.
+int permille(const Arguments& around, double factor) {
+  const double thousand = 1000 * factor;
+  if (std::abs(thousand - std::round(thousand)) > 1e-6) around.refuse("factors have at most 3 decimals");
+  return static_cast<int>(std::lround(thousand));
+}
 
 }  // namespace
 
-// Quadrature over the largest of E standard normals gives 0.761, 0.715 and 0.671 at 8, 16 and 64 experts for 60 % of
-// the tokens; between them the values are interpolated over log E.
+// By quadrature over the largest of E standard normals; between these numbers of experts over log E.
 float default_tau(int experts) {
-  const double x = std::log2(std::max(1, experts));
-  const double at[][2] = {{3, 0.76}, {4, 0.71}, {6, 0.67}};
-  if (x <= at[0][0]) return static_cast<float>(at[0][1]);
-  for (int i = 1; i < 3; ++i)
-    if (x <= at[i][0])
-      return static_cast<float>(at[i - 1][1] +
-                                (at[i][1] - at[i - 1][1]) * (x - at[i - 1][0]) / (at[i][0] - at[i - 1][0]));
-  return static_cast<float>(at[2][1]);
+  struct Point {
+    int experts;
+    double tau;
+  };
+  constexpr Point kTable[] = {{2, 0.962},  {3, 0.893},  {4, 0.846},   {6, 0.791},  {8, 0.762},
+                              {16, 0.715}, {64, 0.671}, {128, 0.660}, {256, 0.651}};
+  if (experts <= kTable[0].experts) return static_cast<float>(kTable[0].tau);
+  for (size_t i = 1; i < std::size(kTable); ++i) {
+    const Point &low = kTable[i - 1], &high = kTable[i];
+    if (experts > high.experts) continue;
+    const double share = std::log2(static_cast<double>(experts) / low.experts) /
+                         std::log2(static_cast<double>(high.experts) / low.experts);
+    return static_cast<float>(low.tau + (high.tau - low.tau) * share);
+  }
+  return static_cast<float>(std::end(kTable)[-1].tau);
 }
 
 Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
@@ -64,8 +98,8 @@ Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
     value = static_cast<float>(arguments.number(key, least, most, static_cast<double>(value)));
   };
   if (c.mode == Mode::kFactor) {
-    c.factor_permille = static_cast<int>(std::lround(1000 * arguments.number("cf", 0.001, 1000, 1.1)));
-    c.eta_permille = static_cast<int>(std::lround(1000 * arguments.number("eta", 0.001, 10, 1)));
+    c.factor_permille = permille(around, arguments.number("cf", 0.001, 1000, 1.1));
+    c.eta_permille = permille(around, arguments.number("eta", 0.001, 10, 1));
   } else {
     if (c.mode == Mode::kEtrSum) {
       if (const double tau = arguments.number("tau", 1e-3, 1, -1); tau > 0) c.tau = static_cast<float>(tau);
@@ -74,7 +108,7 @@ Capacity Capacity::read(const Phrase* phrase, const Arguments& around) {
     } else if (arguments.name("stat", {"max", "quantile"}) == "quantile") {
       c.statistic = Statistic::kQuantile;
     }
-    number("decay", 0, 0.999999, c.decay);
+    if (c.mode != Mode::kLocMoe) number("decay", 0, 0.999999, c.decay);  // locmoe keeps the first, without a mean
     number("lo", 0, 1000, c.lo);
     number("hi", 1e-3, 1000, c.hi);
     if (c.lo > c.hi) arguments.refuse("lo is above hi");
@@ -94,41 +128,42 @@ std::string Capacity::text() const {
                           : mode == Mode::kTheory             ? "rank=" + written(rank)
                           : statistic == Statistic::kQuantile ? "stat=quantile"
                                                               : "";
-  return written(kModes[static_cast<int>(mode)],
-                 {own, "decay=" + written(decay), "lo=" + written(lo), "hi=" + written(hi), per, tiles});
+  return written(kModes[static_cast<int>(mode)], {own, mode == Mode::kLocMoe ? "" : "decay=" + written(decay),
+                                                  "lo=" + written(lo), "hi=" + written(hi), per, tiles});
 }
 
 double Capacity::unit(const Context& context, int choices) const {
   return static_cast<double>(context.tokens.counted()) * (per_token ? 1 : choices) / context.experts;
 }
 
-int Capacity::rounded_up(int64_t count) const {
-  return static_cast<int>(ceil_div(std::max<int64_t>(1, count), tile) * tile);
+int Capacity::rounded_up(int64_t count, const Context& context) const {
+  const int64_t bounded = std::max<int64_t>(1, std::min<int64_t>(count, context.tokens.counted()));
+  return static_cast<int>((bounded + tile - 1) / tile * tile);
 }
 
-// cf h K N / (h E + Z) with factors in 1/1000; without idle experts that is cf K N / E whatever h is.
+// cf h K N / (h E + Z) with factors in 1/1000; without idle experts that is cf K N / E whatever h is. An idle expert
+// takes 1 / h of it.
+int Capacity::factor_tokens(const Context& context, int choices, bool idle) const {
+  const Wide pairs = static_cast<Wide>(context.tokens.counted()) * (per_token ? 1 : choices);
+  const Wide shares = static_cast<Wide>(eta_permille) * (context.experts - context.idle) + Wide{1000} * context.idle;
+  const Wide above = factor_permille * pairs * (idle ? 1000 : eta_permille), below = 1000 * shares;
+  const Wide count = (above + below - 1) / below;
+  return rounded_up(static_cast<int64_t>(std::min<Wide>(count, context.tokens.counted())), context);
+}
+
 int Capacity::tokens(const Context& context, int choices) const {
-  const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * (per_token ? 1 : choices);
-  int64_t count = 0;
-  if (mode == Mode::kFactor) {
-    const int64_t shares = eta_permille * static_cast<int64_t>(context.experts - context.idle) + 1000L * context.idle;
-    count = ceil_div(factor_permille * eta_permille * pairs, 1000 * shares);
-  } else {
-    const double tracked = context.state[0] > 0 ? static_cast<double>(context.state[0]) : static_cast<double>(hi);
-    const double share = std::clamp(tracked, static_cast<double>(lo), static_cast<double>(hi));
-    // Shares are floats: 1.1 of 50 is 55.000001 in them, and must not be 56.
-    count = static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * unit(context, choices)));
-  }
-  return rounded_up(count);
+  if (mode == Mode::kFactor) return factor_tokens(context, choices, false);
+  const double tracked = context.state[0] > 0 ? static_cast<double>(context.state[0]) : static_cast<double>(hi);
+  const double share = std::clamp(tracked, static_cast<double>(lo), static_cast<double>(hi));
+  // Shares are floats: 1.1 of 50 is 55.000001 in them, and must not be 56.
+  return rounded_up(static_cast<int64_t>(std::ceil(share * (1 - 1e-6) * unit(context, choices))), context);
 }
 
 std::vector<int> Capacity::of_experts(const Context& context, int choices) const {
   std::vector<int> result(static_cast<size_t>(context.experts), tokens(context, choices));
-  if (mode != Mode::kFactor || eta_permille == 1000) return result;
-  const int64_t pairs = static_cast<int64_t>(context.tokens.counted()) * (per_token ? 1 : choices);
-  const int64_t shares = eta_permille * static_cast<int64_t>(context.experts - context.idle) + 1000L * context.idle;
-  for (int e = context.experts - context.idle; e < context.experts; ++e)
-    result[static_cast<size_t>(e)] = rounded_up(ceil_div(factor_permille * pairs, shares));
+  if (mode == Mode::kFactor && eta_permille != 1000)
+    for (int e = context.experts - context.idle; e < context.experts; ++e)
+      result[static_cast<size_t>(e)] = factor_tokens(context, choices, true);
   return result;
 }
 
@@ -136,29 +171,34 @@ std::vector<int> Capacity::of_experts(const Context& context, int choices) const
 double Capacity::share_of(const Context& context, const Routing& routing, std::span<const float> key) const {
   const int choices = static_cast<int>(routing.proposed.size()) / std::max(1, context.tokens.rows());
   const double whole = unit(context, choices);
-  double most = 0;
-  for (std::vector<float>& affinity : by_expert(context, routing, key)) {
-    if (affinity.empty()) continue;
+  const double mass = static_cast<double>(tau ? *tau : default_tau(context.experts));
+  ByExpert lists(context, routing, key);
+  std::vector<double> count(static_cast<size_t>(context.experts));
+  context.threads.for_each(context.experts, [&](int e) {
+    const std::span<float> affinity = lists.of(static_cast<size_t>(e));
+    double& tokens = count[static_cast<size_t>(e)];
+    if (affinity.empty()) return;
     if (mode == Mode::kEtrSum) {
-      most = std::max(most, count_for_mass(affinity, static_cast<double>(tau ? *tau : default_tau(context.experts))));
+      tokens = count_for_mass(affinity, mass);
     } else if (mode == Mode::kTheory) {
-      most = std::max(most, 2 * static_cast<double>(affinity.size()) * (1 - static_cast<double>(rank)));
+      tokens = 2 * static_cast<double>(affinity.size()) * (1 - static_cast<double>(rank));
     } else {
-      std::ranges::sort(affinity, std::greater());
-      const size_t at = statistic == Statistic::kQuantile ? std::min<size_t>(1, affinity.size() - 1) : 0;
-      const double delta = std::clamp(static_cast<double>(affinity[at]), 0.0, 1.0);
-      most = std::max(most, std::exp(std::min(40.0, log_bound(delta, context.tokens.x.cols, context.experts))));
+      const float most = largest(affinity, statistic == Statistic::kQuantile);
+      const double delta = std::clamp(static_cast<double>(most), 0.0, 1.0);
+      tokens = std::exp(std::min(40.0, log_bound(delta, context.tokens.x.cols, context.experts)));
     }
-  }
-  return whole > 0 ? most / whole : 0;
+  });
+  return whole > 0 ? std::ranges::max(count) / whole : 0;
 }
 
+// The bounds of angles and ranks may be anything, and one of them would outweigh all others in the mean.
 void Capacity::observe(const Context& context, const Routing& routing, std::span<const float> key,
                        std::span<float> sums) const {
   if (context.tokens.counted() == 0) return;
+  const double share = share_of(context, routing, key);
   sums[0] += 1;
-  sums[1] +=
-      static_cast<float>(std::clamp(share_of(context, routing, key), static_cast<double>(lo), static_cast<double>(hi)));
+  sums[1] += static_cast<float>(
+      mode == Mode::kEtrSum ? share : std::clamp(share, static_cast<double>(lo), static_cast<double>(hi)));
 }
 
 // The tracked share starts at hi; locmoe takes the first batch's and keeps it.

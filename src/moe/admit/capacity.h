@@ -26,7 +26,7 @@ struct Capacity {
   Mode mode = Mode::kFactor;
   int factor_permille = 1100;  // ceil(1.1 * 50) is 56 in doubles and 55 in truth: factors are whole numbers of 1/1000
   int eta_permille = 1000;
-  std::optional<float> tau;  // none: what keeps 60 % of an isotropic batch, 0.76 / 0.71 / 0.67 for E = 8 / 16 / 64
+  std::optional<float> tau;  // none: default_tau
   float decay = 0.9f, lo = 0.25f, hi = 1.1f, rank = 0.5f;
   int tile = 1;
   bool per_token = false;
@@ -37,23 +37,26 @@ struct Capacity {
 
   // State [1]: the tracked share, 0 before the first step.
   int state_size() const { return mode == Mode::kFactor ? 0 : 1; }
-  // The most tokens that one expert takes, at least 1. Before the first step the share is hi.
+  // The most tokens that one expert takes, at least 1, before tiling at most all. Before the first step the share is
+  // hi.
   int tokens(const Context& context, int choices) const;
   // [E] that for each expert: those without weights have their own.
   std::vector<int> of_experts(const Context& context, int choices) const;
 
   // Sums [2]: calls, and their shares added up. `key` (N,K) holds the affinity of each proposal, cosines for the modes
-  // that are about angles.
+  // that are about angles; a NaN counts nowhere.
   static constexpr int kSums = 2;
   void observe(const Context& context, const Routing& routing, std::span<const float> key, std::span<float> sums) const;
   void update(std::span<const float> sums, std::span<float> state) const;
 
  private:
   double unit(const Context& context, int choices) const;  // what a share of 1 is, in tokens
-  int rounded_up(int64_t count) const;
+  int rounded_up(int64_t count, const Context& context) const;
+  int factor_tokens(const Context& context, int choices, bool idle) const;
   double share_of(const Context& context, const Routing& routing, std::span<const float> key) const;
 };
 
+// The share of the affinity that 60 % of an expert's tokens hold in an isotropic batch, the best of them first.
 float default_tau(int experts);
 
 }  // namespace choir::moe

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "moe/admit/top_capacity.h"
+#include "moe/reference/binomial.h"
 #include "moe/reference/capacity.h"
 #include "moe/reference/case.h"
 #include "moe/reference/selection.h"
@@ -39,7 +40,7 @@ TEST_CASE("capacity: ceil(factor K N / E) in whole numbers") {
           Capacity c;
           c.factor_permille = permille;
           c.tile = tile;
-          const int64_t want = reference::factor_capacity(permille, {n, 8, k});
+          const int64_t want = std::min<int64_t>(n, reference::factor_capacity(permille, {n, 8, k}));
           CHECK(tokens_of(c, n, 8, k) == (want + tile - 1) / tile * tile);
         }
 }
@@ -49,7 +50,7 @@ TEST_CASE("capacity: by token the number of choices does not count") {
     CHECK(tokens_of(capacity("factor(2, per=token)"), 100, 8, k) == 25);
     CHECK(tokens_of(capacity("etr_sum(per=token, hi=2)"), 100, 8, k, {0}) == 25);
   }
-  CHECK(tokens_of(capacity("factor(2)"), 100, 8, 8) == 200);
+  CHECK(tokens_of(capacity("factor(0.5)"), 100, 8, 8) == 50);
 }
 
 TEST_CASE("capacity: N counts tokens, not padding") {
@@ -106,9 +107,6 @@ TEST_CASE("capacity: etr_sum takes the fewest that hold tau of the affinity; the
     CHECK(step(capacity(std::string("etr_sum(lo=0, hi=5, tau=") + tau + ")"), golden, 2, 1, state) ==
           Approx(count / 3.0).epsilon(1e-6));
   }
-  CHECK(default_tau(8) == Approx(0.76));
-  CHECK(default_tau(16) == Approx(0.71));
-  CHECK(default_tau(64) == Approx(0.67));
   for (const int experts : {2, 5, 8})
     for (const int k : {1, 2})
       for (const char* tau : {"0.1", "0.5", "0.76", "1"}) {
@@ -195,6 +193,51 @@ TEST_CASE("capacity: nothing but zero affinities tracks the least share and not 
   std::vector<float> state{0};
   step(c, std::vector<double>(40), 4, 1, state);
   CHECK(tokens_of(c, 40, 4, 1, state) == 1);
+}
+
+TEST_CASE("capacity: never more than there are tokens, whatever the factors") {
+  Capacity c = capacity("factor(1000, eta=10)");
+  CHECK(tokens_of(c, 1000, 8, 2) == 1000);
+  CHECK(tokens_of(c, 40000, 1, 1) == 40000);
+  c.tile = 16;
+  CHECK(tokens_of(c, 1000, 8, 2) == 1008);
+  CHECK(tokens_of(capacity("etr_sum(hi=1000)"), 1000, 8, 2, {900}) == 1000);
+  reference::Case idle(300, 1, 8);  // three experts with weights, five without
+  idle.idle = 5;
+  for (const int count : capacity("factor(1000, eta=10)").of_experts(idle.context(), 2)) CHECK(count == 300);
+}
+
+TEST_CASE("capacity: the default tau keeps 60 % of isotropic tokens") {
+  for (const int experts : {2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 96, 128, 256}) {
+    CAPTURE(experts);
+    CHECK(std::abs(reference::kept_share(double(default_tau(experts)), experts) - 0.6) < 0.006);
+  }
+}
+
+TEST_CASE("capacity: etr_sum averages what it saw and clamps the mean") {
+  const std::vector<double> delta(40, 0.5);  // all of 10 tokens go to expert 0 of 4
+  std::vector<float> state{0};
+  CHECK(step(capacity("etr_sum(tau=0.05, lo=0.9, decay=0)"), delta, 4, 1, state) == Approx(1 / 2.5));
+  CHECK(state[0] == Approx(1 / 2.5));
+  CHECK(tokens_of(capacity("etr_sum(lo=0.9)"), 40, 4, 1, state) == 9);
+}
+
+TEST_CASE("capacity: a NaN counts nowhere") {
+  for (const char* text : {"etr_sum(lo=0, hi=100, tau=0.7)", "etr_bound(lo=0, hi=100)", "theory(lo=0, hi=100)",
+                           "etr_bound(lo=0, hi=100, stat=quantile)"}) {
+    const Capacity c = capacity(text);
+    const auto run = [&](float spoilt) {
+      reference::Case made(60, 64, 2);
+      std::vector<float> key, sums(Capacity::kSums);
+      for (int t = 0; t < 60; ++t) {
+        made.routing.proposed.push_back(t % 7 == 0 && spoilt == 0 ? -1 : t % 2);
+        key.push_back(t % 7 == 0 ? spoilt : 0.004f * float(t));
+      }
+      c.observe(made.context(), made.routing, key, sums);
+      return sums[1];
+    };
+    CHECK(run(NAN) == run(0));
+  }
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "moe/admit/top_capacity.h"
+#include "moe/admit/affinity.h"
 
 namespace choir::moe {
 
@@ -25,7 +25,7 @@ void Fifo::admit(const Context& context, Routing& routing) const {
 }
 
 void Fifo::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  if (capacity.state_size() > 0)
+  if (context.rule == Rule::kTraining && capacity.state_size() > 0)
     capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
 }
 

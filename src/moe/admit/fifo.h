@@ -16,7 +16,7 @@ struct Fifo {
 
   static Fifo read(Arguments& arguments);
   std::string text() const { return written(kName, {capacity.text(), slot_major ? "order=slot" : ""}); }
-  bool reads_cosine() const { return capacity.state_size() > 0; }
+  bool reads_cosine(Rule rule) const { return rule == Rule::kTraining && capacity.state_size() > 0; }
   void admit(const Context& context, Routing& routing) const;
 
   int state_size(int) const { return capacity.state_size(); }

@@ -20,7 +20,7 @@ std::string Mask::text() const {
   return written(kName, {all});
 }
 
-std::string Mask::misfit(int all) const {
+std::string Mask::misfit(int all, int) const {
   if (experts.back() >= all) return "there is no expert " + std::to_string(experts.back()) + " to mask";
   if (static_cast<int>(experts.size()) == all) return "all experts are masked";
   return "";

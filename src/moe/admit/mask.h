@@ -16,7 +16,7 @@ struct Mask {
 
   static Mask read(Arguments& arguments);
   std::string text() const;
-  std::string misfit(int all) const;
+  std::string misfit(int all, int width) const;
   void forbid(const Context& context, Matrix<float> z) const;
 };
 

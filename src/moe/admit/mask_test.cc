@@ -13,9 +13,9 @@ constexpr int kTokens = 30, kWidth = 8, kExperts = 5;
 TEST_CASE("mask: texts, ranges and what fits") {
   reference::check_text<Mask>({"mask(0)", "mask(1, 3)"}, {"mask", "mask(-1)", "mask(a)", "mask(1,1)", "mask(5000)"});
   CHECK(reference::read_word<Mask>("mask(3,1)").text() == "mask(1, 3)");
-  CHECK(Mask{{1, 3}}.misfit(4).empty());
-  CHECK(!Mask{{1, 3}}.misfit(3).empty());
-  CHECK(!Mask{{0, 1}}.misfit(2).empty());
+  CHECK(Mask{{1, 3}}.misfit(4, 64).empty());
+  CHECK(!Mask{{1, 3}}.misfit(3, 64).empty());
+  CHECK(!Mask{{0, 1}}.misfit(2, 64).empty());
 }
 
 struct Routed {
@@ -101,6 +101,29 @@ TEST_CASE("mask: the backward is finite, and nothing reaches the gate of a maske
 
 TEST_CASE("mask: refused beside a gate that reads the scores before") {
   CHECK_THROWS_AS(parse_router("linear(residual) > top_k(2) > mask(0) > chosen"), base::Error);
+}
+
+TEST_CASE("mask: numbers that are tracked stay finite, and a masked expert has no part in them") {
+  for (const std::string text : {"linear > top_k(1) > mask(1, 3) > softmax + quantile(0)",
+                                 "linear(sigmoid) > top_k(1) > mask(1, 3) > softmax + quantile(0)",
+                                 "grap_cosine(center=0.5) > top_k(1) > mask(1, 3) > softmax"}) {
+    CAPTURE(text);
+    Routed r(text);
+    const Router router = parse_router(text);
+    const auto list = r.c.weights();
+    for (int step = 0; step < 20; ++step) {
+      std::vector<float> sums(static_cast<size_t>(router.sums_size(kExperts)));
+      router.route(r.c.context(list), Balancing::kOn, r.c.routing);
+      router.observe(r.c.context(list), r.c.routing, sums);
+      router.update(kExperts, sums, r.c.state);
+      for (const float v : r.c.state) CHECK(std::isfinite(v));
+    }
+    CHECK(r.c.state[1 + 1] == 0);
+    CHECK(r.c.state[1 + 3] == 0);
+    if (text.ends_with("quantile(0)"))  // the others share the tokens evenly
+      for (const int e : {0, 2, 4})
+        CHECK(std::abs(r.c.routing.plan.offset[e + 1] - r.c.routing.plan.offset[e] - kTokens / 3) <= 3);
+  }
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ std::string Threshold::text() const {
   return written(kName, {written(rate), unless("decay", decay, 0.99f), keys[static_cast<int>(key)]});
 }
 
-std::string Threshold::misfit(int experts) const {
+std::string Threshold::misfit(int experts, int) const {
   return rate > static_cast<float>(experts) ? "a token cannot have " + written(rate) + " of them" : "";
 }
 
@@ -46,7 +46,7 @@ std::vector<float> Threshold::of_batch(const Context& context, const Routing& ro
 void Threshold::admit(const Context& context, Routing& routing) const {
   const std::vector<float> affinity = affinities(key, context, routing);
   const auto experts = static_cast<size_t>(context.experts);
-  const auto seen = [&](size_t e) { return !context.state.empty() && context.state[experts + e] > 0; };
+  const auto seen = [&](size_t e) { return context.state[experts + e] > 0; };
   std::vector<float> theta(experts, -HUGE_VALF);
   bool all = true;
   for (size_t e = 0; e < experts; ++e) all = all && seen(e);
@@ -63,16 +63,6 @@ void Threshold::observe(const Context& context, const Routing& routing, std::spa
     if (std::isnan(theta[e])) continue;
     sums[e] += theta[e];
     sums[theta.size() + e] += 1;
-  }
-}
-
-void Threshold::update(std::span<const float> sums, std::span<float> state) const {
-  const size_t experts = state.size() / 2;
-  for (size_t e = 0; e < experts; ++e) {
-    if (sums[experts + e] <= 0) continue;
-    const float now = sums[e] / sums[experts + e], keep = state[experts + e] > 0 ? decay : 0;
-    state[e] = keep * state[e] + (1 - keep) * now;
-    state[experts + e] = 1;
   }
 }
 

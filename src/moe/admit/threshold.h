@@ -3,7 +3,8 @@
 // choice.
 #pragma once
 
-#include "moe/admit/top_capacity.h"
+#include "moe/admit/affinity.h"
+#include "moe/arguments.h"
 
 namespace choir::moe {
 
@@ -19,16 +20,16 @@ struct Threshold {
 
   static Threshold read(Arguments& arguments);
   std::string text() const;
-  std::string misfit(int experts) const;
+  std::string misfit(int experts, int width) const;
   bool reads_probability() const { return key == Affinity::kProbability; }
-  bool reads_cosine() const { return key == Affinity::kCosine; }
+  bool reads_cosine(Rule) const { return key == Affinity::kCosine; }
   void admit(const Context& context, Routing& routing) const;
 
   // State: [E] thresholds, [E] whether each has been seen. Sums: [E] thresholds added up, [E] how many.
   int state_size(int experts) const { return 2 * experts; }
   int sums_size(int experts) const { return 2 * experts; }
   void observe(const Context& context, const Routing& routing, std::span<float> sums) const;
-  void update(std::span<const float> sums, std::span<float> state) const;
+  void update(std::span<const float> sums, std::span<float> state) const { track(decay, sums, state); }
 
  private:
   // [E] of this batch; NaN for an expert without proposals.

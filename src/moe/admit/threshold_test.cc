@@ -13,8 +13,8 @@ TEST_CASE("threshold: texts, ranges and what fits") {
   reference::check_text<Threshold>(
       {"threshold(1)", "threshold(1.5, decay=0.9)", "threshold(2, key=prob)", "threshold(0.5, decay=0, key=cos)"},
       {"threshold", "threshold(0)", "threshold(1,decay=1)", "threshold(1,key=z)"});
-  CHECK(Threshold{2}.misfit(2).empty());
-  CHECK(!Threshold{2.5f}.misfit(2).empty());
+  CHECK(Threshold{2}.misfit(2, 64).empty());
+  CHECK(!Threshold{2.5f}.misfit(2, 64).empty());
 }
 
 // Every token proposes every expert; `admit` acts on scores z.

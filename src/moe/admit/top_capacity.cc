@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-
-#include "moe/lengths.h"
+#include <utility>
 
 namespace choir::moe {
 namespace {
@@ -41,50 +40,7 @@ bool before(const Candidate& a, const Candidate& b) {
   return a.place < b.place;
 }
 
-// Dropped proposals in order of token and slot, each to the best-scored expert that has room and is not the token's.
-void send_on(const Context& context, Routing& routing, std::vector<int> room) {
-  const Matrix<const float> z = routing.score.matrix(context.tokens.rows(), context.experts);
-  const size_t choices = z.rows > 0 ? routing.chosen.size() / static_cast<size_t>(z.rows) : 0;
-  for (size_t i = 0; i < routing.chosen.size(); ++i) {
-    if (routing.chosen[i] >= 0 || routing.proposed[i] < 0) continue;
-    const size_t t = i / choices;
-    const auto mine = std::span(routing.chosen).subspan(t * choices, choices),
-               refused = std::span(routing.proposed).subspan(t * choices, choices);
-    int best = -1;
-    for (int e = 0; e < context.experts; ++e)
-      if (room[static_cast<size_t>(e)] > 0 && std::ranges::find(mine, e) == mine.end() &&
-          std::ranges::find(refused, e) == refused.end() &&
-          (best < 0 || z[static_cast<int>(t)][e] > z[static_cast<int>(t)][best]))
-        best = e;
-    if (best < 0) continue;
-    routing.chosen[i] = best;
-    --room[static_cast<size_t>(best)];
-  }
-}
-
 }  // namespace
-
-std::vector<float> affinities(Affinity kind, const Context& context, const Routing& routing) {
-  const int rows = context.tokens.rows();
-  const size_t choices = rows > 0 ? routing.proposed.size() / static_cast<size_t>(rows) : 0;
-  const Matrix<const float> z = routing.score.matrix(rows, context.experts);
-  const std::vector<float>& iw = routing.inverse_length;
-  const bool gated = kind == Affinity::kCosine && !iw.empty();
-  const auto ix = gated ? inverse_lengths(context.tokens.x, context.threads) : std::vector<float>{};
-  std::vector<float> result(routing.proposed.size());
-  for (size_t i = 0; i < result.size(); ++i) {
-    const int t = static_cast<int>(i / std::max<size_t>(1, choices));
-    const int32_t e = routing.proposed[i];
-    if (e < 0) continue;
-    if (kind == Affinity::kProbability)
-      result[i] = routing.probability[static_cast<size_t>(t) * context.experts + e];
-    else if (gated)
-      result[i] = z[t][e] * ix[static_cast<size_t>(t)] * iw[static_cast<size_t>(e)];
-    else
-      result[i] = kind == Affinity::kCosine ? z[t][e] / routing.scale : z[t][e];
-  }
-  return result;
-}
 
 TopCapacity TopCapacity::read(Arguments& arguments) {
   TopCapacity word;
@@ -95,7 +51,10 @@ TopCapacity TopCapacity::read(Arguments& arguments) {
   word.decode = arguments.name("decode", {"tcr", "threshold"}) == "tcr" ? Decode::kTokenChoice : Decode::kThreshold;
   word.capacity = Capacity::read(arguments.phrase("capacity"), arguments);
   word.floor = static_cast<float>(arguments.number("floor", -1, 1, -1));
-  word.decay = static_cast<float>(arguments.number("theta_decay", 0, 0.999999, 0.99));
+  if (word.decode == Decode::kThreshold) {
+    word.decay = static_cast<float>(arguments.number("theta_decay", 0, 0.999999, 0.99));
+    if (word.bottom) arguments.refuse("decode=threshold keeps the highest, bottom the lowest");
+  }
   if (word.floor > -1 && word.key != Affinity::kCosine) arguments.refuse("floor needs key=cos");
   return word;
 }
@@ -110,46 +69,89 @@ std::string TopCapacity::text() const {
 
 void TopCapacity::admit(const Context& context, Routing& routing) const {
   const bool training = context.rule == Rule::kTraining;
+  routing.affinity.clear();
   if (!training && decode == Decode::kTokenChoice && floor <= -1) return;
-  const std::vector<float> affinity = affinities(key, context, routing);
+  const Affinities affinity(key, context, routing);
+  std::vector<float> mine = of_proposals(affinity, context, routing);
   if (floor > -1)
-    for (size_t i = 0; i < affinity.size(); ++i)
-      if (affinity[i] < floor) routing.chosen[i] = -1;
+    for (size_t i = 0; i < mine.size(); ++i)
+      if (mine[i] < floor) routing.chosen[i] = -1;
   if (!training) {
-    if (decode != Decode::kThreshold) return;
-    const std::span<const float> theta = context.state.subspan(static_cast<size_t>(capacity.state_size()));
-    const std::span<const float> seen = theta.subspan(static_cast<size_t>(context.experts));
-    for (size_t i = 0; i < affinity.size(); ++i) {
-      const int32_t e = routing.chosen[i];
-      if (e >= 0 && seen[static_cast<size_t>(e)] > 0 && affinity[i] < theta[static_cast<size_t>(e)])
-        routing.chosen[i] = -1;
-    }
+    if (decode == Decode::kThreshold) admit_decoding(context, mine, routing);
     return;
   }
   const int rows = context.tokens.rows();
   std::vector<int> room = capacity.of_experts(context, rows > 0 ? static_cast<int>(routing.chosen.size()) / rows : 0);
   routing.capacity = std::ranges::max(room);
+  keep_best(context, mine, room, routing);
+  if (reroute) send_on(context, affinity, room, routing);
+  routing.affinity = std::move(mine);
+}
+
+void TopCapacity::admit_decoding(const Context& context, std::span<const float> affinity, Routing& routing) const {
+  const std::span<const float> theta = context.state.subspan(static_cast<size_t>(capacity.state_size()));
+  const std::span<const float> seen = theta.subspan(static_cast<size_t>(context.experts));
+  for (size_t i = 0; i < affinity.size(); ++i) {
+    const int32_t e = routing.chosen[i];
+    if (e >= 0 && seen[static_cast<size_t>(e)] > 0 && affinity[i] < theta[static_cast<size_t>(e)])
+      routing.chosen[i] = -1;
+  }
+}
+
+void TopCapacity::keep_best(const Context& context, std::span<const float> affinity, std::vector<int>& room,
+                            Routing& routing) const {
   Candidates candidates(routing.chosen, affinity, context.experts);
-  for (int e = 0; e < context.experts; ++e) {
+  context.threads.for_each(context.experts, [&](int e) {
     const std::span<Candidate> mine = candidates.of(e);
     const auto kept = std::min(mine.size(), static_cast<size_t>(room[static_cast<size_t>(e)]));
     room[static_cast<size_t>(e)] -= static_cast<int>(kept);
-    if (kept == mine.size()) continue;
+    if (kept == mine.size()) return;
     const auto edge = mine.begin() + static_cast<std::ptrdiff_t>(kept);
     std::ranges::nth_element(mine, edge, bottom ? before<true> : before<false>);
     for (auto it = edge; it != mine.end(); ++it) routing.chosen[static_cast<size_t>(it->place)] = -1;
+  });
+}
+
+// Dropped proposals in order of token and slot, each to the best expert that is none of the token's; not to a masked
+// one or one of an unknown score.
+void TopCapacity::send_on(const Context& context, const Affinities& affinity, std::vector<int> room,
+                          Routing& routing) const {
+  const Matrix<const float> z = routing.compared(context.tokens.rows(), context.experts);
+  const size_t choices = z.rows > 0 ? routing.chosen.size() / static_cast<size_t>(z.rows) : 0;
+  for (size_t i = 0; i < routing.chosen.size(); ++i) {
+    if (routing.chosen[i] >= 0 || routing.proposed[i] < 0) continue;
+    const auto t = static_cast<int>(i / choices);
+    const size_t first = static_cast<size_t>(t) * choices;
+    const auto mine = std::span(routing.chosen).subspan(first, choices),
+               refused = std::span(routing.proposed).subspan(first, choices);
+    const auto open = [&](int e) {
+      return room[static_cast<size_t>(e)] > 0 && std::ranges::find(mine, e) == mine.end() &&
+             std::ranges::find(refused, e) == refused.end() && !(floor > -1 && affinity.at(t, e) < floor);
+    };
+    int best = -1;
+    float most = -HUGE_VALF;
+    for (int e = 0; e < context.experts; ++e)
+      if (z[t][e] > most && open(e)) {
+        best = e;
+        most = z[t][e];
+      }
+    if (best < 0) continue;
+    routing.chosen[i] = best;
+    --room[static_cast<size_t>(best)];
   }
-  if (reroute) send_on(context, routing, room);
 }
 
 // The threshold of an expert that cut nothing would be its smallest affinity; it says nothing about a limit, so it
 // counts as no limit: minus the largest possible affinity pulls the track down. For cosines and probabilities that is
 // -1 and 0; logits have no bound, and the smallest seen is taken.
 void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  if (capacity.state_size() > 0)
+  if (context.rule == Rule::kDecode) return;  // nobody was cut and no cosines are at hand
+  const std::vector<float>& affinity = routing.affinity;
+  if (capacity.state_size() > 0 && key == Affinity::kCosine)
+    capacity.observe(context, routing, affinity, sums);
+  else if (capacity.state_size() > 0)
     capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
   if (decode != Decode::kThreshold) return;
-  const std::vector<float> affinity = affinities(key, context, routing);
   const auto experts = static_cast<size_t>(context.experts);
   std::vector<float> last(experts, HUGE_VALF);
   std::vector<int> proposed(experts), kept(experts);
@@ -172,16 +174,8 @@ void TopCapacity::observe(const Context& context, const Routing& routing, std::s
 
 void TopCapacity::update(std::span<const float> sums, std::span<float> state) const {
   capacity.update(sums, state);
-  if (decode != Decode::kThreshold) return;
-  const std::span<float> theta = state.subspan(static_cast<size_t>(capacity.state_size()));
-  const std::span<const float> total = sums.subspan(Capacity::kSums);
-  const size_t experts = theta.size() / 2;
-  for (size_t e = 0; e < experts; ++e) {
-    if (total[experts + e] <= 0) continue;
-    const float seen = total[e] / total[experts + e], keep = theta[experts + e] > 0 ? decay : 0;
-    theta[e] = keep * theta[e] + (1 - keep) * seen;
-    theta[experts + e] = 1;
-  }
+  if (decode == Decode::kThreshold)
+    track(decay, sums.subspan(Capacity::kSums), state.subspan(static_cast<size_t>(capacity.state_size())));
 }
 
 }  // namespace choir::moe

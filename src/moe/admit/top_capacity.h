@@ -1,16 +1,10 @@
 // admit "top_capacity(capacity)": an expert keeps those of its proposals that it has the highest affinity for.
 #pragma once
 
+#include "moe/admit/affinity.h"
 #include "moe/admit/capacity.h"
 
 namespace choir::moe {
-
-// What an expert compares: the cosine between token and gate, the logit, or the softmax probability.
-enum class Affinity { kCosine, kScore, kProbability };
-
-// [N*K] of each proposal; 0 where there is none. The cosine of a linear gate is z / (|w_e| |x_t|), so nothing is
-// multiplied again; scores that are cosines already are divided by their scale.
-std::vector<float> affinities(Affinity kind, const Context& context, const Routing& routing);
 
 // The expert step of Expert-Token Resonance (arXiv 2406.00023, eq. 6), the capacity drop by probability of Megatron-LM,
 // and expert choice (arXiv 2202.09368) after propose "all". Of equal affinities the lower token stays.
@@ -21,9 +15,11 @@ struct TopCapacity {
 
   Capacity capacity;
   Affinity key = Affinity::kCosine;
-  float floor = -1;      // proposals with a smaller affinity are dropped first (cosines only)
-  bool reroute = false;  // a dropped proposal goes to the token's next-best expert with room, lower tokens first
-  bool bottom = false;   // ablation: keep the lowest instead of the highest
+  float floor = -1;  // proposals with a smaller affinity are dropped first (cosines only)
+  // A dropped proposal goes to the token's best other expert, by what proposals compare, that has room and reaches the
+  // floor; lower tokens first.
+  bool reroute = false;
+  bool bottom = false;  // ablation: keep the lowest instead of the highest
   // Away from training: keep every proposal, or those that reach the expert's threshold, which is the affinity of the
   // last one it took, tracked over training.
   Decode decode = Decode::kTokenChoice;
@@ -32,7 +28,10 @@ struct TopCapacity {
   static TopCapacity read(Arguments& arguments);
   std::string text() const;
   bool reads_probability() const { return key == Affinity::kProbability; }
-  bool reads_cosine() const { return key == Affinity::kCosine || capacity.state_size() > 0; }
+  bool reads_cosine(Rule rule) const {
+    if (rule == Rule::kTraining) return key == Affinity::kCosine || capacity.state_size() > 0;
+    return key == Affinity::kCosine && (floor > -1 || decode == Decode::kThreshold);
+  }
   void admit(const Context& context, Routing& routing) const;
 
   // State: of the capacity, then [E] thresholds, then [E] whether each has been seen.
@@ -41,6 +40,13 @@ struct TopCapacity {
   int sums_size(int experts) const { return Capacity::kSums + (decode == Decode::kThreshold ? 2 * experts : 0); }
   void observe(const Context& context, const Routing& routing, std::span<float> sums) const;
   void update(std::span<const float> sums, std::span<float> state) const;
+
+ private:
+  void admit_decoding(const Context& context, std::span<const float> affinity, Routing& routing) const;
+  // What is left of `room`, the tokens that each expert may take.
+  void keep_best(const Context& context, std::span<const float> affinity, std::vector<int>& room,
+                 Routing& routing) const;
+  void send_on(const Context& context, const Affinities& affinity, std::vector<int> room, Routing& routing) const;
 };
 
 }  // namespace choir::moe

@@ -182,5 +182,53 @@ TEST_CASE("top_capacity: an expert that cuts nothing lowers its threshold to wha
   CHECK(r.routing.chosen == r.routing.proposed);
 }
 
+TEST_CASE("top_capacity: what is sent on goes by what proposals compare, above the floor, not to a NaN") {
+  const auto word = word_of("factor(1), key=score, drop=reroute");
+  // Both tokens want expert 0 of 3, which takes one.
+  CHECK(admitted(word, {9, NAN, 1, 8, NAN, 2}, {0, 0}, 3).chosen == Lists{0, 2});
+  CHECK(admitted(word, {9, 1, 0, 8, NAN, -HUGE_VAL}, {0, 0}, 3).chosen == Lists{0, -1});
+  reference::Case c(2, 1, 3);
+  c.set_scores({9, 1, 0, 8, 1, 0});
+  c.set_choices({0, 0}, {0, 0});
+  c.routing.selection = Buffer<float>(6);
+  for (int i = 0; i < 6; ++i) c.routing.selection[size_t(i)] = c.routing.score[size_t(i)] + (i % 3 == 2 ? 5 : 0);
+  c.routing.selected = true;
+  word.admit(c.context(), c.routing);
+  CHECK(c.routing.chosen == Lists{0, 2});
+  reference::Case low(2, 1, 3);
+  low.set_scores({0.9f, 0.4f, 0.1f, 0.8f, 0.2f, 0.1f});
+  low.set_choices({0, 0}, {0, 0});
+  word_of("factor(1), drop=reroute, floor=0.3").admit(low.context(), low.routing);
+  CHECK(low.routing.chosen == Lists{0, -1});
+}
+
+TEST_CASE("top_capacity: a call under the decode rule, which has no capacity, moves no number") {
+  for (const std::string admit : {"top_capacity(etr_sum, decode=threshold)", "fifo(etr_bound)"}) {
+    CAPTURE(admit);
+    Routed r("linear > top_k(2) > " + admit + " > softmax", 50, 8, 4);
+    const auto before = r.state;
+    r.rule = Rule::kDecode;
+    r.route();
+    r.update();
+    CHECK(r.state == before);
+    r.rule = Rule::kTraining;
+    r.route();
+    r.update();
+    CHECK(r.state != before);
+  }
+}
+
+TEST_CASE("top_capacity: the lengths of the gate are asked for only where cosines are compared") {
+  const auto read = [](const std::string& text) {
+    const TopCapacity word = word_of(text);
+    return std::pair(word.reads_cosine(Rule::kTraining), word.reads_cosine(Rule::kDecode));
+  };
+  CHECK(read("factor(1)") == std::pair(true, false));
+  CHECK(read("factor(1), floor=0.1") == std::pair(true, true));
+  CHECK(read("factor(1), decode=threshold") == std::pair(true, true));
+  CHECK(read("factor(1), key=prob") == std::pair(false, false));
+  CHECK(read("etr_sum, key=prob") == std::pair(true, false));
+}
+
 }  // namespace
 }  // namespace choir::moe

@@ -8,10 +8,7 @@ BiasBalance BiasBalance::read(Arguments& arguments) {
   return {static_cast<float>(arguments.number("gamma", 0, 1000, 0.001))};
 }
 
-void BiasBalance::shift(const Context& context, Matrix<float> key) const {
-  for (int t = 0; t < key.rows; ++t)
-    for (int e = 0; e < key.cols; ++e) key[t][e] += context.state[static_cast<size_t>(e)];
-}
+void BiasBalance::shift(const Context& context, Matrix<float> key) const { shift_rows(context, context.state, 1, key); }
 
 void BiasBalance::observe(const Context&, const Routing& routing, std::span<float> sums) const {
   for (const int32_t e : routing.proposed)

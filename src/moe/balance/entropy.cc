@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "moe/weigh/slots.h"
-
 namespace choir::moe {
 namespace {
 

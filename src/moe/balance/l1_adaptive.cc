@@ -39,7 +39,7 @@ std::string L1Adaptive::text() const {
   return written(kName, {written(k), unless("lambda", lambda, 1e-8f), unless("factor", factor, 1.2f)});
 }
 
-std::string L1Adaptive::misfit(int experts) const {
+std::string L1Adaptive::misfit(int experts, int) const {
   return k > static_cast<float>(experts) ? "a token cannot have " + written(k) + " of them" : "";
 }
 

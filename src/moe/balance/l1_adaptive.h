@@ -16,7 +16,8 @@ struct L1Adaptive {
 
   static L1Adaptive read(Arguments& arguments);
   std::string text() const;
-  std::string misfit(int experts) const;
+  std::string misfit(int experts, int width) const;
+  bool shares_matter() const { return true; }
   double loss(const Context& context, const Routing& routing) const;
   void backward(const Context& context, const Routing& routing, const BalanceGradient& gradient) const;
 

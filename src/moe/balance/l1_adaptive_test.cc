@@ -13,8 +13,8 @@ TEST_CASE("l1_adaptive: texts, ranges, what fits, the first lambda") {
   reference::check_text<L1Adaptive>(
       {"l1_adaptive(1)", "l1_adaptive(2.5, lambda=0.001, factor=1.1)"},
       {"l1_adaptive", "l1_adaptive(0)", "l1_adaptive(1,factor=0.5)", "l1_adaptive(1,lambda=0)"});
-  CHECK(L1Adaptive{2}.misfit(2).empty());
-  CHECK(!L1Adaptive{3}.misfit(2).empty());
+  CHECK(L1Adaptive{2}.misfit(2, 64).empty());
+  CHECK(!L1Adaptive{3}.misfit(2, 64).empty());
   std::vector<float> state(1);
   L1Adaptive{2, 0.5f}.initial(state);
   CHECK(state[0] == 0.5f);

@@ -1,6 +1,6 @@
 #include "moe/balance/load.h"
 
-#include <cmath>
+#include <algorithm>
 
 #include "kernels/sigmoid.h"
 
@@ -32,12 +32,30 @@ std::vector<Part> parts_of(const Context& context, const Routing& routing, const
     for (float& f : part.f) f = proposals > 0 ? f / static_cast<float>(proposals) : 0;
     if (!word.per_sequence && !context.shares.empty()) part.f.assign(context.shares.begin(), context.shares.end());
     for (int e = context.experts - context.idle; e < context.experts; ++e) part.f[static_cast<size_t>(e)] *= word.eta;
-    if (proposals > 0) parts.push_back(std::move(part));
+    const bool known = proposals > 0 || (!word.per_sequence && !context.shares.empty());
+    if (part.tokens > 0 && known) parts.push_back(std::move(part));
   }
   return parts;
 }
 
-float logistic(float z) { return 1 / (1 + std::exp(-z)); }
+// body(part, t) for every token that counts, shared out over the threads.
+template <class Body>
+void each_counted(const Context& context, const std::vector<Part>& parts, const Body& body) {
+  for (const Part& part : parts) {
+    constexpr int kRows = 128;  // of one piece
+    context.threads.for_each((part.end - part.begin + kRows - 1) / kRows, [&](int piece) {
+      const int first = part.begin + piece * kRows;
+      for (int t = first; t < std::min(part.end, first + kRows); ++t)
+        if (context.tokens.counts(t)) body(part, t);
+    });
+  }
+}
+
+float mean_of(const Part& part, const float* p) {
+  float mean = 0;
+  for (size_t e = 0; e < part.f.size(); ++e) mean += part.f[e] * p[e];
+  return mean;
+}
 
 // The probabilities: the routing's softmax, or the shares of the sigmoids.
 class Probabilities {
@@ -76,15 +94,12 @@ std::string LoadBalance::text() const {
 double LoadBalance::loss(const Context& context, const Routing& routing) const {
   const std::vector<Part> parts = parts_of(context, routing, *this);
   const Probabilities p(context, routing, sigmoid);
+  std::vector<float> mean(static_cast<size_t>(context.tokens.rows()));
+  each_counted(context, parts, [&](const Part& part, int t) { mean[static_cast<size_t>(t)] = mean_of(part, p[t]); });
   double total = 0;
   for (const Part& part : parts) {
     double sum = 0;
-    for (int t = part.begin; t < part.end; ++t) {
-      if (!context.tokens.counts(t)) continue;
-      float mean = 0;
-      for (int e = 0; e < context.experts; ++e) mean += part.f[static_cast<size_t>(e)] * p[t][e];
-      sum += static_cast<double>(mean);
-    }
+    for (int t = part.begin; t < part.end; ++t) sum += static_cast<double>(mean[static_cast<size_t>(t)]);
     total += sum / part.tokens;
   }
   return parts.empty() ? 0 : total * static_cast<double>(alpha) * context.experts / static_cast<double>(parts.size());
@@ -96,20 +111,23 @@ double LoadBalance::loss(const Context& context, const Routing& routing) const {
 void LoadBalance::backward(const Context& context, const Routing& routing, const BalanceGradient& gradient) const {
   const std::vector<Part> parts = parts_of(context, routing, *this);
   const Probabilities p(context, routing, sigmoid);
-  const Matrix<const float> z = routing.scores(context.experts);
-  for (const Part& part : parts) {
+  Buffer<float> logistic;
+  if (sigmoid) {
+    logistic = Buffer<float>(context.pairs());
+    kernels::sigmoid_forward(routing.scores(context.experts), logistic.matrix(context.tokens.rows(), context.experts),
+                             context.threads);
+  }
+  const size_t experts = static_cast<size_t>(context.experts);
+  each_counted(context, parts, [&](const Part& part, int t) {
     const float scale = gradient.scale * alpha * static_cast<float>(context.experts) /
                         (static_cast<float>(parts.size()) * static_cast<float>(part.tokens));
-    for (int t = part.begin; t < part.end; ++t) {
-      if (!context.tokens.counts(t)) continue;
-      float mean = 0;
-      for (int e = 0; e < context.experts; ++e) mean += part.f[static_cast<size_t>(e)] * p[t][e];
-      for (int e = 0; e < context.experts; ++e) {
-        const float d = scale * p[t][e] * (part.f[static_cast<size_t>(e)] - mean);
-        gradient.dz[t][e] += sigmoid ? d * (1 - logistic(z[t][e])) : d;
-      }
+    const float mean = mean_of(part, p[t]);
+    float* dz = gradient.dz[t];
+    for (size_t e = 0; e < experts; ++e) {
+      const float d = scale * p[t][e] * (part.f[e] - mean);
+      dz[e] += sigmoid ? d * (1 - logistic[static_cast<size_t>(t) * experts + e]) : d;
     }
-  }
+  });
 }
 
 }  // namespace choir::moe

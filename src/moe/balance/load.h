@@ -25,6 +25,7 @@ struct LoadBalance {
   static LoadBalance read(Arguments& arguments);
   std::string text() const;
   bool reads_probability() const { return !sigmoid; }
+  bool shares_matter() const { return !per_sequence; }
   // f is a constant: that of the whole step where the context knows it.
   double loss(const Context& context, const Routing& routing) const;
   void backward(const Context& context, const Routing& routing, const BalanceGradient& gradient) const;

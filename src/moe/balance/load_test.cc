@@ -131,5 +131,14 @@ TEST_CASE("load: without proposals there is no loss and no gradient") {
   CHECK(loss_of({}, {}, 2) == 0);
 }
 
+TEST_CASE("load: a part of a step that proposes nothing has a loss by the shares of the step") {
+  Routed r({1, 2, 3, 4}, {-1, -1}, 2);
+  r.shares = {1, 0};
+  const float p = 1 / (1 + std::exp(1.0f));
+  CHECK(LoadBalance{kAlpha}.loss(r.context(), r.routing) == doctest::Approx(kAlpha * 2 * p).epsilon(1e-6));
+  r.padding = {1, 1};
+  CHECK(LoadBalance{kAlpha}.loss(r.context(), r.routing) == 0);
+}
+
 }  // namespace
 }  // namespace choir::moe

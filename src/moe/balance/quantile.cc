@@ -1,16 +1,31 @@
 #include "moe/balance/quantile.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <iterator>
+
+#include "moe/propose/ranking.h"
 
 namespace choir::moe {
 namespace {
 
-// The value at `rank` from the largest down.
-float ranked(std::vector<float>& values, size_t rank) {
+// The value at `rank` from the largest down. Neither a NaN nor a masked expert is among the values.
+float ranked(std::span<float> values, size_t rank) {
   const auto at = values.begin() + static_cast<std::ptrdiff_t>(std::min(rank, values.size() - 1));
   std::ranges::nth_element(values, at, std::greater());
   return *at;
+}
+
+// [N] the (K+1)-th largest of the row's finite keys; NaN where there are no more than K, or for padding.
+std::vector<float> levels(const Context& context, Matrix<const float> key, size_t k) {
+  std::vector<float> alpha(static_cast<size_t>(key.rows), NAN);
+  each_row<std::vector<float>>(context, key, [&](int t, std::vector<float>& values) {
+    values.clear();
+    std::ranges::copy_if(key.row(t), std::back_inserter(values), [](float v) { return std::isfinite(v); });
+    if (context.tokens.counts(t) && values.size() > k) alpha[static_cast<size_t>(t)] = ranked(values, k);
+  });
+  return alpha;
 }
 
 }  // namespace
@@ -20,40 +35,45 @@ Quantile Quantile::read(Arguments& arguments) {
 }
 
 void Quantile::shift(const Context& context, Matrix<float> key) const {
-  if (context.state.empty()) return;
-  for (int t = 0; t < key.rows; ++t)
-    for (int e = 0; e < key.cols; ++e) key[t][e] -= context.state[static_cast<size_t>(e) + 1];
+  shift_rows(context, context.state.subspan(1), -1, key);
 }
 
-// routing.selection holds z - beta. With as many choices as experts nothing is left to balance.
+// The keys are z - beta. With as many choices as experts nothing is left to balance. Masked experts get no part.
 void Quantile::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  const int experts = context.experts, rows = context.tokens.rows();
-  const auto k = static_cast<size_t>(routing.plan.choices), tokens = static_cast<size_t>(context.tokens.counted());
-  if (k >= static_cast<size_t>(experts) || tokens == 0) return;
-  const Matrix<const float> key = routing.selection.matrix(rows, experts);
-  std::vector<float> alpha, values;
-  for (int t = 0; t < rows; ++t) {
-    if (!context.tokens.counts(t)) continue;
-    values.assign(key[t], key[t] + experts);
-    alpha.push_back(ranked(values, k));
-  }
-  sums[0] += 1;
-  for (int e = 0; e < experts; ++e) {
+  const auto experts = static_cast<size_t>(context.experts), k = static_cast<size_t>(routing.plan.choices);
+  const Matrix<const float> key = routing.compared(context.tokens.rows(), context.experts);
+  const std::vector<float> alpha = levels(context, key, k);
+  std::vector<std::vector<float>> values(experts);
+  context.threads.for_each(context.experts, [&](int e) {
     const float beta = context.state[static_cast<size_t>(e) + 1];
-    values.clear();
-    for (int t = 0; t < rows; ++t)
-      if (context.tokens.counts(t)) values.push_back(key[t][e] + beta - alpha[values.size()]);
-    sums[static_cast<size_t>(e) + 1] += ranked(values, tokens * k / static_cast<size_t>(experts));
-  }
+    for (int t = 0; t < key.rows; ++t)
+      if (const float above = key[t][e] + beta - alpha[static_cast<size_t>(t)]; std::isfinite(above))
+        values[static_cast<size_t>(e)].push_back(above);
+  });
+  const auto open = static_cast<size_t>(std::ranges::count_if(values, [](const auto& v) { return !v.empty(); }));
+  context.threads.for_each(context.experts, [&](int e) {
+    std::vector<float>& mine = values[static_cast<size_t>(e)];
+    if (mine.empty()) return;
+    sums[static_cast<size_t>(e)] += ranked(mine, mine.size() * k / open);
+    sums[experts + static_cast<size_t>(e)] += 1;
+  });
 }
 
 void Quantile::update(std::span<const float> sums, std::span<float> state) const {
-  if (sums[0] <= 0) return;
-  double mean = 0;
-  for (size_t e = 1; e < sums.size(); ++e) mean += static_cast<double>(sums[e]) / static_cast<double>(sums.size() - 1);
+  const size_t experts = state.size() - 1;
+  const auto seen = [&](size_t e) { return sums[experts + e] > 0; };
+  double total = 0;
+  int count = 0;
+  for (size_t e = 0; e < experts; ++e) {
+    if (!seen(e)) continue;
+    total += static_cast<double>(sums[e] / sums[experts + e]);
+    ++count;
+  }
+  if (count == 0) return;
+  const auto mean = static_cast<float>(total / count);
   const float keep = state[0] > 0 ? decay : 0;
-  for (size_t e = 1; e < state.size(); ++e)
-    state[e] = keep * state[e] + (1 - keep) * (sums[e] - static_cast<float>(mean)) / sums[0];
+  for (size_t e = 0; e < experts; ++e)
+    if (seen(e)) state[e + 1] = keep * state[e + 1] + (1 - keep) * (sums[e] / sums[experts + e] - mean);
   state[0] = 1;
 }
 

@@ -18,9 +18,10 @@ struct Quantile {
   double loss(const Context&, const Routing&) const { return 0; }
   void backward(const Context&, const Routing&, const BalanceGradient&) const {}
 
-  // State [E+1]: whether there is a beta yet, and beta. Sums [E+1]: calls, and their beta added up.
+  // State [E+1]: whether there is a beta yet, and beta. Sums [2E]: beta of each call added up, then how many; a masked
+  // expert has none, and no part in the mean.
   int state_size(int experts) const { return experts + 1; }
-  int sums_size(int experts) const { return experts + 1; }
+  int sums_size(int experts) const { return 2 * experts; }
   void shift(const Context& context, Matrix<float> key) const;
   void observe(const Context& context, const Routing& routing, std::span<float> sums) const;
   void update(std::span<const float> sums, std::span<float> state) const;

@@ -103,5 +103,15 @@ TEST_CASE("quantile: padding does not count, and nothing moves where all experts
   CHECK(all.c.state == std::vector<float>(kExperts + 1));
 }
 
+TEST_CASE("quantile: a NaN counts nowhere") {
+  Run run("linear > top_k(2) > all > softmax + quantile(0)"), spoilt("linear > top_k(2) > all > softmax + quantile(0)");
+  run.c.padding.assign(kTokens, 0);
+  run.c.padding[3] = run.c.padding[100] = 1;
+  for (const int t : {3, 100}) spoilt.c.x[static_cast<size_t>(t * kWidth)] = NAN;
+  run.step();
+  spoilt.step();
+  CHECK(run.c.state == spoilt.c.state);
+}
+
 }  // namespace
 }  // namespace choir::moe

@@ -9,7 +9,7 @@
 namespace choir::moe {
 namespace {
 
-constexpr double kUnit = 0x1p38;  // of the largest score; paths of 4096 experts stay below 2^53
+constexpr double kUnit = 0x1p37;  // of the largest score; with the NaN below, 4096 experts keep within 2^50 / E
 
 // The experts that some token may go to.
 std::vector<int32_t> open_experts(Matrix<const float> key) {

@@ -9,7 +9,7 @@ namespace choir::moe {
 
 // While training; loads differ by one at most where the experts do not divide the tokens. At evaluation the best
 // expert, as in the published code. The published auction stops at an approximation; this one is exact for scores
-// rounded to 2^-38 of the largest. Masked experts get nothing; a NaN counts as a score far below all others.
+// rounded to 2^-37 of the largest. Masked experts get nothing; a NaN counts as a score far below all others.
 struct Assignment {
   static constexpr const char* kName = "assignment";
   static constexpr bool kCausal = false;

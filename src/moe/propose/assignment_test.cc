@@ -135,5 +135,11 @@ TEST_CASE("assignment: evaluation takes the best, and odd numbers still give a c
         std::vector<int>(kExperts, 8));
 }
 
+TEST_CASE("assignment: gains beyond what paths can add up are a broken promise") {
+  const int64_t most = (int64_t{1} << 50) / 2;
+  CHECK_NOTHROW(assign_evenly(std::vector<int64_t>{most, -most, 0, 0}, 2));
+  CHECK_THROWS_AS(assign_evenly(std::vector<int64_t>{most + 1, 0, 0, 0}, 2), base::Error);
+}
+
 }  // namespace
 }  // namespace choir::moe

@@ -42,7 +42,7 @@ std::string Groups::text() const {
   return written(kName, {std::to_string(groups), std::to_string(keep), std::to_string(k), top_two ? "by=top2" : ""});
 }
 
-std::string Groups::misfit(int experts) const {
+std::string Groups::misfit(int experts, int) const {
   if (experts % groups != 0) return std::to_string(groups) + " groups cannot share them evenly";
   if (experts / groups * keep < k) return "the kept groups hold fewer than " + std::to_string(k);
   return "";

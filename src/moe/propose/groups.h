@@ -17,7 +17,7 @@ struct Groups {
   static Groups read(Arguments& arguments);
   std::string text() const;
   int choices(int) const { return k; }
-  std::string misfit(int experts) const;
+  std::string misfit(int experts, int width) const;
   void propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const;
 };
 

@@ -10,9 +10,9 @@ TEST_CASE("groups: texts, ranges and what fits") {
   reference::check_text<Groups>({"groups(8, 4, 8, by=top2)", "groups(2, 1, 1)"},
                                 {"groups", "groups(2)", "groups(2,3,1)", "groups(0,1,1)", "groups(2,1,1,by=sum)"});
   const Groups word{4, 2, 3};
-  CHECK(word.misfit(8).empty());
-  CHECK(!word.misfit(10).empty());
-  CHECK(!word.misfit(4).empty());
+  CHECK(word.misfit(8, 64).empty());
+  CHECK(!word.misfit(10, 64).empty());
+  CHECK(!word.misfit(4, 64).empty());
 }
 
 TEST_CASE("groups: the reference's choice, ties to the lower group and expert") {

@@ -17,6 +17,9 @@ void take(Ranking& ranking, double least, const Weight& weight, std::span<int32_
   }
 }
 
+// A share is a float: 0.4 of 5 equal weights is a hair above 2 of them, and must not be 3. All stays all.
+double short_of(float share) { return share < 1 ? static_cast<double>(share) * (1 - 1e-6) : 1; }
+
 std::string at_most(int most) { return unless("most", static_cast<float>(most), 0); }
 
 }  // namespace
@@ -41,7 +44,7 @@ void TopP::propose(const Context& context, Matrix<const float> key, std::vector<
     const auto weight = [&](int32_t e) { return std::exp(static_cast<double>(z[static_cast<size_t>(e)]) - best); };
     double total = 0;
     for (const int32_t e : ranking.left()) total += weight(e);
-    take(ranking, static_cast<double>(p) * total, weight, slots_of(proposed, k, t));
+    take(ranking, short_of(p) * total, weight, slots_of(proposed, k, t));
   });
 }
 
@@ -63,7 +66,7 @@ void Mass::propose(const Context& context, Matrix<const float> key, std::vector<
     const auto weight = [&](int32_t e) { return static_cast<double>(z[static_cast<size_t>(e)]); };
     double total = 0;
     for (const int32_t e : ranking.left()) total += weight(e);
-    take(ranking, static_cast<double>(tau) * total, weight, slots_of(proposed, k, t));
+    take(ranking, short_of(tau) * total, weight, slots_of(proposed, k, t));
   });
 }
 

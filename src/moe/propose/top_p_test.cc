@@ -16,15 +16,15 @@ TEST_CASE("top_p and mass: texts and ranges") {
 
 TEST_CASE("top_p and mass: the smallest sets of the reference, ties to the lower expert") {
   for (const double scale : {1e-3, 0.3, 1.0, 5.0, 50.0})
-    for (const float share : {0.05f, 0.4f, 0.75f, 0.99f}) {
+    for (const double share : {0.05, 0.4, 0.75, 0.99}) {
       CAPTURE(scale);
       CAPTURE(share);
       reference::Case c(kTokens, 1, kExperts);
       const auto z = reference::with_ties(reference::random(kTokens * kExperts, scale, 3));
       const auto zf = reference::narrow(z);
-      const auto share_d = static_cast<double>(share);
-      CHECK(reference::proposals(TopP{share}, c, zf) == reference::top_p(z, kExperts, share_d));
-      CHECK(reference::proposals(Mass{share}, c, zf) == reference::mass(z, kExperts, share_d));
+      const auto near = static_cast<float>(share);
+      CHECK(reference::proposals(TopP{near}, c, zf) == reference::top_p(z, kExperts, share));
+      CHECK(reference::proposals(Mass{near}, c, zf) == reference::mass(z, kExperts, share));
     }
 }
 
@@ -38,6 +38,13 @@ TEST_CASE("top_p and mass: at most so many, and never a masked expert") {
   CHECK(reference::proposals(Mass{1.0f}, c, {1, -3, 2, 0}) == std::vector<int32_t>{2, 0, -1, -1});
   CHECK(reference::proposals(Mass{0.5f}, c, {-1, -3, 0, 0}) == std::vector<int32_t>(4, -1));
   CHECK(reference::proposals(Mass{1.0f, 1}, c, {1, 1, 2, 1}) == std::vector<int32_t>{2});
+}
+
+TEST_CASE("top_p and mass: a share that equal weights reach exactly is reached") {
+  reference::Case c(1, 1, 5);
+  CHECK(reference::proposals(TopP{0.4f}, c, {1, 1, 1, 1, 1}) == std::vector<int32_t>{0, 1, -1, -1, -1});
+  CHECK(reference::proposals(Mass{0.4f}, c, {1, 1, 1, 1, 1}) == std::vector<int32_t>{0, 1, -1, -1, -1});
+  CHECK(reference::proposals(TopP{1.0f}, c, {20, 0, 0, 0, 0}) == std::vector<int32_t>{0, 1, 2, 3, 4});
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "base/error.h"
+
 namespace choir::moe {
 namespace {
 
@@ -144,6 +146,10 @@ class Transport {
 
 }  // namespace
 
-std::vector<int32_t> assign_evenly(std::span<const int64_t> gain, int sinks) { return Transport(gain, sinks).run(); }
+std::vector<int32_t> assign_evenly(std::span<const int64_t> gain, int sinks) {
+  const int64_t most = (int64_t{1} << 50) / sinks;
+  CHOIR_CHECK(std::ranges::all_of(gain, [&](int64_t g) { return g <= most && g >= -most; }), "a gain is too large");
+  return Transport(gain, sinks).run();
+}
 
 }  // namespace choir::moe

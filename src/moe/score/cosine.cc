@@ -1,15 +1,43 @@
 #include "moe/score/cosine.h"
 
+#include <algorithm>
+
 #include "kernels/gemm.h"
 #include "moe/lengths.h"
 
 namespace choir::moe {
+namespace {
+
+constexpr int kRows = 64;  // of one piece
+
+size_t pieces_of(int rows) { return static_cast<size_t>((rows + kRows - 1) / kRows); }
+
+// body(piece, t) for every row, the pieces shared out.
+template <class Body>
+void each_piece(int rows, Threads& threads, const Body& body) {
+  threads.for_each(static_cast<int>(pieces_of(rows)), [&](int piece) {
+    for (int t = piece * kRows; t < std::min(rows, (piece + 1) * kRows); ++t) body(piece, t);
+  });
+}
+
+}  // namespace
+
+std::optional<float> read_kappa(Arguments& arguments, const char* word) {
+  const Phrase* kappa = arguments.phrase("kappa");
+  if (!kappa || is_name(*kappa, "sqrt_d")) return {};
+  const Phrase alone{"", word, {*kappa}};
+  return static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
+}
+
+std::string written_kappa(std::optional<float> kappa) { return "kappa=" + (kappa ? written(*kappa) : "sqrt_d"); }
 
 void cosine_forward(Matrix<const float> x, const Weight& w, float scale, Matrix<float> z, Threads& threads) {
   kernels::gemm_forward(x, w, z, threads);
   const std::vector<float> ix = inverse_lengths(x, threads), iw = inverse_lengths(w, threads);
-  for (int t = 0; t < z.rows; ++t)
-    for (int e = 0; e < z.cols; ++e) z[t][e] *= scale * ix[static_cast<size_t>(t)] * iw[static_cast<size_t>(e)];
+  each_piece(z.rows, threads, [&](int, int t) {
+    const float row = scale * ix[static_cast<size_t>(t)];
+    for (int e = 0; e < z.cols; ++e) z[t][e] *= row * iw[static_cast<size_t>(e)];
+  });
 }
 
 // With s_te = scale dz_te / (|x_t| |w_e|):
@@ -20,24 +48,26 @@ void cosine_backward(const CosineBackward& step, Threads& threads) {
   const std::vector<float> ix = inverse_lengths(x, threads), iw = inverse_lengths(w, threads);
   const Buffer<float> buffer(static_cast<size_t>(dz.rows) * static_cast<size_t>(dz.cols));
   const Matrix<float> s = buffer.matrix(dz.rows, dz.cols);
-  std::vector<double> turn(static_cast<size_t>(dz.cols));
-  for (int t = 0; t < dz.rows; ++t) {
-    const float inverse = ix[static_cast<size_t>(t)];
+  std::vector<double> part(pieces_of(dz.rows) * static_cast<size_t>(dz.cols));  // sums are taken piece by piece
+  each_piece(dz.rows, threads, [&](int piece, int t) {
+    double* turn = part.data() + static_cast<size_t>(piece) * static_cast<size_t>(dz.cols);
+    const float inverse = ix[static_cast<size_t>(t)], row = step.scale * inverse;
     float along = 0;
     for (int e = 0; e < dz.cols; ++e) {
-      s[t][e] = step.scale * dz[t][e] * inverse * iw[static_cast<size_t>(e)];
+      s[t][e] = row * dz[t][e] * iw[static_cast<size_t>(e)];
       const float product = dz[t][e] != 0 ? dz[t][e] * z[t][e] : 0;
       along += product;
-      turn[static_cast<size_t>(e)] += static_cast<double>(product);
+      turn[e] += static_cast<double>(product);
     }
     const float pull = along * inverse * inverse;
     for (int j = 0; j < x.cols; ++j) step.dx[t][j] -= pull * x[t][j];
-  }
-  for (int e = 0; e < dz.cols; ++e) {
-    const float inverse = iw[static_cast<size_t>(e)];
-    const float pull = static_cast<float>(turn[static_cast<size_t>(e)]) * inverse * inverse;
+  });
+  threads.for_each(dz.cols, [&](int e) {
+    double turn = 0;
+    for (size_t i = static_cast<size_t>(e); i < part.size(); i += static_cast<size_t>(dz.cols)) turn += part[i];
+    const float inverse = iw[static_cast<size_t>(e)], pull = static_cast<float>(turn) * inverse * inverse;
     for (int j = 0; j < w.cols; ++j) step.dw[e][j] -= pull * w[e][j];
-  }
+  });
   kernels::gemm_backward_input(s, w, step.dx, kernels::Write::kAdd, threads);
   kernels::gemm_backward_weight(s, x, step.dw, threads);
 }

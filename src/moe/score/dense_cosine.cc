@@ -1,23 +1,14 @@
 #include "moe/score/dense_cosine.h"
 
-#include <cmath>
-
 #include "moe/score/cosine.h"
 
 namespace choir::moe {
 
-DenseCosineScore DenseCosineScore::read(Arguments& arguments) {
-  DenseCosineScore word;
-  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && !is_name(*kappa, "sqrt_d")) {
-    const Phrase alone{"", kName, {*kappa}};
-    word.kappa = static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
-  }
-  return word;
-}
+DenseCosineScore DenseCosineScore::read(Arguments& arguments) { return {read_kappa(arguments, kName)}; }
 
-std::string DenseCosineScore::text() const { return written(kName, {"kappa=" + (kappa ? written(*kappa) : "sqrt_d")}); }
+std::string DenseCosineScore::text() const { return written(kName, {written_kappa(kappa)}); }
 
-float DenseCosineScore::scale(int width) const { return kappa ? *kappa : std::sqrt(static_cast<float>(width)); }
+float DenseCosineScore::scale(int width) const { return scale_of(kappa, width); }
 
 void DenseCosineScore::forward(const Context& context, Matrix<float> z) const {
   cosine_forward(context.tokens.x, context.tensors[0], scale(context.tokens.x.cols), z, context.threads);

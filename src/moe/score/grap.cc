@@ -4,47 +4,77 @@
 #include <cmath>
 
 #include "kernels/block_sums.h"
+#include "moe/score/cosine.h"
 
 namespace choir::moe {
 namespace {
 
 size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols); }
 
+float inverse_root(float square) { return square > 0 ? 1 / std::sqrt(square) : 0; }
+
 // Buffers of one call: block sums (N,E), square lengths [N], and x w where the gate is learnt.
 struct Blocks {
   std::vector<int32_t> bound;
   Buffer<float> weighted, sums, squares, weighted_squares;
-  std::vector<float> length;  // [E] of w_e: sqrt(b_e) for the constant gate
+  std::vector<float> inverse_gate, inverse_token;  // [E] 1 / |w_e|, [N] 1 / |x_t|; 0 where that vanishes
 
   Blocks(const Context& context, bool learn)
       : bound(block_bounds(context.experts, context.tokens.x.cols)),
         sums(context.pairs()),
-        squares(static_cast<size_t>(context.tokens.rows())) {
+        squares(static_cast<size_t>(context.tokens.rows())),
+        inverse_token(static_cast<size_t>(context.tokens.rows())) {
     const Matrix<const float> x = context.tokens.x;
     const Matrix<float> s = sums.matrix(x.rows, context.experts);
     kernels::block_sums_forward(x, bound, s, squares.span(), context.threads);
-    for (int e = 0; e < context.experts; ++e) length.push_back(std::sqrt(static_cast<float>(bound[e + 1] - bound[e])));
-    if (!learn) return;
+    for (size_t t = 0; t < inverse_token.size(); ++t) inverse_token[t] = inverse_root(squares[t]);
+    if (learn)
+      weigh(context);
+    else
+      for (int e = 0; e < context.experts; ++e)
+        inverse_gate.push_back(inverse_root(static_cast<float>(bound[e + 1] - bound[e])));
+  }
+
+ private:
+  void weigh(const Context& context) {
+    const Matrix<const float> x = context.tokens.x;
     const std::span<const float> w = tensor::as_vector(context.tensors[0]);
     weighted = Buffer<float>(area(x));
     const Matrix<float> xw = weighted.matrix(x.rows, x.cols);
-    for (int t = 0; t < x.rows; ++t)
+    each_token(context, [&](int t) {
       for (int j = 0; j < x.cols; ++j) xw[t][j] = x[t][j] * w[static_cast<size_t>(j)];
+    });
     weighted_squares = Buffer<float>(static_cast<size_t>(x.rows));
-    kernels::block_sums_forward(xw, bound, s, weighted_squares.span(), context.threads);
+    kernels::block_sums_forward(xw, bound, sums.matrix(x.rows, context.experts), weighted_squares.span(),
+                                context.threads);
     for (int e = 0; e < context.experts; ++e) {
       float square = 0;
       for (int j = bound[e]; j < bound[e + 1]; ++j) square += w[static_cast<size_t>(j)] * w[static_cast<size_t>(j)];
-      length[static_cast<size_t>(e)] = std::sqrt(square);
+      inverse_gate.push_back(inverse_root(square));
     }
   }
-
-  // 1 / (|w_e| |x_t|), 0 where either vanishes.
-  float inverse(int t, int e) const {
-    const float both = length[static_cast<size_t>(e)] * std::sqrt(squares[static_cast<size_t>(t)]);
-    return both > 0 ? 1 / both : 0;
-  }
 };
+
+// What passes through the learnt numbers, d (N,E) holding ddelta_te / (|w_e| |x_t|): the first terms of dx_tj and both
+// of dw_j. An expert's channels are its own.
+void learnt_backward(const Context& context, const Blocks& blocks, Matrix<const float> d,
+                     const ScoreGradient& gradient) {
+  const Matrix<const float> x = context.tokens.x, sums = blocks.sums.matrix(d.rows, d.cols);
+  const std::span<const float> w = tensor::as_vector(context.tensors[0]);
+  const std::span<float> dw = gradient.tensors[0].row(0);
+  context.threads.for_each(d.cols, [&](int e) {
+    const float inverse = blocks.inverse_gate[static_cast<size_t>(e)];
+    double turn = 0;  // sum_t ddelta_te delta_te
+    for (int t = 0; t < d.rows; ++t) turn += static_cast<double>(d[t][e] * sums[t][e]);
+    const float back = static_cast<float>(turn) * inverse * inverse;
+    for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) dw[j] -= back * w[j];
+    for (int t = 0; t < d.rows; ++t)
+      for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) {
+        gradient.dx[t][j] += d[t][e] * w[j];
+        dw[j] += d[t][e] * x[t][j];
+      }
+  });
+}
 
 }  // namespace
 
@@ -54,18 +84,24 @@ std::vector<int32_t> block_bounds(int experts, int width) {
   return bound;
 }
 
+std::string misfit_of_blocks(int experts, int width) {
+  return width < experts ? "they share " + std::to_string(width) + " channels, and each needs one of its own" : "";
+}
+
 GrapScore GrapScore::read(Arguments& arguments) { return {static_cast<float>(arguments.number("eps", -1e6, 1e6, 0))}; }
 
 std::string GrapScore::text() const { return written(kName, {unless("eps", eps, 0)}); }
 
 // z_te = max(0, sum_{j in block e} x_tj / b_e + eps).
 void GrapScore::forward(const Context& context, Matrix<float> z) const {
-  const std::vector<int32_t> bound = block_bounds(context.experts, z.cols > 0 ? context.tokens.x.cols : 0);
+  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
   const Buffer<float> squares(static_cast<size_t>(z.rows));
   kernels::block_sums_forward(context.tokens.x, bound, z, squares.span(), context.threads);
-  for (int t = 0; t < z.rows; ++t)
-    for (int e = 0; e < z.cols; ++e)
-      z[t][e] = std::max(0.0f, z[t][e] / static_cast<float>(std::max(1, bound[e + 1] - bound[e])) + eps);
+  std::vector<float> share;
+  for (int e = 0; e < z.cols; ++e) share.push_back(1 / static_cast<float>(bound[e + 1] - bound[e]));
+  each_token(context, [&](int t) {
+    for (int e = 0; e < z.cols; ++e) z[t][e] = std::max(0.0f, z[t][e] * share[static_cast<size_t>(e)] + eps);
+  });
 }
 
 // The gradient passes where the rectifier did: dx_tj += dz_t,e(j) / b_e.
@@ -75,9 +111,10 @@ void GrapScore::backward(const Context& context, const Routing& routing, Matrix<
   const Matrix<const float> z = routing.scores(context.experts);
   const Buffer<float> dsums(context.pairs()), dsquares(static_cast<size_t>(dz.rows));
   const Matrix<float> d = dsums.matrix(dz.rows, dz.cols);
-  for (int t = 0; t < dz.rows; ++t)
+  each_token(context, [&](int t) {
     for (int e = 0; e < dz.cols; ++e)
       d[t][e] = z[t][e] > 0 ? dz[t][e] / static_cast<float>(bound[e + 1] - bound[e]) : 0;
+  });
   kernels::block_sums_backward({d, dsquares.span()}, context.tokens.x, bound, gradient.dx, context.threads);
 }
 
@@ -91,10 +128,7 @@ std::vector<float> GrapScore::inverse_lengths(const Context& context) const {
 GrapCosineScore GrapCosineScore::read(Arguments& arguments) {
   GrapCosineScore word;
   word.learn = arguments.flag("learn");
-  if (const Phrase* kappa = arguments.phrase("kappa"); kappa && !is_name(*kappa, "sqrt_d")) {
-    const Phrase alone{"", kName, {*kappa}};
-    word.kappa = static_cast<float>(Arguments(alone).number("kappa", 1e-6, 1e6));
-  }
+  word.kappa = read_kappa(arguments, kName);
   if (const Phrase* center = arguments.phrase("center"); center && !is_name(*center, "off")) {
     const Phrase alone{"", kName, {*center}};
     word.center =
@@ -104,8 +138,7 @@ GrapCosineScore GrapCosineScore::read(Arguments& arguments) {
 }
 
 std::string GrapCosineScore::text() const {
-  return written(kName,
-                 {learn ? "learn" : "", "kappa=" + (kappa ? written(*kappa) : "sqrt_d"), unless("center", center, 0)});
+  return written(kName, {learn ? "learn" : "", written_kappa(kappa), unless("center", center, 0)});
 }
 
 std::vector<GateTensor> GrapCosineScore::tensors(int experts, int width) const {
@@ -113,15 +146,17 @@ std::vector<GateTensor> GrapCosineScore::tensors(int experts, int width) const {
   return {{"gate.blocks", 1, width, static_cast<float>(experts) / static_cast<float>(width), 0, true}};
 }
 
-float GrapCosineScore::scale(int width) const { return kappa ? *kappa : std::sqrt(static_cast<float>(width)); }
+float GrapCosineScore::scale(int width) const { return scale_of(kappa, width); }
 
 // z_te = kappa (sum_{j in block e} w_j x_tj) / (|w_e| |x_t|); the constant gate has w_j = 1.
 void GrapCosineScore::forward(const Context& context, Matrix<float> z) const {
   const Blocks blocks(context, learn);
   const float size = scale(context.tokens.x.cols);
   const Matrix<const float> sums = blocks.sums.matrix(z.rows, z.cols);
-  for (int t = 0; t < z.rows; ++t)
-    for (int e = 0; e < z.cols; ++e) z[t][e] = size * sums[t][e] * blocks.inverse(t, e);
+  each_token(context, [&](int t) {
+    const float row = size * blocks.inverse_token[static_cast<size_t>(t)];
+    for (int e = 0; e < z.cols; ++e) z[t][e] = row * sums[t][e] * blocks.inverse_gate[static_cast<size_t>(e)];
+  });
 }
 
 // With delta_te the cosine and ddelta = kappa dz:
@@ -134,51 +169,37 @@ void GrapCosineScore::backward(const Context& context, const Routing&, Matrix<co
   const float size = scale(x.cols);
   const Buffer<float> push(context.pairs()), pull(static_cast<size_t>(dz.rows)), nothing(learn ? context.pairs() : 0);
   const Matrix<float> d = push.matrix(dz.rows, dz.cols);
-  std::vector<double> turn(static_cast<size_t>(dz.cols));  // sum_t ddelta_te delta_te
-  for (int t = 0; t < dz.rows; ++t) {
+  each_token(context, [&](int t) {
+    const float row = size * blocks.inverse_token[static_cast<size_t>(t)];
     float along = 0;
     for (int e = 0; e < dz.cols; ++e) {
-      d[t][e] = size * dz[t][e] * blocks.inverse(t, e);
-      const float product = d[t][e] * sums[t][e];
-      along += product;
-      turn[static_cast<size_t>(e)] += static_cast<double>(product);
+      d[t][e] = row * dz[t][e] * blocks.inverse_gate[static_cast<size_t>(e)];
+      along += d[t][e] * sums[t][e];
     }
     const float square = blocks.squares[static_cast<size_t>(t)];
     pull[static_cast<size_t>(t)] = square > 0 ? -0.5f * along / square : 0;
-  }
+  });
   if (!learn) {
     kernels::block_sums_backward({d, pull.span()}, x, blocks.bound, gradient.dx, context.threads);
     return;
   }
   kernels::block_sums_backward({nothing.matrix(dz.rows, dz.cols), pull.span()}, x, blocks.bound, gradient.dx,
                                context.threads);
-  const std::span<const float> w = tensor::as_vector(context.tensors[0]);
-  const std::span<float> dw = gradient.tensors[0].row(0);
-  for (int e = 0; e < dz.cols; ++e) {
-    const float length = blocks.length[static_cast<size_t>(e)];
-    const float back = length > 0 ? static_cast<float>(turn[static_cast<size_t>(e)]) / (length * length) : 0;
-    for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) dw[j] -= back * w[j];
-  }
-  for (int t = 0; t < dz.rows; ++t)
-    for (int e = 0; e < dz.cols; ++e)
-      for (int j = blocks.bound[e]; j < blocks.bound[e + 1]; ++j) {
-        gradient.dx[t][j] += d[t][e] * w[j];
-        dw[j] += d[t][e] * x[t][j];
-      }
+  learnt_backward(context, blocks, d, gradient);
 }
 
 void GrapCosineScore::shift(const Context& context, Matrix<float> key) const {
-  if (context.state.empty()) return;
-  for (int t = 0; t < key.rows; ++t)
-    for (int e = 0; e < key.cols; ++e) key[t][e] -= context.state[static_cast<size_t>(e) + 1];
+  shift_rows(context, context.state.subspan(1), -1, key);
 }
 
+// A masked expert has no mean, a row with a NaN says nothing.
 void GrapCosineScore::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
   const Matrix<const float> z = routing.scores(context.experts);
   for (int t = 0; t < z.rows; ++t) {
-    if (!context.tokens.counts(t)) continue;
+    if (!context.tokens.counts(t) || std::ranges::any_of(z.row(t), [](float v) { return std::isnan(v); })) continue;
     sums[0] += 1;
-    for (int e = 0; e < z.cols; ++e) sums[static_cast<size_t>(e) + 1] += z[t][e];
+    for (int e = 0; e < z.cols; ++e)
+      if (std::isfinite(z[t][e])) sums[static_cast<size_t>(e) + 1] += z[t][e];
   }
 }
 

@@ -10,6 +10,9 @@ namespace choir::moe {
 // bound[e] = floor(e D / E); blocks may differ by one channel.
 std::vector<int32_t> block_bounds(int experts, int width);
 
+// Why there are no such blocks, or nothing.
+std::string misfit_of_blocks(int experts, int width);
+
 // z_te = relu(mean of block e + eps). No parameters.
 struct GrapScore {
   static constexpr const char* kName = "grap";
@@ -17,6 +20,8 @@ struct GrapScore {
 
   static GrapScore read(Arguments& arguments);
   std::string text() const;
+  std::string misfit(int experts, int width) const { return misfit_of_blocks(experts, width); }
+  bool is_cosine() const { return eps == 0; }  // behind the rectifier, and times a length
   std::vector<GateTensor> tensors(int, int) const { return {}; }
   void forward(const Context& context, Matrix<float> z) const;
   void backward(const Context& context, const Routing& routing, Matrix<const float> dz,
@@ -35,6 +40,7 @@ struct GrapCosineScore {
 
   static GrapCosineScore read(Arguments& arguments);
   std::string text() const;
+  std::string misfit(int experts, int width) const { return misfit_of_blocks(experts, width); }
   std::vector<GateTensor> tensors(int experts, int width) const;
   float scale(int width) const;
   void forward(const Context& context, Matrix<float> z) const;

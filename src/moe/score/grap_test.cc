@@ -210,5 +210,19 @@ TEST_CASE("grap_cosine: centring takes the first mean whole, later ones by their
   CHECK(state == before);
 }
 
+TEST_CASE("grap_cosine: a row with a NaN does not move the mean") {
+  GrapCosineScore word;
+  word.center = 0.75f;
+  Case c(3, kWidth, 5);
+  c.state.assign(6, 0);
+  run_score(word, c, reference::random(15, 1, 3));
+  c.routing.score[7] = NAN;
+  c.routing.plan.tokens = 3;
+  std::vector<float> sums(6);
+  word.observe(c.context(), c.routing, sums);
+  CHECK(sums[0] == 2);
+  for (size_t e = 0; e < 5; ++e) CHECK(sums[e + 1] == c.routing.score[e] + c.routing.score[10 + e]);
+}
+
 }  // namespace
 }  // namespace choir::moe

@@ -6,7 +6,6 @@
 #include "kernels/sigmoid.h"
 #include "moe/lengths.h"
 #include "moe/noise.h"
-#include "moe/weigh/slots.h"
 
 namespace choir::moe {
 namespace {
@@ -56,7 +55,7 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
   if (jitter > 0 && context.rule == Rule::kTraining) {
     const Buffer<float> jittered = jitter_of(context, jitter);
     const Matrix<float> x = jittered.matrix(context.tokens.rows(), context.tokens.x.cols);
-    for (int t = 0; t < x.rows; ++t) multiply(x.row(t), context.tokens.x.row(t));
+    each_token(context, [&](int t) { multiply(x.row(t), context.tokens.x.row(t)); });
     kernels::gemm_forward(x, context.tensors[0], z, context.threads);
   } else {
     kernels::gemm_forward(context.tokens.x, context.tensors[0], z, context.threads);
@@ -64,8 +63,9 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
   if (!residual || !context.tokens.previous.data) return;
   const Buffer<float> carried(context.pairs());
   kernels::gemm_forward(context.tokens.previous, context.tensors[1], carried.matrix(z.rows, z.cols), context.threads);
-  for (int t = 0; t < z.rows; ++t)
+  each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) z[t][e] += carried[static_cast<size_t>(t) * z.cols + e];
+  });
 }
 
 // dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. dz' += dz g, dg += dz^T z'.
@@ -76,11 +76,11 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
     const Buffer<float> factor = jitter_of(context, jitter), through(factor.size());
     const Matrix<float> u = factor.matrix(x.rows, x.cols), d = through.matrix(x.rows, x.cols);
     kernels::gemm_backward_input(dz, w, d, kernels::Write::kSet, context.threads);
-    for (int t = 0; t < x.rows; ++t) {
+    each_token(context, [&](int t) {
       multiply(d.row(t), u.row(t));
       for (int j = 0; j < x.cols; ++j) gradient.dx[t][j] += d[t][j];
       multiply(u.row(t), x.row(t));
-    }
+    });
     kernels::gemm_backward_weight(dz, u, gradient.tensors[0], context.threads);
   } else {
     kernels::gemm_backward_input(dz, w, gradient.dx, kernels::Write::kAdd, context.threads);

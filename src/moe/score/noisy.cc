@@ -4,8 +4,8 @@
 
 #include "kernels/gemm.h"
 #include "moe/lengths.h"
+#include "moe/logistic.h"
 #include "moe/noise.h"
-#include "moe/weigh/slots.h"
 
 namespace choir::moe {
 namespace {
@@ -13,7 +13,6 @@ namespace {
 constexpr uint64_t kStream = 0x4015e;  // keeps the draws apart from those of other words
 
 float softplus(float v) { return std::max(v, 0.0f) + std::log1p(std::exp(-std::abs(v))); }
-float logistic(float v) { return 1 / (1 + std::exp(-v)); }
 
 // v_te = x_t . v_e.
 Buffer<float> spread(const Context& context) {

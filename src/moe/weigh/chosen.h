@@ -6,7 +6,8 @@
 
 namespace choir::moe {
 
-// With one kept expert the weight is 1 and the router gets no gradient.
+// What a capacity refuses raises the weights of what it leaves; softmax(renorm) does not. Where the second expert is
+// skipped, that is what is wanted. With one kept expert the weight is 1 and the router gets no gradient.
 struct ChosenWeights {
   static constexpr const char* kName = "chosen";
 

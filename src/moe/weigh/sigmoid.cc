@@ -1,15 +1,12 @@
 #include "moe/weigh/sigmoid.h"
 
-#include <cmath>
-
+#include "moe/logistic.h"
 #include "moe/weigh/slots.h"
 
 namespace choir::moe {
 namespace {
 
 constexpr float kTiny = 1e-20f;  // of the published normaliser
-
-float logistic(float z) { return 1 / (1 + std::exp(-z)); }
 
 float normaliser(const Routing& routing, Matrix<const float> z, int t) {
   float sum = kTiny;

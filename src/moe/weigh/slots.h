@@ -21,14 +21,4 @@ void each_edge(const Routing& routing, int t, const Body& body) {
             [&](int s, int32_t e) { body(plan.edge[static_cast<size_t>(t) * plan.choices + s], e); });
 }
 
-// Calls body(t) for every token, shared out over the threads.
-template <class Body>
-void each_token(const Context& context, const Body& body) {
-  constexpr int kRows = 128;  // of one piece
-  const int rows = context.tokens.rows();
-  context.threads.for_each((rows + kRows - 1) / kRows, [&](int piece) {
-    for (int t = piece * kRows; t < rows && t < (piece + 1) * kRows; ++t) body(t);
-  });
-}
-
 }  // namespace choir::moe

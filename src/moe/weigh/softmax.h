@@ -16,7 +16,7 @@ struct SoftmaxWeights {
 
   static SoftmaxWeights read(Arguments& arguments);
   std::string text() const { return written(kName, {renorm ? "renorm" : "", unless("scale", scale, 1)}); }
-  bool reads_probability() const { return true; }
+  bool reads_probability() const { return !renorm; }
   void forward(const Context& context, Routing& routing) const;
   void backward(const Context& context, const Routing& routing, std::span<const float> dweight, Matrix<float> dz) const;
 };

@@ -88,5 +88,22 @@ TEST_CASE("softmax weights: one expert alone passes a gradient, which the renorm
   }
 }
 
+TEST_CASE("softmax weights: renormalised over proposals that have no probability left") {
+  SoftmaxWeights word;
+  word.renorm = true;
+  reference::Case c(1, 1, 4);
+  c.set_scores({300, 0, 1, 2});
+  c.set_choices({2, 1}, {2, 1});
+  word.forward(c.context(), c.routing);
+  const float p = 1 / (1 + std::exp(-1.0f));
+  CHECK(c.routing.plan.weight[1] == doctest::Approx(p));
+  CHECK(c.routing.plan.weight[0] == doctest::Approx(1 - p));
+  std::vector<float> dz(4);
+  word.backward(c.context(), c.routing, std::vector<float>{0, 1}, reference::matrix(dz, 4));
+  CHECK(dz[2] == doctest::Approx(p * (1 - p)));
+  CHECK(dz[1] == doctest::Approx(-p * (1 - p)));
+  CHECK(dz[0] == 0);
+}
+
 }  // namespace
 }  // namespace choir::moe
