@@ -19,6 +19,8 @@ import sys
 import tempfile
 
 PEER = pathlib.Path(__file__).resolve().parent / "peers" / "train_step.py"
+# The peer's router exactly: no centring, and a capacity that settles within the warm-up as the peer's does.
+EXPRESSIONS = {"etr": "grap_cosine > top_k(1) > top_capacity(etr_sum(decay=0.3)) > softmax + load(0.01)"}
 LOAD_WEIGHT = {"mixtral": 0.02, "switch": 0.01, "etr": 0.01}
 SHAPE = {"layers": 6, "width": 256, "heads": 4, "experts": 8, "expert-width": 1024, "sequence": 256, "batch": 16}
 COLUMNS = ("kind", "router", "engine", "round", "tokens_per_second", "step_seconds", "peak_gflops", "percent_of_peak",
@@ -109,7 +111,7 @@ class Bench:
         config = {"model": model, "tokenizer": tokenizer, "data": [{"name": "text", "files": ["text.txt"]}],
                   "training": training, "dtype": "float32"}
         if router != "mixtral":
-            config["router"] = router
+            config["router"] = EXPRESSIONS.get(router, router)
         return config
 
     def train(self, config):

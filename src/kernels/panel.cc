@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kTileRows = 6;
 constexpr int kMostColumns = 64;  // of a panel of b
+constexpr int kLine = 16;         // floats of a cache line
+constexpr int kAhead = 8;         // rows: what a row of a panel takes to pack, against the way to memory
 
 // Where a tile finds the scalars of a: in rows of their own, or packed, kTileRows for each p.
 struct RowScalars {
@@ -86,9 +88,12 @@ CHOIR_INLINE void turn(const float* in, ptrdiff_t stride, float* out, int step) 
 CHOIR_INLINE void pack(const PanelBlock& block, int p0, int depth, int j0, int width, float* panel) {
   const int cols = std::min(width, block.cols - j0);
   if (block.b_rows) {
-    for (int p = 0; p < depth; ++p)
+    for (int p = 0; p < depth; ++p) {
+      if (p + kAhead < depth)
+        for (int c = 0; c < cols; c += kLine) __builtin_prefetch(block.b_rows[p0 + p + kAhead] + j0 + c);
       for (int c = 0; c < width; c += kLanes)
         store(panel + p * width + c, c < cols ? load(block.b_rows[p0 + p] + j0 + c, cols - c) : Vec{});
+    }
     return;
   }
   const int whole_cols = cols / kLanes * kLanes, whole_depth = depth / kLanes * kLanes;
@@ -100,18 +105,29 @@ CHOIR_INLINE void pack(const PanelBlock& block, int p0, int depth, int j0, int w
       panel[p * width + c] = c < cols ? block.w[(j0 + c) * block.w_stride + p0 + p] : 0;
 }
 
-// A column panel of a: kTileRows numbers for each p, the last row repeated past the edge.
+// Column panels of a: kTileRows numbers for each p, the last row repeated past the edge. Row after row of what lies
+// contiguous, fetched ahead.
 CHOIR_INLINE void pack_columns(const PanelBlock& block, int p0, int depth, float* panels) {
-  for (int i = 0; i < block.rows; i += kTileRows, panels += kPanelDepth * kTileRows) {
-    const int rows = std::min(kTileRows, block.rows - i);
-    const float* from = block.a + p0 * block.a_step + i;
-    if (rows == kTileRows)
-      for (int p = 0; p < depth; ++p)
-        std::memcpy(panels + p * kTileRows, from + p * block.a_step, kTileRows * sizeof(float));
-    else
-      for (int p = 0; p < depth; ++p)
-        for (int r = 0; r < kTileRows; ++r) panels[p * kTileRows + r] = from[p * block.a_step + std::min(r, rows - 1)];
+  const int whole = block.rows / kTileRows * kTileRows, rest = block.rows - whole;
+  for (int p = 0; p < depth; ++p) {
+    const float* from = block.a + (p0 + p) * block.a_step;
+    if (p + kAhead < depth)
+      for (int i = 0; i < block.rows; i += kLine) __builtin_prefetch(from + kAhead * block.a_step + i);
+    float* to = panels + p * kTileRows;
+    for (int i = 0; i < whole; i += kTileRows, to += kPanelDepth * kTileRows)
+      std::memcpy(to, from + i, kTileRows * sizeof(float));
+    for (int r = 0; rest > 0 && r < kTileRows; ++r) to[r] = from[whole + std::min(r, rest - 1)];
   }
+}
+
+// The next rows of a and the results of this tile are far away in memory, and too short for the machine to foresee.
+CHOIR_INLINE void fetch_ahead(const PanelBlock& block, int i, int p0, int depth, int j0) {
+  for (int r = 0; r < kTileRows && i + r < block.rows; ++r)
+    for (int j = j0; j < std::min(j0 + kMostColumns, block.cols); j += kLine)
+      __builtin_prefetch(block.y + (i + r) * block.y_stride + j, 1);
+  if (!block.a_rows) return;
+  for (int r = i + kTileRows; r < std::min(i + 2 * kTileRows, block.rows); ++r)
+    for (int p = 0; p < depth; p += kLine) __builtin_prefetch(block.a_rows[r] + p0 + p);
 }
 
 template <int W, int C>
@@ -122,6 +138,7 @@ CHOIR_INLINE void columns_of(const PanelBlock& block, int p0, int depth, int j0,
   const int width = std::min(C * kLanes, block.cols - j0);
   const bool add = block.add || p0 > 0;
   for (int i = 0; i < block.rows; i += kTileRows) {
+    fetch_ahead(block, i, p0, depth, j0);
     if (block.a_rows)
       tile<W, C>(rows_from(block, i, p0), panel, depth, out);
     else
