@@ -6,7 +6,8 @@ router_study.py time CHOIR DATA OUT [--rounds R] [--steps N] [--only WORD...] [-
 
 DATA is what tools/prepare_text.py wrote. A run that is finished is not made again, one that was cut off goes on. Each run
 of `train` has one thread, so that J of them share the machine; its seconds mean nothing. `time` begins with the models
-of seed 1 and makes N steps with all threads, all routers in turn, R times over, on a machine that is left alone.
+of seed 1, where the size is small, and makes N steps with all threads, all routers in turn, R times over, on a machine
+that is left alone.
 """
 import argparse
 import concurrent.futures
@@ -164,8 +165,10 @@ def timed(options, name):
     """Median seconds of a step, peak memory and processed share of steps that begin as the trained model."""
     with tempfile.TemporaryDirectory(dir=options.out) as place:
         run, path = pathlib.Path(place) / "run", pathlib.Path(place) / "config.json"
-        settings = config(name, 1, options.steps, options.size) | {"from": str((options.out / f"{name}.1").resolve())}
+        settings = config(name, 1, options.steps, options.size)
         del settings["evaluation"]
+        if options.size == "small":
+            settings["from"] = str((options.out / f"{name}.1").resolve())
         path.write_text(json.dumps(settings))
         subprocess.run([options.choir, "train", "--config", path, "--data", options.data, "--out", run], check=True,
                        capture_output=True)
@@ -177,7 +180,9 @@ def timed(options, name):
 
 
 def main_time(options):
-    names = [name for name in names_of(options) if (options.out / f"{name}.1" / "model.safetensors").exists()]
+    learn_tokenizer(options)
+    names = [name for name in names_of(options)
+             if options.size == "large" or (options.out / f"{name}.1" / "model.safetensors").exists()]
     rounds = [{name: timed(options, name) for name in names} for _ in range(options.rounds)]
     base = names[0]
     print(f"| router | ms a step | ratio to {base} | tokens/s | of peak | processed | peak memory, MB |")
