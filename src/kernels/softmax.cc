@@ -20,11 +20,6 @@ struct Forward {
   std::span<float> log_sum;
 };
 
-struct Backward {
-  Matrix<const float> p, dp;
-  Matrix<float> dz;
-};
-
 // p_e = exp(z_e - log_sum) with log_sum = m + log sum_e exp(z_e - m), m the largest: no exponential overflows.
 CHOIR_INLINE void forward_body(const Forward& f, int piece) {
   const int cols = f.z.cols, end = std::min(f.z.rows, (piece + 1) * kRows);
@@ -46,28 +41,10 @@ CHOIR_INLINE void forward_body(const Forward& f, int piece) {
   }
 }
 
-CHOIR_INLINE void backward_body(const Backward& b, int piece) {
-  const int cols = b.p.cols, end = std::min(b.p.rows, (piece + 1) * kRows);
-  for (int t = piece * kRows; t < end; ++t) {
-    const float *p = b.p[t], *dp = b.dp[t];
-    float* dz = b.dz[t];
-    Vec total{};
-    for (int e = 0; e < cols; e += kLanes) total += load(p + e, cols - e) * load(dp + e, cols - e);
-    const float mean = sum(total);
-    for (int e = 0; e < cols; e += kLanes)
-      store(dz + e, load(dz + e, cols - e) + load(p + e, cols - e) * (load(dp + e, cols - e) - mean), cols - e);
-  }
-}
-
 void forward_plain(const Forward& f, int piece) { forward_body(f, piece); }
 CHOIR_AVX2 void forward_avx2(const Forward& f, int piece) { forward_body(f, piece); }
 CHOIR_AVX512 void forward_avx512(const Forward& f, int piece) { forward_body(f, piece); }
 constexpr Versions<void(const Forward&, int)> forward_piece{forward_plain, forward_avx2, forward_avx512};
-
-void backward_plain(const Backward& b, int piece) { backward_body(b, piece); }
-CHOIR_AVX2 void backward_avx2(const Backward& b, int piece) { backward_body(b, piece); }
-CHOIR_AVX512 void backward_avx512(const Backward& b, int piece) { backward_body(b, piece); }
-constexpr Versions<void(const Backward&, int)> backward_piece{backward_plain, backward_avx2, backward_avx512};
 
 int pieces(int rows) { return (rows + kRows - 1) / kRows; }
 
@@ -78,13 +55,6 @@ void softmax_forward(Matrix<const float> z, Matrix<float> p, std::span<float> lo
               std::to_string(z.rows) + " rows");
   const Forward f{z, p, log_sum};
   threads.for_each(pieces(z.rows), [&](int piece) { forward_piece(f, piece); });
-}
-
-void softmax_backward(Matrix<const float> p, Matrix<const float> dp, Matrix<float> dz, Threads& threads) {
-  CHOIR_CHECK(dp.rows == p.rows && dz.rows == p.rows && dp.cols == p.cols && dz.cols == p.cols,
-              std::to_string(p.rows) + " rows");
-  const Backward b{p, dp, dz};
-  threads.for_each(pieces(p.rows), [&](int piece) { backward_piece(b, piece); });
 }
 
 }  // namespace choir::kernels

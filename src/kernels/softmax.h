@@ -1,4 +1,4 @@
-// Softmax of rows, and its backward.
+// Softmax of rows.
 #pragma once
 
 #include "base/threads.h"
@@ -11,8 +11,5 @@ using tensor::Matrix;
 
 // p (N,E) = exp(z - log_sum), log_sum[t] = log sum_e exp(z_te). Rows are independent; a NaN gives a row of NaNs.
 void softmax_forward(Matrix<const float> z, Matrix<float> p, std::span<float> log_sum, Threads& threads);
-
-// dz_te += p_te (dp_te - sum_j p_tj dp_tj).
-void softmax_backward(Matrix<const float> p, Matrix<const float> dp, Matrix<float> dz, Threads& threads);
 
 }  // namespace choir::kernels

@@ -26,14 +26,4 @@ SoftmaxRow<S> softmax(const std::vector<S>& z) {
   return row;
 }
 
-// dz_e = p_e (dp_e - sum_j p_j dp_j)
-inline std::vector<double> softmax_backward(const std::vector<double>& dp, const std::vector<double>& z) {
-  const std::vector<double> p = softmax(z).p;
-  double mean = 0;
-  for (size_t e = 0; e < p.size(); ++e) mean += p[e] * dp[e];
-  std::vector<double> dz;
-  for (size_t e = 0; e < p.size(); ++e) dz.push_back(p[e] * (dp[e] - mean));
-  return dz;
-}
-
 }  // namespace choir::kernels::reference
