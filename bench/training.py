@@ -2,8 +2,9 @@
 
 training.py --choir PROGRAM [--python PYTHON] [--routers mixtral etr] [--dtypes float32 bfloat16] [--rounds R] ...
 
-Both train the same shape on random text. The peer runs with the settings that are fair to it; what already stands in
-the environment is left as it is. peers/README.md says what the columns mean.
+Both train the same shape on random text. The peer runs with the settings that are fair to it; of these, what already
+stands in the environment is left as it is, but for OpenBLAS's kernels, which a cautious environment sets too low.
+peers/README.md says what the columns mean.
 """
 import argparse
 import ctypes
@@ -75,7 +76,7 @@ def peer_environment(threads):
     """What is set for the peer on top of the environment, and the whole."""
     wanted = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "OPENBLAS_CORETYPE": core_type(),
               "GLIBC_TUNABLES": MALLOC}
-    added = {key: value for key, value in wanted.items() if value and key not in os.environ}
+    added = {key: value for key, value in wanted.items() if value and (key not in os.environ or key.startswith("OPENBLAS"))}
     folder = openblas_folder()
     if folder:
         added["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))

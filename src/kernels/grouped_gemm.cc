@@ -55,6 +55,12 @@ int step_for(int rows, int depth, int multiple) {
   return std::max(1, wanted / multiple) * multiple;
 }
 
+// Rows of a piece, at most `most`, of a single matrix whose pieces are few: every thread gets as many.
+int even_step(int rows, int most, int threads) {
+  const int parts = std::max(1, (rows + most * threads - 1) / (most * threads)) * threads;
+  return std::min(most, (rows / parts + kPanelTile) / kPanelTile * kPanelTile);
+}
+
 void check_groups(const Groups& groups, size_t experts, int positions) {
   CHOIR_CHECK(groups.offset.size() == experts + 1 && groups.offset.front() == 0 && groups.offset.back() <= positions,
               std::to_string(groups.offset.size()) + " offsets for " + std::to_string(experts) + " experts");
@@ -133,15 +139,16 @@ constexpr int kGradientCols = 256;
 void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::span<const Matrix<const float>> w,
                             Matrix<float> dx, Write write, Threads& threads) {
   check_groups(groups, w.size(), dy.rows);
+  constexpr int kInputRows = 256;
   constexpr int kDepth = 512;  // rows of the weight whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].cols; };
-  const Pieces pieces(groups.count(), rows, cols, kPanelRows, kGradientCols);
+  const Pieces pieces(groups.count(), rows, cols, kInputRows, kGradientCols);
   threads.for_each(pieces.count(), [&](int index) {
     const Pieces::Piece piece = pieces.at(index, rows, cols);
     const Matrix<const float>& weight = w[piece.expert];
     const int first = groups.offset[piece.expert] + piece.row;
-    std::array<const float*, kPanelRows> a;
+    std::array<const float*, kInputRows> a;
     std::array<const float*, kDepth> b;
     for (int done = 0; done < weight.rows; done += kDepth) {
       const int depth = std::min(kDepth, weight.rows - done);
@@ -165,7 +172,8 @@ void grouped_backward_weight(const Groups& groups, Matrix<const float> dy, Matri
   constexpr int kDepth = 512;  // tokens whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] > groups.offset[e] ? dw[e].rows : 0; };
   const auto cols = [&](int e) { return dw[e].cols; };
-  const Pieces pieces(groups.count(), rows, cols, kPanelRows, kGradientCols);
+  const int step = groups.count() > 1 ? kPanelRows : even_step(rows(0), kPanelRows, threads.count());
+  const Pieces pieces(groups.count(), rows, cols, step, kGradientCols);
   threads.for_each(pieces.count(), [&](int index) {
     const Pieces::Piece piece = pieces.at(index, rows, cols);
     std::array<const float*, kDepth> b;

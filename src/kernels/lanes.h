@@ -38,6 +38,12 @@ CHOIR_INLINE void store_lanes(float* p, const Lanes<W>& v) {
 }
 
 template <int W>
+CHOIR_INLINE void add(Lanes<W>& total, const Lanes<W>& a) {
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) total.part[i] += a.part[i];
+}
+
+template <int W>
 CHOIR_INLINE void multiply_add(Lanes<W>& total, const Lanes<W>& a, float b) {
 #pragma GCC unroll 4
   for (int i = 0; i < Lanes<W>::kParts; ++i) total.part[i] += a.part[i] * b;

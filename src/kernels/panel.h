@@ -23,7 +23,7 @@ struct PanelBlock {
   bool add = false;
 };
 
-constexpr int kPanelDepth = 128, kPanelRows = 96;
+constexpr int kPanelDepth = 128, kPanelRows = 96, kPanelTile = 6;  // the tile's rows: whole tiles are fastest
 
 extern const Versions<void(const PanelBlock&)> kPanel;
 
