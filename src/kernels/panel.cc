@@ -145,7 +145,10 @@ CHOIR_INLINE void pack(const PanelBlock& block, int p0, int depth, int j0, int w
 }
 
 // Column panels of a: kTileRows numbers for each p, the last row repeated past the edge. Row after row of what lies
-// contiguous, fetched ahead.
+// contiguous, fetched ahead. Eight numbers move at once: the two too many are overwritten with the next p, and after
+// the last they fall between two panels.
+constexpr int kAtOnce = 8, kColumnPanel = kPanelDepth * kTileRows + kLine;
+
 CHOIR_INLINE void pack_columns(const PanelBlock& block, int p0, int depth, float* panels) {
   const int whole = block.rows / kTileRows * kTileRows, rest = block.rows - whole;
   for (int p = 0; p < depth; ++p) {
@@ -153,8 +156,10 @@ CHOIR_INLINE void pack_columns(const PanelBlock& block, int p0, int depth, float
     if (p + kAhead < depth)
       for (int i = 0; i < block.rows; i += kLine) __builtin_prefetch(from + kAhead * block.a_step + i);
     float* to = panels + p * kTileRows;
-    for (int i = 0; i < whole; i += kTileRows, to += kPanelDepth * kTileRows)
-      std::memcpy(to, from + i, kTileRows * sizeof(float));
+    int i = 0;
+    for (; i + kAtOnce <= block.rows; i += kTileRows, to += kColumnPanel)
+      std::memcpy(to, from + i, kAtOnce * sizeof(float));
+    for (; i < whole; i += kTileRows, to += kColumnPanel) std::memcpy(to, from + i, kTileRows * sizeof(float));
     for (int r = 0; rest > 0 && r < kTileRows; ++r) to[r] = from[whole + std::min(r, rest - 1)];
   }
 }
@@ -198,7 +203,7 @@ CHOIR_INLINE void columns_of(const PanelBlock& block, int p0, int depth, int j0,
     if (block.a_rows)
       at(rows_from(block, i, p0), i);
     else
-      at(PackedScalars{columns + i * kPanelDepth}, i);
+      at(PackedScalars{columns + i / kTileRows * kColumnPanel}, i);
   }
 }
 
@@ -206,7 +211,7 @@ template <class Set>
 CHOIR_INLINE void panel_body(const PanelBlock& block) {
   constexpr int C = Set::kColumns;
   static_assert(C * kLanes <= kMostColumns);
-  alignas(64) float columns[kPanelRows * kPanelDepth];
+  alignas(64) float columns[kPanelRows / kTileRows * kColumnPanel];
   for (int p0 = 0; p0 < block.depth; p0 += kPanelDepth) {
     const int depth = std::min(kPanelDepth, block.depth - p0);
     if (!block.a_rows) pack_columns(block, p0, depth, columns);
