@@ -22,8 +22,15 @@ size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast
 
 int keep_of(const PruneOptions& options, int layer) { return options.keep[options.keep.size() == 1 ? 0 : layer]; }
 
+// Top-k of the logits, gains by a softmax over the chosen: what SubsetErrors computes.
+bool is_plain(const moe::Router& router) {
+  const auto rule = router.subset_rule();
+  return rule && rule->groups == 1 && rule->gain == moe::SubsetRule::Gain::kSoftmax &&
+         rule->over == moe::SubsetRule::Over::kChosen && rule->scale == 1 && router.state_size(2) == 0;
+}
+
 void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
-  if (!layer.router.empty() && !moe::parse_router(layer.router).prunable())
+  if (!layer.router.empty() && !is_plain(moe::parse_router(layer.router)))
     base::input_error("the router is not one that experts can be taken from: " + layer.router, where,
                       "pruning is made for linear > top_k > all > chosen");
   if (layer.idle() > 0)
@@ -252,12 +259,8 @@ PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches,
   const base::Stopwatch watch;
   check_prune(model.config(), options);
   check_batches(batches);
-  Config config = model.config();
-  for (LayerConfig& layer : config.layers) {
-    layer.skip_beta.reset();
-    if (!layer.router.empty()) layer.router = moe::with_admission(layer.router, "all");
-  }
-  const Model unskipping = model.with_layers(config, everything(config));
+  const Model unskipping = without_skipping(model);
+  const Config& config = unskipping.config();
   Search search(unskipping, batches, options, threads, progress);
   PruneResult result;
   for (int l = 0; l < config.depth(); ++l) result.layers.push_back(search.layer(l));

@@ -263,10 +263,9 @@ TEST_CASE("a NaN among the weights is named") {
 
 TEST_CASE("a router whose layer would be measured wrongly is refused") {
   const auto batches = random_batches(1, 2, 11, 31);
-  for (const char* router :
-       {"linear > top_k(2) > all > softmax", "linear(sqrt_softplus) > top_k(2) > all > chosen",
-        "linear(residual) > top_k(2) > all > chosen", "linear > top_k(2) > all > chosen + quantile",
-        "linear > second_random > all > chosen", "linear > top_k(2) > top_capacity(factor(1)) > chosen"}) {
+  for (const char* router : {"linear > top_k(2) > all > softmax", "linear(residual) > top_k(2) > all > chosen",
+                             "linear > top_k(2) > all > chosen + quantile", "linear > second_random > all > chosen",
+                             "linear > top_k(2) > top_capacity(factor(1)) > chosen"}) {
     CAPTURE(router);
     Config config = small_config(5, 2, 2);
     for (model::LayerConfig& layer : config.layers) layer.router = router;

@@ -145,6 +145,16 @@ Weight Model::rows_of(const Weight& gate, const std::vector<int>& kept) {
   return {copies_.back()->data(), gate.type, static_cast<int>(kept.size()), gate.cols};
 }
 
+// Some numbers of a row of floats, in memory of our own.
+Weight Model::columns_of(const Weight& row, const std::vector<int>& kept) {
+  CHOIR_CHECK(row.rows == 1 && row.type == DType::kF32, "one row of floats");
+  Bytes bytes(kept.size() * sizeof(float));
+  const auto* from = static_cast<const float*>(row.data);
+  for (size_t i = 0; i < kept.size(); ++i) std::memcpy(bytes.data() + i * sizeof(float), from + kept[i], sizeof(float));
+  copies_.push_back(std::make_shared<const Bytes>(std::move(bytes)));
+  return {copies_.back()->data(), DType::kF32, 1, static_cast<int>(kept.size())};
+}
+
 Model Model::with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const {
   Model result = *this;
   result.config_ = config;
@@ -154,10 +164,11 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     const std::vector<int>& kept = keep[l];
     CHOIR_CHECK(static_cast<int>(kept.size()) == config.layers[l].experts, "kept experts and config differ");
     if (kept.size() == from.w1.size()) continue;
-    if (!router(l).prunable() || config_.layers[l].idle() > 0)
+    if (!router(l).subset_rule() || config_.layers[l].idle() > 0)
       base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
-                        "only linear > top_k > all > chosen can lose some");
+                        "only linear scores with a weight for each expert by itself can lose some");
     for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept);
+    if (from.state.data) to.state = result.columns_of(from.state, kept);
     for (size_t i = 0; i < kept.size(); ++i) {
       to.w1[i] = from.w1[kept[i]];
       to.w2[i] = from.w2[kept[i]];

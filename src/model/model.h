@@ -52,6 +52,7 @@ class Model {
 
   Weight copy(const Weight& weight, tensor::DType type);
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
+  Weight columns_of(const Weight& row, const std::vector<int>& kept);
   void finish();
   void check_layer(size_t l) const;
 

@@ -211,11 +211,7 @@ bool Router::masks() const { return std::holds_alternative<Mask>(words_->admit);
 
 bool Router::skippable() const { return is_top_2(*words_) && admits_all_or_skip(*words_); }
 
-bool Router::prunable() const {
-  const auto* linear = std::get_if<LinearScore>(&words_->score);
-  return linear && !linear->residual && !linear->selects() && std::holds_alternative<TopK>(words_->propose) &&
-         admits_all_or_skip(*words_) && std::holds_alternative<ChosenWeights>(words_->weigh) && state_size(2) == 0;
-}
+std::optional<SubsetRule> Router::subset_rule() const { return subset_rule_of(*words_); }
 
 bool Router::shares_matter() const {
   return any_word(*words_, [](const auto& word) {

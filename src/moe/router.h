@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "moe/routing.h"
+#include "moe/subset_rule.h"
 
 namespace choir::moe {
 
@@ -42,9 +44,10 @@ class Router {
   bool masks() const;     // some experts' scores are -infinity
   // Whether skip(beta) may stand in place of its admission: top_k(2) > all or skip.
   bool skippable() const;
-  // Whether it stays the same router when experts are taken out: linear > top_k > all or skip > chosen, without words
-  // whose numbers belong to experts. A token's slots are then its best experts, its weights the softmax over these.
-  bool prunable() const;
+  // How it chooses and weighs, of a router that stays the same when experts are taken out: linear without residual,
+  // top_k or groups, all or skip, and a weight for each expert by itself. Its numbers, if it has any, are one bias for
+  // each expert. Nothing for other routers.
+  std::optional<SubsetRule> subset_rule() const;
   // Whether a call that is a part of a step must know the proposals of the whole step: Context::shares.
   bool shares_matter() const;
   std::string misfit(int experts, int width) const;  // why it cannot work on so many; empty: it can

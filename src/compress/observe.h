@@ -1,0 +1,53 @@
+// The one pass over the calibration tokens: layer after layer, what its router compared and its experts answered.
+#pragma once
+
+#include "compress/calibration.h"
+#include "compress/capture.h"
+#include "compress/record.h"
+
+namespace choir::compress {
+
+struct ObserveOptions {
+  int ranks = 0;        // of each token that are run and kept; 0: as many as every count to `least_keep` needs
+  int least_keep = 0;   // in each layer; 0: a quarter of the experts, at least top-k
+  int first_layer = 0;  // layers before it are passed through and not observed
+};
+
+// Ranks of a token of which a layer's record must tell: k survivors and the next one are among them but for about one
+// token in 10^4, were the survivors drawn evenly; the popular ones stay, so really for fewer.
+int ranks_for(int experts, int k, int least_keep);
+
+// Takes one layer's record; the next layer is observed when it returns.
+using TakeRecord = std::function<void(int layer, LayerRecord record)>;
+
+// Memory holds the residual streams of all tokens and one layer's record. A model that skips is measured without its
+// thresholds. Throws Error (input) for a router that experts cannot be taken from, naming the layer.
+void observe(const Model& model, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
+             const TakeRecord& take, Threads& threads, const Progress& progress = {});
+
+// Adds the tokens x (N,D), on their way from the stream `middle` (N,D), to the record; returns z, the layer's output.
+// For observe() and for tests that have no model.
+class LayerObserver {
+ public:
+  LayerObserver(const LayerView& layer, int ranks, LayerRecord& record, Threads& threads);
+
+  void add(Matrix<const float> x, Matrix<const float> middle, Matrix<float> z);
+  void end_batch();
+  void finish();  // turns sums into means
+
+ private:
+  void answers_in_order(Matrix<float> answers) const;
+  void add_products(Matrix<const float> answers);
+  void add_choices();
+  void add_streams(Matrix<const float> middle, Matrix<const float> z);
+  void add_means();
+
+  const LayerView layer_;
+  LayerRecord& record_;
+  Threads& threads_;
+  Capture capture_;
+  tensor::Buffer<float> answers_, products_;
+  std::vector<double> squared_gain_;  // [E] sum a_tj^2
+};
+
+}  // namespace choir::compress

@@ -1,0 +1,77 @@
+#include "moe/subset_rule.h"
+
+#include <algorithm>
+
+#include "moe/words.h"
+
+namespace choir::moe {
+namespace {
+
+using Gain = SubsetRule::Gain;
+using Over = SubsetRule::Over;
+
+bool read(const TopK& word, SubsetRule& rule) {
+  rule.k = word.k;
+  return true;
+}
+
+bool read(const Groups& word, SubsetRule& rule) {
+  rule.k = word.k;
+  rule.groups = word.groups;
+  rule.kept_groups = word.keep;
+  rule.by_top_two = word.top_two;
+  return true;
+}
+
+bool read(const ChosenWeights&, SubsetRule&) { return true; }
+
+bool read(const SoftmaxWeights& word, SubsetRule& rule) {
+  rule.over = word.renorm ? Over::kChosen : Over::kAll;
+  rule.scale = word.scale;
+  return true;
+}
+
+bool read(const SigmoidWeights&, SubsetRule& rule) {
+  rule.gain = Gain::kSigmoid;
+  rule.over = Over::kNothing;
+  return true;
+}
+
+bool read(const SigmoidNormWeights& word, SubsetRule& rule) {
+  rule.gain = Gain::kSigmoid;
+  rule.scale = word.scale;
+  return true;
+}
+
+template <class Word>
+bool read(const Word&, SubsetRule&) {
+  return false;
+}
+
+// A bias belongs to its expert and goes with it; other numbers would not know where to go.
+bool only_a_bias(const std::vector<Balance>& words) {
+  return std::ranges::all_of(words, [](const Balance& word) {
+    return std::visit(
+        [](const auto& w) {
+          if constexpr (requires { w.state_size(1); }) return std::is_same_v<std::decay_t<decltype(w)>, BiasBalance>;
+          return true;
+        },
+        word);
+  });
+}
+
+}  // namespace
+
+std::optional<SubsetRule> subset_rule_of(const Words& words) {
+  const auto* linear = std::get_if<LinearScore>(&words.score);
+  const bool admits = std::holds_alternative<AdmitAll>(words.admit) || std::holds_alternative<Skip>(words.admit);
+  const auto biases = std::ranges::count_if(
+      words.balance, [](const Balance& word) { return std::holds_alternative<BiasBalance>(word); });
+  if (!linear || linear->residual || !admits || biases > 1 || !only_a_bias(words.balance)) return {};
+  SubsetRule rule;
+  const auto understood = [&](const auto& word) { return read(word, rule); };
+  if (!std::visit(understood, words.propose) || !std::visit(understood, words.weigh)) return {};
+  return rule;
+}
+
+}  // namespace choir::moe
