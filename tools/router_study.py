@@ -6,8 +6,8 @@ router_study.py time CHOIR DATA OUT [--rounds R] [--steps N] [--only WORD...] [-
 
 DATA is what tools/prepare_text.py wrote. A run that is finished is not made again, one that was cut off goes on. Each run
 of `train` has one thread, so that J of them share the machine; its seconds mean nothing. `time` begins with the models
-of seed 1, where the size is small, and makes N steps with all threads, all routers in turn, R times over, on a machine
-that is left alone.
+of seed 1, whose loads are even by then, where they are in OUT, and makes N steps with all threads, all routers in turn,
+R times over, on a machine that is left alone.
 """
 import argparse
 import concurrent.futures
@@ -167,8 +167,9 @@ def timed(options, name):
         run, path = pathlib.Path(place) / "run", pathlib.Path(place) / "config.json"
         settings = config(name, 1, options.steps, options.size)
         del settings["evaluation"]
-        if options.size == "small":
-            settings["from"] = str((options.out / f"{name}.1").resolve())
+        trained = options.out / f"{name}.1"
+        if (trained / "model.safetensors").exists():
+            settings["from"] = str(trained.resolve())
         path.write_text(json.dumps(settings))
         subprocess.run([options.choir, "train", "--config", path, "--data", options.data, "--out", run], check=True,
                        capture_output=True)
@@ -181,8 +182,7 @@ def timed(options, name):
 
 def main_time(options):
     learn_tokenizer(options)
-    names = [name for name in names_of(options)
-             if options.size == "large" or (options.out / f"{name}.1" / "model.safetensors").exists()]
+    names = names_of(options)
     rounds = [{name: timed(options, name) for name in names} for _ in range(options.rounds)]
     base = names[0]
     print(f"| router | ms a step | ratio to {base} | tokens/s | of peak | processed | peak memory, MB |")
