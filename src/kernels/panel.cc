@@ -164,12 +164,13 @@ CHOIR_INLINE void pack_columns(const PanelBlock& block, int p0, int depth, float
   }
 }
 
-// The rows of a and the results of the next tile are far away in memory, and too short for the machine to foresee.
+// The rows of a and the results of the next tile, where this is their first use: far away in memory, and too short for
+// the machine to foresee.
 CHOIR_INLINE void fetch_ahead(const PanelBlock& block, int i, int p0, int depth, int j0) {
   for (int r = i + kTileRows; r < std::min(i + 2 * kTileRows, block.rows); ++r) {
-    for (int j = j0; j < std::min(j0 + kMostColumns, block.cols); j += kLine)
+    for (int j = j0; p0 == 0 && j < std::min(j0 + kMostColumns, block.cols); j += kLine)
       __builtin_prefetch(block.y + r * block.y_stride + j, 1);
-    if (!block.a_rows) continue;
+    if (!block.a_rows || j0 > 0) continue;
     for (int p = 0; p < depth; p += kLine) __builtin_prefetch(block.a_rows[r] + p0 + p);
   }
 }
