@@ -143,7 +143,8 @@ void measure(Bench& b, Row& row) {
   const std::vector<float> dweight(routing.plan.token.size(), 1.0f);
   timed(row.route, [&] { row.router.route(context, moe::Balancing::kOn, routing); });
   timed(row.back, [&] { row.router.backward({dweight, 1, b.dx, b.gradients.gate, {}, {}}, context, routing); });
-  const moe::MoeBackward backward{.step = step, .doutput = b.dy, .dx = b.dx, .balance_scale = 1};
+  tensor::Buffer<float> dhidden;
+  const moe::MoeBackward backward{.step = step, .doutput = b.dy, .dx = b.dx, .balance_scale = 1, .dhidden = dhidden};
   timed(row.layer_back,
         [&] { moe::moe_backward(row.router, b.weights, b.activations, backward, b.gradients, b.threads); });
   std::vector<float> sums(static_cast<size_t>(row.router.sums_size(b.experts)));

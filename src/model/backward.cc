@@ -92,7 +92,8 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
     a.dscore[step.layer - 1].clear();
   }
   const moe::MoeStep forward = step.pass.routing_step(static_cast<int>(step.layer), block, before);
-  moe::MoeBackward backward{.step = forward, .doutput = dh, .dx = dnormed, .balance_scale = step.balance_scale};
+  moe::MoeBackward backward{
+      .step = forward, .doutput = dh, .dx = dnormed, .balance_scale = step.balance_scale, .dhidden = a.dhidden};
   if (before.data) backward.previous = a.dscore[step.layer - 1].matrix(before.rows, before.cols);
   if (const Buffer<float>& mine = a.dscore[step.layer]; mine.size() > 0)
     backward.dscore = mine.matrix(n, model.config().layers[step.layer].routed());

@@ -11,6 +11,7 @@ struct TrainingActivations {
   Buffer<float> h, normed, inverse_rms;  // after the last block; normed for the head
   Buffer<float> logits, loss, log_sum;   // (N,V), (N), (N)
   Buffer<float> dh, dnormed;             // (N,D)
+  Buffer<float> dhidden;                 // moe::MoeBackward::dhidden
   std::vector<Buffer<float>> dscore;     // [L] (N,E) of a layer's scores by the router behind it, where that reads them
 };
 

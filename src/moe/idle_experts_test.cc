@@ -120,11 +120,13 @@ Result run(const std::string& expression, const std::vector<double>& all, const 
   moe_forward(router, weights, step, activations, pool);
   r.chosen = activations.routing.chosen;
   const std::vector<float> dyf = reference::narrow(dy);
+  Buffer<float> dhidden;
   moe_backward(router, weights, activations,
                {.step = step,
                 .doutput = reference::matrix(dyf, kWidth),
                 .dx = {r.gradient.data(), kTokens, kWidth},
-                .balance_scale = 0},
+                .balance_scale = 0,
+                .dhidden = dhidden},
                tensors_over<Matrix<float>>(r.gradient), pool);
   return r;
 }

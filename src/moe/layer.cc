@@ -4,6 +4,7 @@
 
 #include "kernels/grouped_gemm.h"
 #include "kernels/swiglu.h"
+#include "kernels/weigh_rows.h"
 #include "moe/dispatch.h"
 
 namespace choir::moe {
@@ -40,26 +41,17 @@ struct Views {
         out(a.out.matrix(busy.all_edges, d)) {}
 };
 
+// Columns past a narrow expert's width are zero, in buffers that earlier calls have used.
+void clear_past_width(const Plan& plan, const std::vector<Weight>& w1, Matrix<float> m) {
+  for (size_t e = 0; e < w1.size(); ++e)
+    for (int i = plan.offset[e]; w1[e].rows < m.cols && i < plan.offset[e + 1]; ++i)
+      std::fill(m[i] + w1[e].rows, m[i] + m.cols, 0.0f);
+}
+
 std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
   std::vector<Matrix<const float>> result;
   for (const Weight& w : weights) result.push_back(tensor::as_matrix(w));
   return result;
-}
-
-// dg_i = <d (g y)_i / g, y> = <W2^T dout, h>: the expert's output is not needed again. Then both factors of the product
-// W2 h take the weight: dh *= g for what lies before, h *= g for the gradient of W2.
-void weigh_rows(const Plan& plan, Matrix<float> dhidden, Matrix<float> hidden, std::vector<float>& dweight,
-                Threads& threads) {
-  constexpr int kRows = 32;
-  threads.for_each((hidden.rows + kRows - 1) / kRows, [&](int piece) {
-    for (int i = piece * kRows; i < std::min(hidden.rows, (piece + 1) * kRows); ++i) {
-      float dot = 0;
-      for (int f = 0; f < hidden.cols; ++f) dot += dhidden[i][f] * hidden[i][f];
-      dweight[i] = dot;
-      for (int f = 0; f < hidden.cols; ++f) dhidden[i][f] *= plan.weight[i];
-      for (int f = 0; f < hidden.cols; ++f) hidden[i][f] *= plan.weight[i];
-    }
-  });
 }
 
 }  // namespace
@@ -72,10 +64,7 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
     buffer->reserve(area(busy.edges, f));
   activations.out.reserve(area(busy.all_edges, x.cols));
   const Views a(activations, busy, f, x.cols);
-  const auto narrow = [&](int e) { return weights.w1[e].rows < f; };
-  for (int e = 0; e < busy.by_token.count(); ++e)  // columns past a narrow expert's width stay zero
-    for (int i = plan.offset[e]; narrow(e) && i < plan.offset[e + 1]; ++i)
-      for (const Matrix<float>& m : {a.gate, a.up}) std::fill(m[i] + weights.w1[e].rows, m[i] + f, 0.0f);
+  for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(plan, weights.w1, m);
   kernels::grouped_forward(busy.by_token, x, weights.w1, a.gate, threads, sums);
   kernels::grouped_forward(busy.by_token, x, weights.w3, a.up, threads, sums);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
@@ -116,14 +105,17 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   const Busy busy(plan, weights.w1.size());
   const auto& [by_token, by_edge, edges, all_edges] = busy;
   const Views a(activations, busy, f, x.cols);
-  const Buffer<float> dhidden_buffer(area(edges, f));
-  const Matrix<float> dhidden = dhidden_buffer.matrix(edges, f), drows = a.out;
+  backward.dhidden.reserve(area(edges, f));
+  const Matrix<float> dhidden = backward.dhidden.matrix(edges, f), drows = a.out;
+  clear_past_width(plan, weights.w1, dhidden);
   std::vector<float> dweight(static_cast<size_t>(all_edges));
 
   gather(plan, backward.doutput, drows, threads);
   idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
   kernels::grouped_backward_input(by_edge, drows, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
-  weigh_rows(plan, dhidden, a.hidden, dweight, threads);
+  // dg_i = <d (g y)_i / g, y> = <W2^T dout, h>: the expert's output is not needed again. Then both factors of the
+  // product W2 h take the weight: dh for what lies before, h for the gradient of W2.
+  kernels::weigh_rows_backward(plan.weight, dhidden, a.hidden, dweight, threads);
   kernels::grouped_backward_weight(by_edge, drows, a.hidden, gradients.w2, threads);
   kernels::swiglu_backward(dhidden, a.gate, a.up, threads);
   kernels::grouped_backward_weight(by_token, a.gate, x, gradients.w1, threads);

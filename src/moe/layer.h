@@ -58,6 +58,7 @@ struct MoeBackward {
   Matrix<const float> doutput;  // (N,D)
   Matrix<float> dx;             // (N,D) added to
   float balance_scale;          // gradient of the total loss by this layer's balance loss
+  Buffer<float>& dhidden;       // scratch (M,F) that layers and calls may share; grows as needed
   Matrix<float> previous{};     // Router::Backward
   Matrix<const float> dscore{};
 };

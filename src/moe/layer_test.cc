@@ -99,9 +99,12 @@ Result run(const Router& router, const std::vector<double>& variables, const std
   MoeStep step = step_of(x, reference::matrix(r.y, kWidth));
   step.balancing = Balancing::kOn;
   moe_forward(router, weights, step, activations, pool);
-  moe_backward(router, weights, activations,
-               {step, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale)},
-               tensors_over<Matrix<float>>(r.gradient, tokens), pool);
+  Buffer<float> dhidden(1 << 12);
+  std::ranges::fill(dhidden.span(), NAN);  // what another layer left there
+  moe_backward(
+      router, weights, activations,
+      {step, reference::matrix(dyf, kWidth), {r.gradient.data(), tokens, kWidth}, static_cast<float>(kScale), dhidden},
+      tensors_over<Matrix<float>>(r.gradient, tokens), pool);
   for (float& g : r.gradient) g -= 1;  // the backward adds to what is there
   r.routing = std::move(activations.routing);
   return r;
