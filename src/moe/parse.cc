@@ -26,6 +26,7 @@ constexpr Alias kAliases[] = {
     {"deepseek_v3",
      "linear(sigmoid) > groups(8, 4, 8, by=top2) > all > sigmoid_norm(2.5) + bias(0.001) + load(0.0001, "
      "scope=sequence, of=sigmoid)"},
+    {"deepseek_v4", "linear(sqrt_softplus) > top_k(6) > all > sqrt_softplus_norm(1.5) + bias(0.001)"},
     {"quantile", "linear > top_k(8) > all > softmax + quantile"},
     {"base", "linear > assignment > all > sigmoid"},
     {"sinkhorn", "linear > sinkhorn(1) > all > sigmoid"},

@@ -5,6 +5,7 @@
 #include "kernels/gemm.h"
 #include "kernels/sigmoid.h"
 #include "moe/lengths.h"
+#include "moe/logistic.h"
 #include "moe/noise.h"
 
 namespace choir::moe {
@@ -101,8 +102,7 @@ void LinearScore::select(const Context& context, Matrix<const float> z, Matrix<f
   if (select_by == SelectBy::kSigmoid) kernels::sigmoid_forward(z, key, context.threads);
   each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) {
-      if (select_by == SelectBy::kSqrtSoftplus)
-        key[t][e] = std::sqrt(z[t][e] > 20 ? z[t][e] : std::log1p(std::exp(z[t][e])));
+      if (select_by == SelectBy::kSqrtSoftplus) key[t][e] = sqrt_softplus(z[t][e]);
       if (z[t][e] == -HUGE_VALF) key[t][e] = -HUGE_VALF;  // a masked expert stays masked
     }
   });

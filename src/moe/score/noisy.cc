@@ -1,7 +1,5 @@
 #include "moe/score/noisy.h"
 
-#include <cmath>
-
 #include "kernels/gemm.h"
 #include "moe/lengths.h"
 #include "moe/logistic.h"
@@ -11,8 +9,6 @@ namespace choir::moe {
 namespace {
 
 constexpr uint64_t kStream = 0x4015e;  // keeps the draws apart from those of other words
-
-float softplus(float v) { return std::max(v, 0.0f) + std::log1p(std::exp(-std::abs(v))); }
 
 // v_te = x_t . v_e.
 Buffer<float> spread(const Context& context) {
