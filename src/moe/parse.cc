@@ -28,7 +28,7 @@ constexpr Alias kAliases[] = {
      "scope=sequence, of=sigmoid)"},
     {"deepseek_v4", "linear(sqrt_softplus) > top_k(6) > all > sqrt_softplus_norm(1.5) + bias(0.001)"},
     {"quantile", "linear > top_k(8) > all > softmax + quantile"},
-    {"base", "linear > assignment > all > sigmoid"},
+    {"base", "linear(init=orthogonal) > assignment > all > sigmoid"},
     {"sinkhorn", "linear > sinkhorn(1) > all > sigmoid"},
     {"hash", "hash > top_k(1) > all > identity"},
     {"top_p", "linear > top_p(0.4) > all > chosen + entropy(0.0001) + load(0.01)"},

@@ -33,7 +33,7 @@ TEST_CASE("parse: every alias is its expression, and reads back as itself") {
 
 TEST_CASE("parse: every argument survives being written out") {
   for (const std::string text :
-       {"linear(sigmoid, residual, jitter=0.01) > all > all > softmax(renorm, scale=2.5)",
+       {"linear(sigmoid, residual, jitter=0.01, init=orthogonal) > all > all > softmax(renorm, scale=2.5)",
         "linear(sqrt_softplus) > top_k(3) > fifo(factor(1.1), order=slot) > sigmoid",
         "grap(eps=0.5) > top_k(1) > all > identity", "grap > top_k(1) > fifo(locmoe(lo=0.25, hi=1.1)) > identity",
         "grap_cosine(learn, kappa=3, center=0.5) > top_k(1) > top_capacity(etr_sum(tau=0.5, decay=0.8, lo=0.1, hi=2, "
@@ -75,6 +75,7 @@ TEST_CASE("parse: words and arguments that are not known are named") {
         {"grap_cosine(kappa=-1) > top_k(1) > all > softmax", "out of range"},
         {"grap_cosine(center=1) > top_k(1) > all > softmax", "out of range"},
         {"linear(jitter=2) > top_k(1) > all > softmax", "out of range"},
+        {"linear(init=zero) > top_k(1) > all > softmax", "known: normal, orthogonal"},
         {"linear > top_k(1) > all > softmax + load", "lacks alpha"},
         {"linear > top_k(1) > all > softmax + load(1, scope=layer)", "known: batch, sequence"},
         {"linear > top_k(1) > all > softmax + locality(0.1, eps=0)", "out of range"},

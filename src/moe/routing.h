@@ -89,6 +89,7 @@ struct GateTensor {
   int rows, cols;
   float initial = 0, deviation = 0.02f;  // training starts from initial, plus normal noise
   bool vector = false;                   // stored as [cols], in float, and without weight decay
+  bool orthogonal = false;               // rows at right angles, each as long as normal numbers make it in the mean
 };
 
 // key_te += sign shift_e; a masked expert stays masked.

@@ -37,16 +37,24 @@ LinearScore LinearScore::read(Arguments& arguments) {
   }
   word.residual = arguments.flag("residual");
   word.jitter = static_cast<float>(arguments.number("jitter", 0, 1, 0));
+  word.orthogonal = arguments.name("init", {"normal", "orthogonal"}) == "orthogonal";
   return word;
 }
 
 std::string LinearScore::text() const {
   const char* by[] = {"", "sigmoid", "sqrt_softplus"};
-  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0)});
+  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0),
+                         orthogonal ? "init=orthogonal" : ""});
+}
+
+std::string LinearScore::misfit(int experts, int width) const {
+  if (!orthogonal || experts <= width) return "";
+  return "init=orthogonal wants no more experts than channels, of which there are " + std::to_string(width);
 }
 
 std::vector<GateTensor> LinearScore::tensors(int experts, int width) const {
   std::vector<GateTensor> result{{"gate.weight", experts, width}};
+  result[0].orthogonal = orthogonal;
   if (residual) result.push_back({"gate_residual.weight", experts, experts});
   return result;
 }
