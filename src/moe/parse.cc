@@ -14,7 +14,7 @@ constexpr Alias kAliases[] = {
     {"qwen3", "linear > top_k(8) > all > softmax(renorm) + load(0.001)"},
     {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
     {"gshard", "linear > second_random > fifo(factor(1), order=slot) > softmax(renorm) + load(0.01)"},
-    {"noisy_top_k", "noisy > top_k(4) > all > chosen + cv2(0.1)"},
+    {"noisy_top_k", "noisy > top_k(4) > all > chosen + cv2(0.1) + cv2(0.1, of=load)"},
     {"locmoe", "grap > top_k(1) > fifo(locmoe) > softmax + load(0.01) + locality(0.01)"},
     {"etr", "grap_cosine(center=ema) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01) + locality(0.01)"},
     {"capacity_drop_prob", "linear > top_k(2) > top_capacity(factor(1), key=prob) > softmax(renorm) + load(0.01)"},

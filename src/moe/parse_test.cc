@@ -80,6 +80,8 @@ TEST_CASE("parse: words and arguments that are not known are named") {
         {"linear > top_k(1) > all > softmax + load(1, scope=layer)", "known: batch, sequence"},
         {"linear > top_k(1) > all > softmax + locality(0.1, eps=0)", "out of range"},
         {"linear > top_k(1) > all > softmax + bias(0.1, 3)", "unexpected argument"},
+        {"linear > top_k(2) > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
+        {"noisy > second_random > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
         {"linear > top_k(1 > all > softmax", "bracket"},
         {"linear > top_k(1)) > all > softmax", "not a word"}}) {
     CAPTURE(text);

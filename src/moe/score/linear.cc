@@ -28,6 +28,12 @@ void multiply(std::span<float> a, std::span<const float> b) {
 
 }  // namespace
 
+void gate_backward(const Context& context, size_t gate, Matrix<const float> dz, const ScoreGradient& gradient) {
+  kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[gate]), gradient.dx, kernels::Write::kAdd,
+                               context.threads);
+  kernels::gemm_backward_weight(dz, context.tokens.x, gradient.tensors[gate], context.threads);
+}
+
 LinearScore LinearScore::read(Arguments& arguments) {
   LinearScore word;
   if (arguments.flag("sigmoid")) word.select_by = SelectBy::kSigmoid;
@@ -80,11 +86,11 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
 // dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. dz' += dz g, dg += dz^T z'.
 void LinearScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                            const ScoreGradient& gradient) const {
-  const Matrix<const float> x = context.tokens.x, w = tensor::as_matrix(context.tensors[0]);
+  const Matrix<const float> x = context.tokens.x;
   if (jitter > 0 && context.rule == Rule::kTraining) {
     const Buffer<float> factor = jitter_of(context, jitter), through(factor.size());
     const Matrix<float> u = factor.matrix(x.rows, x.cols), d = through.matrix(x.rows, x.cols);
-    kernels::gemm_backward_input(dz, w, d, kernels::Write::kSet, context.threads);
+    kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[0]), d, kernels::Write::kSet, context.threads);
     each_token(context, [&](int t) {
       multiply(d.row(t), u.row(t));
       for (int j = 0; j < x.cols; ++j) gradient.dx[t][j] += d[t][j];
@@ -92,8 +98,7 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
     });
     kernels::gemm_backward_weight(dz, u, gradient.tensors[0], context.threads);
   } else {
-    kernels::gemm_backward_input(dz, w, gradient.dx, kernels::Write::kAdd, context.threads);
-    kernels::gemm_backward_weight(dz, x, gradient.tensors[0], context.threads);
+    gate_backward(context, 0, dz, gradient);
   }
   if (!residual || !context.tokens.previous.data) return;
   kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[1]), gradient.previous, kernels::Write::kAdd,

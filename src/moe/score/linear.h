@@ -13,6 +13,9 @@ struct ScoreGradient {
   Matrix<float> previous;                  // (N,E) of the scores of the layer before, where the score reads them
 };
 
+// The way back of z = x w^T, w the score's tensor number `gate`: dx += dz w, dw += dz^T x.
+void gate_backward(const Context& context, size_t gate, Matrix<const float> dz, const ScoreGradient& gradient);
+
 // What proposals compare, where it is not the logit itself: matters only beside a selection bias.
 enum class SelectBy { kLogit, kSigmoid, kSqrtSoftplus };
 

@@ -46,13 +46,7 @@ void NoisyScore::forward(const Context& context, Matrix<float> z) const {
 // With d_te = dz_te n_te sigmoid(v_te): dx += dz w + d v, dw += dz^T x, dv += d^T x.
 void NoisyScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                           const ScoreGradient& gradient) const {
-  const Matrix<const float> x = context.tokens.x;
-  const auto through = [&](Matrix<const float> d, size_t gate) {
-    kernels::gemm_backward_input(d, tensor::as_matrix(context.tensors[gate]), gradient.dx, kernels::Write::kAdd,
-                                 context.threads);
-    kernels::gemm_backward_weight(d, x, gradient.tensors[gate], context.threads);
-  };
-  through(dz, 0);
+  gate_backward(context, 0, dz, gradient);
   if (context.rule == Rule::kDecode) return;
   const Buffer<float> buffer = spread(context);
   const Matrix<float> d = buffer.matrix(dz.rows, dz.cols);
@@ -60,7 +54,7 @@ void NoisyScore::backward(const Context& context, const Routing&, Matrix<const f
   each_token(context, [&](int t) {
     for (int e = 0; e < d.cols; ++e) d[t][e] = dz[t][e] * noise(t, e) * logistic(d[t][e]);
   });
-  through(d, 1);
+  gate_backward(context, 1, d, gradient);
 }
 
 std::vector<float> NoisyScore::inverse_lengths(const Context& context) const {
