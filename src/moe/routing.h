@@ -40,6 +40,7 @@ struct Context {
   Tokens tokens;
   int experts;                      // E, those without weights included
   int idle = 0;                     // of them without weights; they come last
+  int zero = 0;                     // the first of these, which give 0
   std::span<const Weight> tensors;  // of the score word, in the order of its tensors()
   std::span<const float> state;     // the word's own
   std::span<const float> shares;    // [E] of the proposals of the whole step, where this call is a part; else empty
