@@ -84,6 +84,15 @@ class Golden(RouteTest):
             self.assertEqual(self.plan(admit, "--settle", 1)[0]["capacity"], [count] * 2)
             self.assertEqual(self.plan(admit, "--settle", 3)[0]["capacity"], [count] * 2)
 
+    def test_settling_trains_what_is_used(self):
+        # Expert 0 keeps its 2 best of 4, at 1 and 0.942809; expert 1 has room for both of its own and no floor.
+        admit = "top_capacity(factor(0.66), decode=threshold, theta_decay=0)"
+        self.assertEqual(self.plan(admit, "--decode")[1]["token"], [0, 1, 2, 4, 3, 5])
+        for steps in 1, 3:
+            told, plan = self.plan(admit, "--decode", "--settle", steps)
+            self.assertEqual([told["capacity"], told["kept"], plan["offset"]], [[], 4, [0, 2, 4]])
+            self.assertEqual(plan["token"], [0, 4, 3, 5])
+
     def test_losses(self):
         losses = lambda balance, *more: self.plan("all", *more, balance=balance)[0]["losses"]
         self.near([losses(" + load(1)")["load"], losses(" + z_loss(1)")["z_loss"] / 4], [1.055168, 3.785147 / 4], 2e-6)

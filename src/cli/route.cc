@@ -111,6 +111,18 @@ void write_plan(const Route& o, const moe::Routing& routing, int experts) {
   io::write_safetensors(o.out, tensors, {}, existing(o.force));
 }
 
+// Moves the state as steps of a training would: by the training rule, whatever the rule of the routing behind them.
+void settle(const moe::Router& router, moe::Context context, int steps, std::span<float> state) {
+  context.rule = moe::Rule::kTraining;
+  moe::Routing routing;
+  for (int step = 0; step < steps; ++step) {
+    router.route(context, moe::Balancing::kOff, routing);
+    std::vector<float> sums(static_cast<size_t>(router.sums_size(context.experts)));
+    router.observe(context, routing, sums);
+    router.update(context.experts, sums, state);
+  }
+}
+
 }  // namespace
 
 void run(const Route& o, const Common& common) {
@@ -142,13 +154,8 @@ void run(const Route& o, const Common& common) {
                              .rule = o.decode ? moe::Rule::kDecode : moe::Rule::kTraining,
                              .seed = common.seed,
                              .threads = threads};
+  settle(router, context, o.settle, state);
   moe::Routing routing;
-  for (int step = 0; step < o.settle; ++step) {
-    router.route(context, moe::Balancing::kOff, routing);
-    std::vector<float> sums(static_cast<size_t>(router.sums_size(experts)));
-    router.observe(context, routing, sums);
-    router.update(experts, sums, state);
-  }
   router.route(context, moe::Balancing::kOn, routing);
   write_plan(o, routing, experts);
   nlohmann::ordered_json losses = nlohmann::ordered_json::object(), capacity = nlohmann::ordered_json::array();

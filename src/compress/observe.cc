@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/grouped_gemm.h"
+#include "moe/logistic.h"
 #include "nn/residual.h"
 
 namespace choir::compress {
@@ -31,6 +32,14 @@ double chance_below(int m, double share, int least) {
 template <class T>
 void append(std::vector<T>& to, std::span<const T> from) {
   to.insert(to.end(), from.begin(), from.end());
+}
+
+float gain_of(moe::SubsetRule::Gain kind, float z, float most) {
+  switch (kind) {
+    case moe::SubsetRule::Gain::kSigmoid: return moe::logistic(z);
+    case moe::SubsetRule::Gain::kSqrtSoftplus: return moe::sqrt_softplus(z);
+    default: return std::exp(z - most);
+  }
 }
 
 double dot(std::span<const float> a, std::span<const float> b) {
@@ -104,12 +113,11 @@ void LayerObserver::add_choices() {
   const int tokens = capture_.tokens(), experts = record_.experts;
   const moe::Routing& routing = capture_.moe.routing;
   append<int32_t>(record_.order, capture_.order);
-  const bool sigmoid = record_.rule.gain == moe::SubsetRule::Gain::kSigmoid;
   for (int t = 0; t < tokens; ++t) {
     append<float>(record_.key, routing.compared(tokens, experts).row(t));
     const auto logits = routing.scores(experts).row(t);
-    const float most = sigmoid ? 0 : *std::ranges::max_element(logits);
-    for (const float z : logits) record_.p.push_back(sigmoid ? 1 / (1 + std::exp(-z)) : std::exp(z - most));
+    const float most = *std::ranges::max_element(logits);
+    for (const float z : logits) record_.p.push_back(gain_of(record_.rule.gain, z, most));
   }
 }
 

@@ -25,6 +25,7 @@ constexpr Rule kRules[] = {
     {"linear > top_k(2) > all > chosen", 8, 2, 2},
     {"linear > top_k(4) > all > softmax(renorm, scale=1.5)", 16, 4, 4},
     {"linear(sigmoid) > top_k(3) > all > sigmoid_norm(2.5) + bias(0.001)", 12, 3, 3},
+    {"linear(sqrt_softplus) > top_k(3) > all > sqrt_softplus_norm(1.5) + bias(0.001)", 12, 3, 3},
     {"linear > top_k(3) > all > sigmoid", 12, 3, 3},
     {"linear > top_k(3) > all > softmax(scale=4)", 12, 3, 3},
     {"linear(sigmoid) > groups(4, 2, 3, by=top2) > all > sigmoid_norm(2.5) + bias(0.001)", 16, 3, 8},

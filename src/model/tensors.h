@@ -35,6 +35,7 @@ struct TensorInfo {
   bool vector;  // stored as [cols]
   enum class Role { kWeight, kNorm, kGate, kState } role = Role::kWeight;
   float initial = 0, deviation = 0.02f;  // of a gate's tensor before training
+  bool orthogonal = false;               // the same: rows at right angles
 };
 
 // Calls visitor(TensorInfo, T&) for every tensor that a file of this config holds, in the order of the forward. The one

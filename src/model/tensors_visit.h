@@ -17,7 +17,7 @@ void visit_router(const Config& config, int l, moe::MoeTensors<T>& moe, const Vi
   moe.gate.resize(list.size());
   for (size_t i = 0; i < list.size(); ++i)
     visitor(TensorInfo{in + list[i].name, list[i].rows, list[i].cols, list[i].vector, Role::kGate, list[i].initial,
-                       list[i].deviation},
+                       list[i].deviation, list[i].orthogonal},
             moe.gate[i]);
   if (const int size = router.state_size(layer.routed()); size > 0)
     visitor(TensorInfo{in + "router_state", 1, size, true, Role::kState}, moe.state);

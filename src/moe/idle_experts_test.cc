@@ -60,11 +60,34 @@ std::vector<S> output_of(const Split<S>& layer, int e, const std::vector<S>& x) 
   return y;
 }
 
+struct Lists {
+  std::vector<int32_t> proposed, chosen;
+};
+
+// As the published code of MoE++ does: the softmax over all experts, 0 for the zero expert, over its sum over the
+// token's proposals.
 template <class S>
-std::vector<S> forward(const std::vector<S>& all, const std::vector<int32_t>& chosen) {
-  const Split<S> layer(all);
+std::vector<S> released_weights(const std::vector<S>& z, const Lists& lists) {
+  std::vector<S> g(lists.chosen.size(), S(0));
+  for (size_t t = 0; t < kTokens; ++t) {
+    std::vector<S> p = reference::softmax(reference::row_of(z, t, kExperts));
+    p[kBusy] = 0;
+    S sum = 0;
+    for (const int32_t e : reference::row_of(lists.proposed, t, kChoices)) sum += p[static_cast<size_t>(e)];
+    for (size_t i = t * kChoices; i < (t + 1) * kChoices; ++i)
+      if (lists.chosen[i] >= 0) g[i] = p[static_cast<size_t>(lists.chosen[i])] / sum;
+  }
+  return g;
+}
+
+template <class S>
+std::vector<S> forward(const std::vector<S>& all, const Lists& lists, bool release = false) {
+  Split<S> layer(all);
+  const std::vector<int32_t>& chosen = lists.chosen;
   const std::vector<S> z = reference::linear(layer.x, layer.gate, kWidth);
-  const std::vector<S> g = reference::chosen_weights(z, chosen, kExperts, kChoices);
+  const std::vector<S> g =
+      release ? released_weights(z, lists) : reference::chosen_weights(z, chosen, kExperts, kChoices);
+  for (S& v : layer.x) v *= release ? kChoices : 1;
   std::vector<S> y(layer.x.size(), S(0));
   for (size_t i = 0; i < chosen.size(); ++i) {
     if (chosen[i] < 0) continue;
@@ -103,7 +126,7 @@ MoeTensors<T> tensors_over(std::vector<float>& all) {
 
 struct Result {
   std::vector<float> y, gradient;
-  std::vector<int32_t> chosen;
+  Lists lists;
 };
 
 Result run(const std::string& expression, const std::vector<double>& all, const std::vector<double>& dy, int threads) {
@@ -118,7 +141,7 @@ Result run(const std::string& expression, const std::vector<double>& all, const 
   step.rule = Rule::kTraining;
   MoeActivations activations;
   moe_forward(router, weights, step, activations, pool);
-  r.chosen = activations.routing.chosen;
+  r.lists = {activations.routing.proposed, activations.routing.chosen};
   const std::vector<float> dyf = reference::narrow(dy);
   Buffer<float> dhidden;
   moe_backward(router, weights, activations,
@@ -131,24 +154,33 @@ Result run(const std::string& expression, const std::vector<double>& all, const 
   return r;
 }
 
+void check_layer(const std::string& router, double scale, bool release) {
+  CAPTURE(router);
+  CAPTURE(scale);
+  const auto all = variables(scale, 5);
+  const auto dy = reference::random(kTokens * kWidth, 1, 6);
+  const Result r = run(router, all, dy, 2);
+  CHECK(reference::error(forward(all, r.lists, release), r.y) < 1e-5);
+  const auto want = complex_step(all, [&](const std::vector<std::complex<double>>& v) {
+    const auto y = forward(v, r.lists, release);
+    std::complex<double> sum = 0;
+    for (size_t i = 0; i < y.size(); ++i) sum += dy[i] * y[i];
+    return sum;
+  });
+  CHECK(reference::error(want, r.gradient) < 2e-5);
+  for (int e = 0; e < kExperts; ++e) CHECK(std::ranges::count(r.lists.chosen, e) > 0);
+}
+
 TEST_CASE("idle experts: layer and gradient agree with the reference and the complex step") {
   for (const double scale : {1e-2, 0.3, 1.0, 4.0})
-    for (const std::string admit : {"all", "fifo(factor(0.6,eta=0.5))"}) {
-      CAPTURE(scale);
-      CAPTURE(admit);
-      const auto all = variables(scale, 5);
-      const auto dy = reference::random(kTokens * kWidth, 1, 6);
-      const Result r = run("linear > top_k(3) > " + admit + " > chosen", all, dy, 2);
-      CHECK(reference::error(forward(all, r.chosen), r.y) < 1e-5);
-      const auto want = complex_step(all, [&](const std::vector<std::complex<double>>& v) {
-        const auto y = forward(v, r.chosen);
-        std::complex<double> sum = 0;
-        for (size_t i = 0; i < y.size(); ++i) sum += dy[i] * y[i];
-        return sum;
-      });
-      CHECK(reference::error(want, r.gradient) < 2e-5);
-      for (int e = 0; e < kExperts; ++e) CHECK(std::ranges::count(r.chosen, e) > 0);
-    }
+    for (const std::string admit : {"all", "fifo(factor(0.6,eta=0.5))"})
+      check_layer("linear > top_k(3) > " + admit + " > chosen", scale, false);
+}
+
+TEST_CASE("idle experts: the release rule takes the zero expert out and multiplies the inputs by K") {
+  for (const double scale : {1e-2, 0.3, 1.0, 4.0})
+    for (const std::string admit : {"all", "fifo(factor(0.6,eta=0.5))"})
+      check_layer("linear > top_k(3) > " + admit + " > softmax(renorm, release)", scale, true);
 }
 
 TEST_CASE("idle experts: the same bits for any number of threads, and finite at extremes") {

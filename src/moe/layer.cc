@@ -48,6 +48,16 @@ void clear_past_width(const Plan& plan, const std::vector<Weight>& w1, Matrix<fl
       std::fill(m[i] + w1[e].rows, m[i] + m.cols, 0.0f);
 }
 
+// What the experts see of x: x itself, or a copy in `own` that the Plan scales.
+Matrix<const float> input_of(const Plan& plan, Matrix<const float> x, Buffer<float>& own) {
+  if (plan.input == 1) return x;
+  own.reserve(area(x.rows, x.cols));
+  const Matrix<float> scaled = own.matrix(x.rows, x.cols);
+  for (int t = 0; t < x.rows; ++t)
+    for (int d = 0; d < x.cols; ++d) scaled[t][d] = plan.input * x[t][d];
+  return scaled;
+}
+
 std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
   std::vector<Matrix<const float>> result;
   for (const Weight& w : weights) result.push_back(tensor::as_matrix(w));
@@ -60,16 +70,17 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
                  MoeActivations& activations, Threads& threads, kernels::Sums sums) {
   const int f = widest(weights.w1);
   const Busy busy(plan, weights.w1.size());
+  const Matrix<const float> input = input_of(plan, x, activations.input);
   for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
     buffer->reserve(area(busy.edges, f));
   activations.out.reserve(area(busy.all_edges, x.cols));
   const Views a(activations, busy, f, x.cols);
   for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(plan, weights.w1, m);
-  kernels::grouped_forward(busy.by_token, x, weights.w1, a.gate, threads, sums);
-  kernels::grouped_forward(busy.by_token, x, weights.w3, a.up, threads, sums);
+  kernels::grouped_forward(busy.by_token, input, weights.w1, a.gate, threads, sums);
+  kernels::grouped_forward(busy.by_token, input, weights.w3, a.up, threads, sums);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
   kernels::grouped_forward(busy.by_edge, a.hidden, weights.w2, a.out, threads, sums);
-  idle_forward(plan, weights.idle, x, a.out, threads);
+  idle_forward(plan, weights.idle, input, a.out, threads);
 }
 
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
@@ -78,6 +89,7 @@ Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threa
   return {.tokens = step.tokens,
           .experts = weights.experts(),
           .idle = weights.idle.count(),
+          .zero = weights.idle.zero,
           .tensors = weights.gate,
           .state = state,
           .shares = step.shares,
@@ -100,7 +112,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
                   const MoeBackward& backward, const MoeTensors<Matrix<float>>& gradients, Threads& threads) {
   const Plan& plan = activations.routing.plan;
-  const Matrix<const float> x = backward.step.tokens.x;
+  const Matrix<const float> x = input_of(plan, backward.step.tokens.x, activations.input);
   const int f = widest(weights.w1);
   const Busy busy(plan, weights.w1.size());
   const auto& [by_token, by_edge, edges, all_edges] = busy;
@@ -122,6 +134,9 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   kernels::grouped_backward_weight(by_token, a.up, x, gradients.w3, threads);
   kernels::grouped_backward_input(by_edge, a.gate, matrices(weights.w1), drows, kernels::Write::kSet, threads);
   kernels::grouped_backward_input(by_edge, a.up, matrices(weights.w3), drows, kernels::Write::kAdd, threads);
+  if (plan.input != 1)
+    for (int i = 0; i < all_edges; ++i)
+      for (float& d : drows.row(i)) d *= plan.input;
   combine(plan, drows, Weighting::kPlain, Into::kAdd, backward.dx, threads);
   router.backward({dweight, backward.balance_scale, backward.dx, gradients.gate, backward.previous, backward.dscore},
                   context_of(weights, backward.step, threads), activations.routing);

@@ -28,6 +28,7 @@ struct MoeTensors {
 // the widest expert.
 struct MoeActivations {
   Routing routing;
+  Buffer<float> input;             // (N,D) x times the Plan's input, where that is not 1
   Buffer<float> gate, up, hidden;  // (M,F) w1 x, w3 x, their SwiGLU
   Buffer<float> out;               // (M,D) output of each edge's expert, without its weight
 };

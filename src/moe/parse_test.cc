@@ -23,7 +23,7 @@ std::string again(const std::string& expression) { return parse_router(expressio
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST_CASE("parse: every alias is its expression, and reads back as itself") {
-  CHECK(aliases().size() >= 24);
+  CHECK(aliases().size() >= 25);
   for (const Alias& alias : aliases()) {
     CAPTURE(alias.name);
     CHECK(again(alias.name) == again(alias.expression));
@@ -33,7 +33,7 @@ TEST_CASE("parse: every alias is its expression, and reads back as itself") {
 
 TEST_CASE("parse: every argument survives being written out") {
   for (const std::string text :
-       {"linear(sigmoid, residual, jitter=0.01) > all > all > softmax(renorm, scale=2.5)",
+       {"linear(sigmoid, residual, jitter=0.01, init=orthogonal) > all > all > softmax(renorm, scale=2.5)",
         "linear(sqrt_softplus) > top_k(3) > fifo(factor(1.1), order=slot) > sigmoid",
         "grap(eps=0.5) > top_k(1) > all > identity", "grap > top_k(1) > fifo(locmoe(lo=0.25, hi=1.1)) > identity",
         "grap_cosine(learn, kappa=3, center=0.5) > top_k(1) > top_capacity(etr_sum(tau=0.5, decay=0.8, lo=0.1, hi=2, "
@@ -75,10 +75,13 @@ TEST_CASE("parse: words and arguments that are not known are named") {
         {"grap_cosine(kappa=-1) > top_k(1) > all > softmax", "out of range"},
         {"grap_cosine(center=1) > top_k(1) > all > softmax", "out of range"},
         {"linear(jitter=2) > top_k(1) > all > softmax", "out of range"},
+        {"linear(init=zero) > top_k(1) > all > softmax", "known: normal, orthogonal"},
         {"linear > top_k(1) > all > softmax + load", "lacks alpha"},
         {"linear > top_k(1) > all > softmax + load(1, scope=layer)", "known: batch, sequence"},
         {"linear > top_k(1) > all > softmax + locality(0.1, eps=0)", "out of range"},
         {"linear > top_k(1) > all > softmax + bias(0.1, 3)", "unexpected argument"},
+        {"linear > top_k(2) > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
+        {"noisy > second_random > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
         {"linear > top_k(1 > all > softmax", "bracket"},
         {"linear > top_k(1)) > all > softmax", "not a word"}}) {
     CAPTURE(text);

@@ -8,6 +8,7 @@ namespace choir::moe {
 void build_plan(const std::vector<int32_t>& chosen, int tokens, int choices, int experts, Plan& plan) {
   plan.tokens = tokens;
   plan.choices = choices;
+  plan.input = 1;
   plan.offset.assign(static_cast<size_t>(experts) + 1, 0);
   for (const int32_t e : chosen)
     if (e >= 0) ++plan.offset[e + 1];

@@ -10,6 +10,7 @@ namespace choir::moe {
 // combine, statistics and pruning know the Plan and nothing of the router that made it.
 struct Plan {
   int tokens = 0, choices = 0;  // N, K
+  float input = 1;              // what the experts multiply their tokens by
   std::vector<int32_t> offset;  // [E+1] the edges of expert e are offset[e] .. offset[e+1]-1
   std::vector<int32_t> token;   // [M] ascending within an expert
   std::vector<int32_t> slot;    // [M] rank of the choice in its token's list, 0 .. K-1
@@ -21,7 +22,7 @@ struct Plan {
 };
 
 // What the discrete words of a router say: chosen[t*K + s] is the expert in slot s of token t, -1 for none.
-// Fills everything but the weights. O(N K + E).
+// Fills everything but the weights; the input is 1. O(N K + E).
 void build_plan(const std::vector<int32_t>& chosen, int tokens, int choices, int experts, Plan& plan);
 
 }  // namespace choir::moe

@@ -146,12 +146,25 @@ bool has_rows(const Router& router) {
   return !three.empty() && three[0].rows == 3 && four[0].rows == 4;
 }
 
+bool has_noise(const Words& words) {
+  return std::holds_alternative<NoisyScore>(words.score) && std::holds_alternative<TopK>(words.propose);
+}
+
+bool estimates_load(const Words& words) {
+  return std::ranges::any_of(words.balance, [](const Balance& b) {
+    const auto* cv2 = std::get_if<Cv2>(&b);
+    return cv2 && cv2->of_load;
+  });
+}
+
 // Of words that stand beside each other.
 void check_words(const Words& words, const Router& router) {
   if (std::holds_alternative<Skip>(words.admit) && !is_top_2(words))
     base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
   if (has_ortho(words) && !has_rows(router))
     base::usage_error("ortho(c) needs a gate with a row for each expert", "router", "the score has none");
+  if (estimates_load(words) && !has_noise(words))
+    base::usage_error("cv2(c, of=load) is defined for noisy > top_k(k)", "router", "leave of=load out");
   // The scores of masked experts are -infinity, and the next layer's gate would multiply them.
   if (router.masks() && router.residual())
     base::usage_error("mask does not work beside linear(residual)", "router", "prune the experts instead");
@@ -263,7 +276,7 @@ void Router::backward(const Backward& step, const Context& context, const Routin
   const Matrix<float> dz = buffer.matrix(context.tokens.rows(), context.experts);
   if (step.dscore.data) std::copy_n(step.dscore.data, context.pairs(), dz.data);
   std::vector<float> dweight(step.dweight.begin(), step.dweight.end());
-  const BalanceGradient balance{dz, dweight, step.tensors, step.balance_scale};
+  const BalanceGradient balance{dz, dweight, step.tensors, step.balance_scale, step.dx};
   each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
     if constexpr (requires { word.backward(context, routing, balance); })
       word.backward(own(context, word, state), routing, balance);

@@ -69,7 +69,8 @@ struct Problem {
 
 TEST_CASE("router: the gradient of the whole loss agrees with differences") {
   for (const std::string expression :
-       {"noisy > top_k(2) > all > chosen + cv2(3)", "noisy > second_random > all > softmax + entropy(2)",
+       {"noisy > top_k(2) > all > chosen + cv2(3) + cv2(3, of=load)",
+        "noisy > second_random > all > softmax + entropy(2)",
         "projected_cosine(4) > top_k(2) > all > softmax(renorm) + load(2)",
         "linear > top_p(0.6) > all > chosen + entropy(3) + load(1)",
         "linear > positive > all > identity + l1_adaptive(1, lambda=0.5)",

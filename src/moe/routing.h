@@ -40,6 +40,7 @@ struct Context {
   Tokens tokens;
   int experts;                      // E, those without weights included
   int idle = 0;                     // of them without weights; they come last
+  int zero = 0;                     // the first of these, which give 0
   std::span<const Weight> tensors;  // of the score word, in the order of its tensors()
   std::span<const float> state;     // the word's own
   std::span<const float> shares;    // [E] of the proposals of the whole step, where this call is a part; else empty
@@ -89,6 +90,7 @@ struct GateTensor {
   int rows, cols;
   float initial = 0, deviation = 0.02f;  // training starts from initial, plus normal noise
   bool vector = false;                   // stored as [cols], in float, and without weight decay
+  bool orthogonal = false;               // rows at right angles, each as long as normal numbers make it in the mean
 };
 
 // key_te += sign shift_e; a masked expert stays masked.

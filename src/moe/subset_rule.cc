@@ -43,6 +43,12 @@ bool read(const SigmoidNormWeights& word, SubsetRule& rule) {
   return true;
 }
 
+bool read(const SqrtSoftplusNormWeights& word, SubsetRule& rule) {
+  rule.gain = Gain::kSqrtSoftplus;
+  rule.scale = word.scale;
+  return true;
+}
+
 template <class Word>
 bool read(const Word&, SubsetRule&) {
   return false;

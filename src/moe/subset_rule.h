@@ -10,7 +10,8 @@ struct Words;
 // A token's k best experts, by its selection keys (logits, or what select and bias make of them), get the gains
 // scale p_e / P. The rules of docs/compress.md: A and B divide by the chosen, C by nothing, D by all that are there.
 struct SubsetRule {
-  enum class Gain { kSoftmax, kSigmoid };  // p: exp(z), up to a factor of the token, or 1 / (1 + exp(-z))
+  // p: exp(z), up to a factor of the token; 1 / (1 + exp(-z)); sqrt(log(1 + exp(z))).
+  enum class Gain { kSoftmax, kSigmoid, kSqrtSoftplus };
   enum class Over { kChosen, kAll, kNothing };
 
   int k = 1;

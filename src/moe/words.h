@@ -50,6 +50,7 @@
 #include "moe/score/projected_cosine.h"
 #include "moe/weigh/chosen.h"
 #include "moe/weigh/identity.h"
+#include "moe/weigh/norm.h"
 #include "moe/weigh/sigmoid.h"
 #include "moe/weigh/softmax.h"
 
@@ -59,7 +60,8 @@ using Score = std::variant<LinearScore, GrapScore, GrapCosineScore, DenseCosineS
                            ProjectedCosineScore>;
 using Propose = std::variant<TopK, ProposeAll, SecondRandom, TopP, Mass, Groups, Positive, Assignment, Sinkhorn>;
 using Admit = std::variant<AdmitAll, Fifo, TopCapacity, Skip, Threshold, Mask>;
-using Weigh = std::variant<ChosenWeights, SoftmaxWeights, SigmoidWeights, SigmoidNormWeights, IdentityWeights>;
+using Weigh = std::variant<ChosenWeights, SoftmaxWeights, SigmoidWeights, SigmoidNormWeights, SqrtSoftplusNormWeights,
+                           IdentityWeights>;
 using Balance = std::variant<LoadBalance, ZLoss, Locality, BiasBalance, Cv2, Entropy, Quantile, L1Adaptive, Ortho>;
 
 struct Words {

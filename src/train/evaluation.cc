@@ -94,6 +94,7 @@ class Examination {
     const int batches = static_cast<int>(held_out_.batches.size());
     const int asked = std::min(x.rows, std::max(1, kAnswered / batches));
     const Buffer<float> some = spread_rows(x, asked);
+    for (float& v : some.span()) v *= routing.plan.input;
     geometry_[layer].add_answers(some.matrix(asked, x.cols), model_.tensors().blocks[layer].moe, threads_);
   }
 

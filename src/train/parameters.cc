@@ -12,6 +12,24 @@ namespace {
 
 using Role = model::TensorInfo::Role;
 
+// Turns rows, no more than columns, to right angles, each of the given length (Gram and Schmidt). Twice, for once
+// leaves the rounding of rows that were nearly parallel.
+void orthogonalize(Matrix<float> rows, double length) {
+  const auto dot = [&](int a, int b) {
+    double sum = 0;
+    for (int j = 0; j < rows.cols; ++j) sum += static_cast<double>(rows[a][j]) * static_cast<double>(rows[b][j]);
+    return sum;
+  };
+  for (int e = 0; e < rows.rows; ++e) {
+    for (int before = 0; before < 2 * e; ++before) {
+      const auto share = static_cast<float>(dot(e, before % e) / (length * length));
+      for (int j = 0; j < rows.cols; ++j) rows[e][j] -= share * rows[before % e][j];
+    }
+    const auto scale = static_cast<float>(length / std::sqrt(dot(e, e)));
+    for (float& v : rows.row(e)) v *= scale;
+  }
+}
+
 }  // namespace
 
 Parameters::Parameters(const Config& config, tensor::DType moments) : config_(config), moments_(0, moments) {
@@ -60,6 +78,9 @@ void Parameters::initialize(uint64_t seed) {
     else if (info.role != Role::kState)
       for (float& v : values)
         v = info.initial + (info.deviation > 0 ? rng.normal() * (last ? onto_stream : info.deviation) : 0);
+    if (info.orthogonal)
+      orthogonalize({values.data(), info.rows, info.cols},
+                    static_cast<double>(info.deviation) * std::sqrt(static_cast<double>(info.cols)));
   }
   for (int l = 0; l < config_.depth(); ++l)
     if (const std::span<float> numbers = state(l); !numbers.empty())

@@ -57,6 +57,31 @@ TEST_CASE("parameters: normal numbers of the right size, norms of one") {
   });
 }
 
+TEST_CASE("parameters: an orthogonal gate has rows at right angles, as long as a normal one's are in the mean") {
+  for (const int width : {8, 16, 128}) {
+    Config config = tiny_config(width);
+    for (model::LayerConfig& layer : config.layers) {
+      layer.experts = 8;
+      layer.router = moe::parse_router("base").expression();
+    }
+    Parameters parameters(config);
+    parameters.initialize(1);
+    int gates = 0;
+    each(config, parameters, [&](const model::TensorInfo& info, std::span<const float> w) {
+      if (info.role != model::TensorInfo::Role::kGate) return;
+      ++gates;
+      for (int a = 0; a < info.rows; ++a)
+        for (int b = 0; b < info.rows; ++b) {
+          double product = 0;
+          for (int j = 0; j < width; ++j)
+            product += static_cast<double>(w[a * width + j]) * static_cast<double>(w[b * width + j]);
+          CHECK(std::abs(product / (0.02 * 0.02 * width) - (a == b)) < 1e-5);
+        }
+    });
+    CHECK(gates == config.depth());
+  }
+}
+
 TEST_CASE("parameters: they follow from the seed") {
   const Config config = tiny_config();
   Parameters a(config), b(config), c(config);

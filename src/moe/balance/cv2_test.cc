@@ -27,7 +27,9 @@ struct Problem {
   double loss() { return Cv2{kWeight}.loss(c.context(), c.routing); }
 };
 
-TEST_CASE("cv2: texts and ranges") { reference::check_text<Cv2>({"cv2(0.1)"}, {"cv2", "cv2(-1)", "cv2(1,2)"}); }
+TEST_CASE("cv2: texts and ranges") {
+  reference::check_text<Cv2>({"cv2(0.1)", "cv2(0.1, of=load)"}, {"cv2", "cv2(-1)", "cv2(1,2)", "cv2(1,of=loads)"});
+}
 
 TEST_CASE("cv2: loss and gradient agree with the reference") {
   for (const double scale : {1e-3, 0.1, 1.0, 30.0}) {

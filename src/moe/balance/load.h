@@ -13,6 +13,7 @@ struct BalanceGradient {
   std::span<float> dweight;                // [M] of the plan's weights
   std::span<const Matrix<float>> tensors;  // of the score word's tensors
   float scale = 1;
+  Matrix<float> dx{};  // (N,D) of the tokens
 };
 
 struct LoadBalance {

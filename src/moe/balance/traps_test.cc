@@ -73,7 +73,9 @@ TEST_CASE("trap: no gradient reaches the router, or the tokens where the router 
       CHECK(r.routing.balance_loss > 0);
       const Gradient g = balance_gradient(r);
       CHECK(g.largest(g.dx) > 1e-7);
-      for (const auto& t : g.dtensor) CHECK(g.largest(t) > 1e-7);
+      const auto tensors = r.router.tensors(r.experts, r.width);
+      for (size_t i = 0; i < tensors.size(); ++i)  // the gate of the noise has work in training alone
+        if (rule == Rule::kTraining || tensors[i].name != "gate_noise.weight") CHECK(g.largest(g.dtensor[i]) > 1e-7);
     }
   }
 }

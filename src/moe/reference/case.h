@@ -10,7 +10,7 @@ namespace choir::moe::reference {
 
 // Owns all numbers; context() looks into them. Change what a test wants otherwise before asking for a context.
 struct Case {
-  int rows = 0, width = 0, experts = 0, idle = 0, nodes = 1;
+  int rows = 0, width = 0, experts = 0, idle = 0, zero = 0, nodes = 1;
   std::vector<float> x, previous, state, shares;
   std::vector<std::vector<float>> tensor;  // of the score word
   std::vector<std::pair<int, int>> shape;  // rows and columns of each
@@ -58,6 +58,7 @@ struct Case {
     return {.tokens = tokens,
             .experts = experts,
             .idle = idle,
+            .zero = zero,
             .tensors = list,
             .state = state,
             .shares = shares,

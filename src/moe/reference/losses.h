@@ -3,8 +3,10 @@
 // marks the tokens that are left out of every sum and every denominator with 1; an empty one leaves out nothing.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
@@ -139,6 +141,34 @@ inline std::vector<double> cv2_backward(const std::vector<double>& g, size_t exp
     for (size_t e = 0; e < experts; ++e)
       dg[t * experts + e] = 2 * c / (double(experts) * m * m) * (sums[e] - m - variance / m);
   return dg;
+}
+
+// The normal distribution by its series 1/2 + phi(u) (u + u^3 / 3 + u^5 / (3 5) + ...), whose terms have one sign.
+template <class S>
+S normal_cdf(const S& u) {
+  if (std::abs(real_part(u)) > 12) return real_part(u) > 0 ? 1 : 0;
+  S term = u, sum = u;
+  for (int i = 3; i < 400; i += 2) sum += term *= u * u / double(i);
+  return 0.5 + std::exp(-u * u / 2.0) * sum / std::sqrt(2 * std::numbers::pi);
+}
+
+template <class S>
+struct NoisyScores {
+  std::vector<S> clean, noisy, deviation;  // (N,E)
+};
+
+// P_te = Phi((clean_te - the k-th largest noisy score of the other experts) / deviation_te); 1 where there are fewer
+// than k others (arXiv 1701.06538, eq. 9).
+template <class S>
+std::vector<S> top_k_chances(const NoisyScores<S>& scores, size_t experts, size_t k) {
+  std::vector<S> chances;
+  for (size_t i = 0; i < scores.clean.size(); ++i) {
+    std::vector<S> others = row_of(scores.noisy, i / experts, experts);
+    others.erase(others.begin() + std::ptrdiff_t(i % experts));
+    std::sort(others.begin(), others.end(), [](const S& a, const S& b) { return real_part(a) > real_part(b); });
+    chances.push_back(others.size() < k ? S(1) : normal_cdf((scores.clean[i] - others[k - 1]) / scores.deviation[i]));
+  }
+  return chances;
 }
 
 struct Locality {

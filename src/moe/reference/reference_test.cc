@@ -127,6 +127,10 @@ TEST_CASE("reference weights: the backward agrees with the complex step, with an
                 [](const auto& dg, const auto& z, const auto& c) {
                   return reference::sigmoid_norm_weights_backward(dg, z, c, 2.5);
                 });
+  check_weights([](const auto& z, const auto& c) { return reference::sqrt_softplus_norm_weights(z, c, 1.5); },
+                [](const auto& dg, const auto& z, const auto& c) {
+                  return reference::sqrt_softplus_norm_weights_backward(dg, z, c, 1.5);
+                });
   check_weights([](const auto& z, const auto& c) { return reference::identity_weights(z, c); },
                 [](const auto& dg, const auto&, const auto& c) { return reference::identity_weights_backward(dg, c); });
 }

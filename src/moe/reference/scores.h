@@ -51,7 +51,9 @@ S sigmoid(const S& v) {
 }
 
 inline double log_one_plus(double v) { return std::log1p(v); }
-inline std::complex<double> log_one_plus(const std::complex<double>& v) { return std::log(1.0 + v); }
+inline std::complex<double> log_one_plus(const std::complex<double>& v) {
+  return {std::log1p(2 * v.real() + std::norm(v)) / 2, std::atan2(v.imag(), 1 + v.real())};
+}
 
 // ln(1 + e^v)
 template <class S>

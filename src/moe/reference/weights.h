@@ -118,36 +118,69 @@ inline constexpr double kTinySum = 1e-20;
 
 // Sum of s_te over the proposed, plus 1e-20.
 template <class S>
-S sigmoid_sum(const std::vector<S>& z, const Choices& c, size_t t) {
+S proposed_sum(const std::vector<S>& s, const Choices& c, size_t t) {
   S sum = kTinySum;
   for (size_t e = 0; e < c.experts; ++e)
-    if (is_proposed(c, t, e)) sum += sigmoid(z[t * c.experts + e]);
+    if (is_proposed(c, t, e)) sum += s[t * c.experts + e];
   return sum;
 }
 
-// g_te = scale s_te / (sum of s over the proposed + 1e-20), s = sigmoid(z) (arXiv 2412.19437, eq. 13-15).
+// g_te = scale s_te / (sum of s over the proposed + 1e-20) (arXiv 2412.19437, eq. 13-15).
 template <class S>
-std::vector<S> sigmoid_norm_weights(const std::vector<S>& z, const Choices& c, double scale) {
-  std::vector<S> g(z.size(), S(0));
+std::vector<S> norm_weights(const std::vector<S>& s, const Choices& c, double scale) {
+  std::vector<S> g(s.size(), S(0));
   for (size_t t = 0; t < c.tokens(); ++t)
-    for (size_t e = 0; e < c.experts; ++e)
-      g[t * c.experts + e] = scale * sigmoid(z[t * c.experts + e]) / sigmoid_sum(z, c, t);
+    for (size_t e = 0; e < c.experts; ++e) g[t * c.experts + e] = scale * s[t * c.experts + e] / proposed_sum(s, c, t);
   return at_slots(g, c);
 }
 
-// ds_e = (scale dg_e - sum_j g_j dg_j) / sum for the proposed, dz = ds s (1 - s).
-inline std::vector<double> sigmoid_norm_weights_backward(const std::vector<double>& dg, const std::vector<double>& z,
-                                                         const Choices& c, double scale) {
-  const std::vector<double> g = sigmoid_norm_weights(z, c, scale), at = at_experts(dg, c);
-  std::vector<double> dz(z.size());
+// ds_e = (scale dg_e - sum_j g_j dg_j) / sum for the proposed.
+inline std::vector<double> norm_weights_backward(const std::vector<double>& dg, const std::vector<double>& s,
+                                                 const Choices& c, double scale) {
+  const std::vector<double> g = norm_weights(s, c, scale), at = at_experts(dg, c);
+  std::vector<double> ds(s.size());
   for (size_t t = 0; t < c.tokens(); ++t) {
     double pull = 0;
-    for (size_t s = 0; s < c.k; ++s) pull += c.chosen[t * c.k + s] >= 0 ? g[t * c.k + s] * dg[t * c.k + s] : 0;
+    for (size_t i = t * c.k; i < (t + 1) * c.k; ++i) pull += c.chosen[i] >= 0 ? g[i] * dg[i] : 0;
     for (size_t e = 0; e < c.experts; ++e) {
       const size_t i = t * c.experts + e;
-      if (is_proposed(c, t, e)) dz[i] = (scale * at[i] - pull) / sigmoid_sum(z, c, t) * sigmoid(z[i]) * sigmoid(-z[i]);
+      if (is_proposed(c, t, e)) ds[i] = (scale * at[i] - pull) / proposed_sum(s, c, t);
     }
   }
+  return ds;
+}
+
+template <class S>
+std::vector<S> sigmoid_norm_weights(std::vector<S> z, const Choices& c, double scale) {
+  for (S& v : z) v = sigmoid(v);
+  return norm_weights(z, c, scale);
+}
+
+// dz = ds s (1 - s)
+inline std::vector<double> sigmoid_norm_weights_backward(const std::vector<double>& dg, const std::vector<double>& z,
+                                                         const Choices& c, double scale) {
+  std::vector<double> s;
+  for (const double v : z) s.push_back(sigmoid(v));
+  std::vector<double> dz = norm_weights_backward(dg, s, c, scale);
+  for (size_t i = 0; i < z.size(); ++i) dz[i] *= s[i] * sigmoid(-z[i]);
+  return dz;
+}
+
+// s = sqrt(ln(1 + e^z)) instead, the score of DeepSeek-V4.
+template <class S>
+std::vector<S> sqrt_softplus_norm_weights(std::vector<S> z, const Choices& c, double scale) {
+  for (S& v : z) v = std::sqrt(softplus(v));
+  return norm_weights(z, c, scale);
+}
+
+// dz = ds sigmoid(z) / (2 s)
+inline std::vector<double> sqrt_softplus_norm_weights_backward(const std::vector<double>& dg,
+                                                               const std::vector<double>& z, const Choices& c,
+                                                               double scale) {
+  std::vector<double> s;
+  for (const double v : z) s.push_back(std::sqrt(softplus(v)));
+  std::vector<double> dz = norm_weights_backward(dg, s, c, scale);
+  for (size_t i = 0; i < z.size(); ++i) dz[i] *= sigmoid(z[i]) / (2 * s[i]);
   return dz;
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/gemm.h"
 #include "kernels/sigmoid.h"
 #include "moe/lengths.h"
+#include "moe/logistic.h"
 #include "moe/noise.h"
 
 namespace choir::moe {
@@ -27,6 +28,12 @@ void multiply(std::span<float> a, std::span<const float> b) {
 
 }  // namespace
 
+void gate_backward(const Context& context, size_t gate, Matrix<const float> dz, const ScoreGradient& gradient) {
+  kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[gate]), gradient.dx, kernels::Write::kAdd,
+                               context.threads);
+  kernels::gemm_backward_weight(dz, context.tokens.x, gradient.tensors[gate], context.threads);
+}
+
 LinearScore LinearScore::read(Arguments& arguments) {
   LinearScore word;
   if (arguments.flag("sigmoid")) word.select_by = SelectBy::kSigmoid;
@@ -36,16 +43,24 @@ LinearScore LinearScore::read(Arguments& arguments) {
   }
   word.residual = arguments.flag("residual");
   word.jitter = static_cast<float>(arguments.number("jitter", 0, 1, 0));
+  word.orthogonal = arguments.name("init", {"normal", "orthogonal"}) == "orthogonal";
   return word;
 }
 
 std::string LinearScore::text() const {
   const char* by[] = {"", "sigmoid", "sqrt_softplus"};
-  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0)});
+  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0),
+                         orthogonal ? "init=orthogonal" : ""});
+}
+
+std::string LinearScore::misfit(int experts, int width) const {
+  if (!orthogonal || experts <= width) return "";
+  return "init=orthogonal wants no more experts than channels, of which there are " + std::to_string(width);
 }
 
 std::vector<GateTensor> LinearScore::tensors(int experts, int width) const {
   std::vector<GateTensor> result{{"gate.weight", experts, width}};
+  result[0].orthogonal = orthogonal;
   if (residual) result.push_back({"gate_residual.weight", experts, experts});
   return result;
 }
@@ -71,11 +86,11 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
 // dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. dz' += dz g, dg += dz^T z'.
 void LinearScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                            const ScoreGradient& gradient) const {
-  const Matrix<const float> x = context.tokens.x, w = tensor::as_matrix(context.tensors[0]);
+  const Matrix<const float> x = context.tokens.x;
   if (jitter > 0 && context.rule == Rule::kTraining) {
     const Buffer<float> factor = jitter_of(context, jitter), through(factor.size());
     const Matrix<float> u = factor.matrix(x.rows, x.cols), d = through.matrix(x.rows, x.cols);
-    kernels::gemm_backward_input(dz, w, d, kernels::Write::kSet, context.threads);
+    kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[0]), d, kernels::Write::kSet, context.threads);
     each_token(context, [&](int t) {
       multiply(d.row(t), u.row(t));
       for (int j = 0; j < x.cols; ++j) gradient.dx[t][j] += d[t][j];
@@ -83,8 +98,7 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
     });
     kernels::gemm_backward_weight(dz, u, gradient.tensors[0], context.threads);
   } else {
-    kernels::gemm_backward_input(dz, w, gradient.dx, kernels::Write::kAdd, context.threads);
-    kernels::gemm_backward_weight(dz, x, gradient.tensors[0], context.threads);
+    gate_backward(context, 0, dz, gradient);
   }
   if (!residual || !context.tokens.previous.data) return;
   kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[1]), gradient.previous, kernels::Write::kAdd,
@@ -101,8 +115,7 @@ void LinearScore::select(const Context& context, Matrix<const float> z, Matrix<f
   if (select_by == SelectBy::kSigmoid) kernels::sigmoid_forward(z, key, context.threads);
   each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) {
-      if (select_by == SelectBy::kSqrtSoftplus)
-        key[t][e] = std::sqrt(z[t][e] > 20 ? z[t][e] : std::log1p(std::exp(z[t][e])));
+      if (select_by == SelectBy::kSqrtSoftplus) key[t][e] = sqrt_softplus(z[t][e]);
       if (z[t][e] == -HUGE_VALF) key[t][e] = -HUGE_VALF;  // a masked expert stays masked
     }
   });

@@ -13,6 +13,9 @@ struct ScoreGradient {
   Matrix<float> previous;                  // (N,E) of the scores of the layer before, where the score reads them
 };
 
+// The way back of z = x w^T, w the score's tensor number `gate`: dx += dz w, dw += dz^T x.
+void gate_backward(const Context& context, size_t gate, Matrix<const float> dz, const ScoreGradient& gradient);
+
 // What proposals compare, where it is not the logit itself: matters only beside a selection bias.
 enum class SelectBy { kLogit, kSigmoid, kSqrtSoftplus };
 
@@ -21,10 +24,13 @@ struct LinearScore {
   SelectBy select_by = SelectBy::kLogit;
   float jitter = 0;       // training sees x_tj u with u uniform in 1 -+ jitter (arXiv 2101.03961, section 2.2)
   bool residual = false;  // z^l += W_g z^(l-1) (arXiv 2410.07348, eq. 8)
+  // Training starts from w_e at right angles, as BASE's centroids do (arXiv 2103.16716, in the published code).
+  bool orthogonal = false;
 
   bool reads_previous() const { return residual; }
   bool is_cosine() const { return !residual; }  // times lengths
 
+  std::string misfit(int experts, int width) const;
   static LinearScore read(Arguments& arguments);
   std::string text() const;
   std::vector<GateTensor> tensors(int experts, int width) const;

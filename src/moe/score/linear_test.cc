@@ -122,6 +122,18 @@ TEST_CASE("linear score: with jitter the backward is that of the jittered input"
   CHECK(reference::error(want.w, got.dtensor[0]) < 1e-5);
 }
 
+TEST_CASE("linear score: an orthogonal gate says so, and needs a channel for each expert") {
+  LinearScore word;
+  word.residual = true;
+  CHECK(word.misfit(9, 8).empty());
+  word.orthogonal = true;
+  CHECK(word.misfit(8, 8).empty());
+  CHECK(!word.misfit(9, 8).empty());
+  const auto tensors = word.tensors(8, 8);
+  CHECK((tensors[0].orthogonal && !tensors[1].orthogonal));
+  CHECK(!LinearScore{}.tensors(8, 8)[0].orthogonal);
+}
+
 TEST_CASE("linear score: proposals may compare the sigmoid or the root of the softplus") {
   std::vector<float> z;
   for (int i = -40; i <= 40; ++i) z.push_back(static_cast<float>(i) * 0.75f);

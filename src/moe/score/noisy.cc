@@ -1,7 +1,5 @@
 #include "moe/score/noisy.h"
 
-#include <cmath>
-
 #include "kernels/gemm.h"
 #include "moe/lengths.h"
 #include "moe/logistic.h"
@@ -11,8 +9,6 @@ namespace choir::moe {
 namespace {
 
 constexpr uint64_t kStream = 0x4015e;  // keeps the draws apart from those of other words
-
-float softplus(float v) { return std::max(v, 0.0f) + std::log1p(std::exp(-std::abs(v))); }
 
 // v_te = x_t . v_e.
 Buffer<float> spread(const Context& context) {
@@ -50,13 +46,7 @@ void NoisyScore::forward(const Context& context, Matrix<float> z) const {
 // With d_te = dz_te n_te sigmoid(v_te): dx += dz w + d v, dw += dz^T x, dv += d^T x.
 void NoisyScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                           const ScoreGradient& gradient) const {
-  const Matrix<const float> x = context.tokens.x;
-  const auto through = [&](Matrix<const float> d, size_t gate) {
-    kernels::gemm_backward_input(d, tensor::as_matrix(context.tensors[gate]), gradient.dx, kernels::Write::kAdd,
-                                 context.threads);
-    kernels::gemm_backward_weight(d, x, gradient.tensors[gate], context.threads);
-  };
-  through(dz, 0);
+  gate_backward(context, 0, dz, gradient);
   if (context.rule == Rule::kDecode) return;
   const Buffer<float> buffer = spread(context);
   const Matrix<float> d = buffer.matrix(dz.rows, dz.cols);
@@ -64,7 +54,7 @@ void NoisyScore::backward(const Context& context, const Routing&, Matrix<const f
   each_token(context, [&](int t) {
     for (int e = 0; e < d.cols; ++e) d[t][e] = dz[t][e] * noise(t, e) * logistic(d[t][e]);
   });
-  through(d, 1);
+  gate_backward(context, 1, d, gradient);
 }
 
 std::vector<float> NoisyScore::inverse_lengths(const Context& context) const {

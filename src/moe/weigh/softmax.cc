@@ -9,16 +9,22 @@ namespace choir::moe {
 namespace {
 
 // The softmax over what a token proposed: e^(z - most) / sum, which no underflow of the softmax over all can spoil.
+// Experts from `out` to `end` - 1 have no part in it.
 struct Renormed {
   const float* z;
+  int out, end;
   float most = -INFINITY, sum = 0;
 
-  Renormed(const Routing& routing, int experts, int t) : z(routing.scores(experts)[t]) {
+  Renormed(const Context& context, const Routing& routing, int t, bool release)
+      : z(routing.scores(context.experts)[t]),
+        out(context.experts - context.idle),
+        end(release ? out + context.zero : out) {
     const auto each = [&](const auto& body) { each_slot(routing.proposed, routing.plan.choices, t, body); };
-    each([&](int, int32_t e) { most = std::max(most, z[e]); });
-    each([&](int, int32_t e) { sum += std::exp(z[e] - most); });
+    each([&](int, int32_t e) { most = is_out(e) ? most : std::max(most, z[e]); });
+    each([&](int, int32_t e) { sum += is_out(e) ? 0 : std::exp(z[e] - most); });
   }
-  float operator[](int32_t e) const { return std::exp(z[e] - most) / sum; }
+  bool is_out(int32_t e) const { return e >= out && e < end; }
+  float operator[](int32_t e) const { return is_out(e) || sum == 0 ? 0 : std::exp(z[e] - most) / sum; }
 };
 
 }  // namespace
@@ -26,6 +32,8 @@ struct Renormed {
 SoftmaxWeights SoftmaxWeights::read(Arguments& arguments) {
   SoftmaxWeights word;
   word.renorm = arguments.flag("renorm");
+  word.release = arguments.flag("release");
+  if (word.release && !word.renorm) arguments.refuse("release goes with renorm");
   word.scale = static_cast<float>(arguments.number("scale", 1e-6, 1e6, 1));
   return word;
 }
@@ -33,9 +41,10 @@ SoftmaxWeights SoftmaxWeights::read(Arguments& arguments) {
 // g_e = scale p_e, with renorm scale q_e, q_e = p_e / sum over the proposals of p_j.
 void SoftmaxWeights::forward(const Context& context, Routing& routing) const {
   std::vector<float>& weight = routing.plan.weight;
+  if (release) routing.plan.input = static_cast<float>(routing.plan.choices);
   each_token(context, [&](int t) {
     if (renorm) {
-      const Renormed q(routing, context.experts, t);
+      const Renormed q(context, routing, t, release);
       each_edge(routing, t, [&](int32_t i, int32_t e) { weight[i] = scale * q[e]; });
     } else {
       const float* p = routing.probabilities(context.experts)[t];
@@ -54,7 +63,7 @@ void SoftmaxWeights::backward(const Context& context, const Routing& routing, st
     each_edge(routing, t, [&](int32_t i, int32_t) { mean += weight[i] * dweight[i]; });
     each_edge(routing, t, [&](int32_t i, int32_t e) { dz[t][e] += weight[i] * dweight[i]; });
     if (renorm) {
-      const Renormed q(routing, context.experts, t);
+      const Renormed q(context, routing, t, release);
       each_slot(routing.proposed, routing.plan.choices, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
     } else {
       const float* p = routing.probabilities(context.experts)[t];

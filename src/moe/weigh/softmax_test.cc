@@ -1,6 +1,7 @@
 #include "moe/weigh/softmax.h"
 
 #include "moe/reference/weigh_case.h"
+#include "moe/reference/words.h"
 
 namespace choir::moe {
 namespace {
@@ -85,6 +86,32 @@ TEST_CASE("softmax weights: one expert alone passes a gradient, which the renorm
     std::vector<float> dz(3);
     word.backward(c.context(), c.routing, std::vector<float>{2}, reference::matrix(dz, 3));
     for (const float d : dz) CHECK((std::abs(d) > 0.05f) == !renorm);
+  }
+}
+
+TEST_CASE("softmax weights: the release rule, worked by hand") {
+  reference::check_text<SoftmaxWeights>({"softmax(renorm, release)"}, {"softmax(release)"});
+  const auto word = reference::read_word<SoftmaxWeights>("softmax(renorm,release)");
+  reference::Case c(3, 1, 4);  // expert 2 gives 0, expert 3 copies
+  c.idle = 2;
+  const float two = std::log(2.0f);
+  c.set_scores({0, two, 5, 0, 1, 2, 3, 4, 0, 0, 9, 0});
+  c.set_choices({2, 1, 3, 2, 2, -1}, {2, 1, 3, 2, 2, -1});
+  for (const int zero : {0, 1}) {
+    c.zero = zero;
+    word.forward(c.context(), c.routing);
+    const auto weight = [&](size_t slot) {
+      return c.routing.plan.weight[static_cast<size_t>(c.routing.plan.edge[slot])];
+    };
+    CHECK(c.routing.plan.input == 2);
+    const float rest = 2 / (2 + std::exp(5.0f));
+    CHECK(weight(0) == doctest::Approx(zero ? 0 : 1 - rest));
+    CHECK(weight(1) == doctest::Approx(zero ? 1 : rest));
+    CHECK(weight(2) == doctest::Approx(zero ? 1 : 1 / (1 + std::exp(-1.0f))));
+    CHECK(weight(4) == (zero ? 0 : 1));  // a zero expert alone
+    std::vector<float> dz(12);
+    word.backward(c.context(), c.routing, std::vector<float>(5, 1.0f), reference::matrix(dz, 4));
+    for (const float d : dz) CHECK(std::isfinite(d));
   }
 }
 
