@@ -10,6 +10,7 @@ namespace choir::moe {
 struct ExpertStats {
   int64_t proposed = 0, kept = 0;  // pairs
   double affinity = 0;             // summed over its proposals: the score over its scale
+  double gate = 0;                 // summed over its kept pairs: the weight of its answer
 };
 
 // Everything is a sum over the rows that were added: calls, micro-batches or parts of one call. A row that proposes
@@ -38,6 +39,7 @@ struct RoutingStats {
   std::optional<double> capacity_factor() const;  // C E / (K N); none without a limit
   std::optional<double> mean_kept_affinity() const;
   std::optional<double> mean_refused_affinity() const;
+  std::vector<std::optional<double>> mean_gates() const;  // [E] of its kept pairs; none without one
 
  private:
   int64_t ExpertStats::*wanted() const;  // the pairs that loads are made of

@@ -80,7 +80,8 @@ Json layers_json(const std::vector<LayerReport>& layers) {
             {"router_gradient_norm", column(layers, &R::router_gradient_norm)},
             {"affinity_kept", column(layers, &R::affinity_kept)},
             {"affinity_dropped", column(layers, &R::affinity_dropped)},
-            {"tokens_per_expert", column(layers, &R::tokens_per_expert)}};
+            {"tokens_per_expert", column(layers, &R::tokens_per_expert)},
+            {"mean_gate", column(layers, &R::mean_gate)}};
   if (!layers.empty() && layers.front().local_share) json["local_share"] = column(layers, &R::local_share);
   return json;
 }

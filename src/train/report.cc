@@ -20,6 +20,7 @@ LayerReport layer_report(const moe::RoutingStats& stats) {
   layer.affinity_kept = stats.mean_kept_affinity();
   layer.affinity_dropped = stats.mean_refused_affinity();
   layer.tokens_per_expert = stats.tokens_per_expert();
+  layer.mean_gate = stats.mean_gates();
   return layer;
 }
 

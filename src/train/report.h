@@ -22,7 +22,8 @@ struct LayerReport {
   std::optional<double> router_gradient_norm;  // of all gate tensors; none where there are none
   std::optional<double> affinity_kept, affinity_dropped;
   double tokens_per_expert = 0;
-  std::optional<double> local_share;  // computed pairs on the node of their token; none with one node
+  std::vector<std::optional<double>> mean_gate = {};  // [E] weight of an expert's computed pairs; none without one
+  std::optional<double> local_share;                  // computed pairs on the node of their token; none with one node
 };
 
 struct StepReport {

@@ -153,6 +153,12 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   CHECK(layers["dropped_token_share"].size() == 2);
   CHECK(layers["router_gradient_norm"][0].get<double>() > 0);
   CHECK(layers["affinity_kept"][1].is_number());
+  REQUIRE(layers["mean_gate"].size() == 2);
+  REQUIRE(layers["mean_gate"][1].size() == 4);
+  for (const auto& gate : layers["mean_gate"][1]) {  // all experts are full: no null
+    CHECK(gate.get<double>() > 0);
+    CHECK(gate.get<double>() <= 1);
+  }
   CHECK(layers["local_share"][0].get<double>() > 0);
   CHECK(step["local_share"].get<double>() < 1);
   double balance = 0;
