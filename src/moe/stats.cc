@@ -24,6 +24,7 @@ void RoutingStats::add(const Routing& routing) {
   add_rows(routing, 0, routing.plan.tokens);
   if (tokens == before) return;
   capacity = std::max(capacity, routing.capacity);
+  log_min_capacity = std::max(log_min_capacity, routing.log_min_capacity);
   room += static_cast<int64_t>(routing.capacity) * routing.plan.experts();
 }
 

@@ -21,8 +21,9 @@ struct RoutingStats {
   int64_t unserved = 0;              // tokens that no expert took
   int64_t refused = 0;               // proposals that their expert did not take
   double kept_affinity = 0, refused_affinity = 0;
-  int capacity = 0;  // the largest of the calls, 0: no limit
-  int64_t room = 0;  // C E summed over the calls
+  int capacity = 0;                        // the largest of the calls, 0: no limit
+  int64_t room = 0;                        // C E summed over the calls
+  std::optional<double> log_min_capacity;  // the largest of the calls
 
   void add(const Routing& routing);
   void add_rows(const Routing& routing, int begin, int end);  // rows [begin, end), without the capacity

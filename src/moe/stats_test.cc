@@ -88,7 +88,15 @@ TEST_CASE("stats: parts add up to the whole") {
   CHECK(parts.unserved == whole.unserved);
   CHECK(parts.kept_affinity == whole.kept_affinity);
   CHECK(!parts.capacity_factor());
-  whole.add(routing);  // a second call: twice the room for twice the tokens
+  CHECK(!whole.log_min_capacity);
+  Routing second = case_by_hand();
+  second.log_min_capacity = 1.5;
+  whole.add(second);  // twice the room for twice the tokens
+  second.log_min_capacity = 0.5;
+  second.proposed.assign(10, -1);  // no token: no third call
+  second.capacity = 3;
+  whole.add(second);
+  CHECK(whole.log_min_capacity == 1.5);
   CHECK(whole.capacity == 2);
   CHECK(*whole.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
 }

@@ -71,6 +71,7 @@ Json layers_json(const std::vector<LayerReport>& layers) {
   using R = LayerReport;
   Json json{{"capacity", column(layers, &R::capacity)},
             {"capacity_factor", column(layers, &R::capacity_factor)},
+            {"log_min_capacity", column(layers, &R::log_min_capacity)},
             {"processed_share", column(layers, &R::processed_share)},
             {"dropped_token_share", column(layers, &R::dropped_token_share)},
             {"max_over_mean_load", column(layers, &R::max_over_mean_load)},
