@@ -73,6 +73,13 @@ struct FlatBatch {
   model::TrainingBatch training() const { return {{ids, sequences}, targets}; }
 };
 
+// What forward_backward gives the gradient of.
+template <class S>
+S scaled_loss(const ReferenceOutcome<S>& outcome, const model::LossScales& scales) {
+  return static_cast<double>(scales.cross_entropy) * outcome.cross_entropy +
+         static_cast<double>(scales.balance) * outcome.balance;
+}
+
 // Sequences of random ids that predict their next token; the last target of the first is not counted.
 inline ReferenceBatch random_batch(const std::vector<int>& lengths, int vocab, uint64_t seed) {
   ReferenceBatch batch;

@@ -40,16 +40,15 @@ void check_gradients(const model::Model& model, const ReferenceBatch& batch) {
   base::Threads threads(2);
   model::TrainingActivations activations;
   Gradients gradients(config);
-  const float scale = 0.75f;
-  const auto loss = forward_backward(model, flat.training(), scale, activations, gradients.tensors, threads);
+  const model::LossScales scales{0.75f, 0.5f};
+  const auto loss = forward_backward(model, flat.training(), scales, activations, gradients.tensors, threads);
   CHECK(loss.cross_entropy == doctest::Approx(want.cross_entropy).epsilon(1e-5));
   CHECK(loss.balance == doctest::Approx(want.balance).epsilon(1e-5));
   CHECK(loss.tokens == static_cast<int>(flat.ids.size()) - 1);
 
-  std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
-    return ReferenceModel<std::complex<double>>(config, z).run(batch).loss();
+  const std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
+    return scaled_loss(ReferenceModel<std::complex<double>>(config, z).run(batch), scales);
   });
-  for (double& d : derivative) d *= static_cast<double>(scale);
   const double* next = derivative.data();
   for (size_t i = 0; i < gradients.count(); ++i) {
     CAPTURE(gradients.name(i));
@@ -86,9 +85,9 @@ TEST_CASE("model: gradients are added to what is there") {
   base::Threads threads(2);
   model::TrainingActivations activations;
   Gradients once(owner.model().config()), twice(owner.model().config());
-  forward_backward(owner.model(), flat.training(), 1, activations, once.tensors, threads);
+  forward_backward(owner.model(), flat.training(), {}, activations, once.tensors, threads);
   for (int pass = 0; pass < 2; ++pass)
-    forward_backward(owner.model(), flat.training(), 1, activations, twice.tensors, threads);
+    forward_backward(owner.model(), flat.training(), {}, activations, twice.tensors, threads);
   for (size_t i = 0; i < once.count(); ++i) {
     CAPTURE(once.name(i));
     std::vector<double> expected;
@@ -103,8 +102,8 @@ TEST_CASE("model: the same gradients bit for bit for any number of threads") {
   Gradients one(owner.model().config()), three(owner.model().config());
   base::Threads alone(1), few(3);
   model::TrainingActivations activations;
-  forward_backward(owner.model(), flat.training(), 1, activations, one.tensors, alone);
-  forward_backward(owner.model(), flat.training(), 1, activations, three.tensors, few);
+  forward_backward(owner.model(), flat.training(), {}, activations, one.tensors, alone);
+  forward_backward(owner.model(), flat.training(), {}, activations, three.tensors, few);
   for (size_t i = 0; i < one.count(); ++i) {
     CAPTURE(one.name(i));
     CHECK(std::ranges::equal(one.numbers(i), three.numbers(i)));

@@ -66,10 +66,10 @@ int check_gradients(Case c, uint64_t seed) {
   base::Threads threads(2);
   model::TrainingActivations activations;
   Gradients gradients(config);
-  const float scale = 0.75f;
+  const model::LossScales scales{0.75f, 0.5f};
   model::TrainingBatch step = flat.training();
   step.routing = training(node);
-  const auto loss = forward_backward(owner.model(), step, scale, activations, gradients.tensors, threads);
+  const auto loss = forward_backward(owner.model(), step, scales, activations, gradients.tensors, threads);
   std::vector<FixedChoices> choices;
   int dropped = 0;
   for (const auto& block : activations.blocks) {
@@ -83,10 +83,9 @@ int check_gradients(Case c, uint64_t seed) {
   check_logits(owner.model(), flat, step.routing, want);
   CHECK(loss.cross_entropy == doctest::Approx(want.cross_entropy).epsilon(1e-5));
   CHECK(loss.balance == doctest::Approx(want.balance).epsilon(1e-5));
-  std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
-    return ReferenceModel<std::complex<double>>(config, z, &c.spec).run(batch, choices).loss();
+  const std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
+    return scaled_loss(ReferenceModel<std::complex<double>>(config, z, &c.spec).run(batch, choices), scales);
   });
-  for (double& d : derivative) d *= static_cast<double>(scale);
   const double* next = derivative.data();
   for (size_t i = 0; i < gradients.count(); ++i) {
     const std::string& name = gradients.name(i);
@@ -178,7 +177,7 @@ TEST_CASE("every alias trains its gate: a finite gradient that is not 0 reaches 
     base::Threads threads(2);
     model::TrainingActivations activations;
     Gradients gradients(config);
-    const auto loss = forward_backward(owner.model(), step, 1, activations, gradients.tensors, threads);
+    const auto loss = forward_backward(owner.model(), step, {}, activations, gradients.tensors, threads);
     CHECK(std::isfinite(loss.cross_entropy + loss.balance));
     for (size_t i = 0; i < gradients.count(); ++i) {
       const std::string& name = gradients.name(i);

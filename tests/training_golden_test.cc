@@ -108,7 +108,7 @@ struct EngineTrainer {
     std::vector<double> losses;
     for (int t = 1; t <= kSteps; ++t) {
       gradients.clear();
-      const auto loss = forward_backward(model, batch.training(), 1, activations, gradients.tensors, threads);
+      const auto loss = forward_backward(model, batch.training(), {}, activations, gradients.tensors, threads);
       losses.push_back(loss.cross_entropy + loss.balance);
       step(t);
     }

@@ -109,15 +109,17 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
 
 }  // namespace
 
-TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, float scale, TrainingActivations& a,
-                              ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, const LossScales& scales,
+                              TrainingActivations& a, ModelTensors<Matrix<float>>& gradients, Threads& threads) {
   RoutingOptions routing = batch.routing;
   routing.balancing = moe::Balancing::kOn;
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch.targets, a, threads);
-  head_backward(model, batch.targets, scale / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
-  for (size_t l = a.blocks.size(); l-- > 0;) block_backward(model, {pass, l, scale}, a, gradients.blocks[l], threads);
+  head_backward(model, batch.targets, scales.cross_entropy / static_cast<float>(std::max(1, loss.tokens)), a, gradients,
+                threads);
+  for (size_t l = a.blocks.size(); l-- > 0;)
+    block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
 }

@@ -27,8 +27,14 @@ struct TrainingLoss {
   int tokens = 0;            // counted
 };
 
-// Adds the gradient of (cross_entropy + balance) * scale to `gradients`. The model's tensors must be float.
-TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, float scale,
+// What each loss of a call weighs in the whole: one is a mean over counted targets, the other over tokens.
+struct LossScales {
+  float cross_entropy = 1, balance = 1;
+};
+
+// Adds the gradient of scales.cross_entropy * cross_entropy + scales.balance * balance to `gradients`. The model's
+// tensors must be float.
+TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, const LossScales& scales,
                               TrainingActivations& activations, ModelTensors<Matrix<float>>& gradients,
                               Threads& threads);
 

@@ -183,6 +183,14 @@ void check_words(const Words& words, const Router& router) {
                       "compare with key=score or key=prob, and give the capacity as a factor");
 }
 
+// Those of projected_cosine are of P x, whose width is not the D of the bound.
+bool has_cosines(const Words& words, const Routing& routing) {
+  const auto is_scaled = [](const auto& score) {
+    return requires { score.scale(1); };
+  };
+  return !routing.inverse_length.empty() || std::visit(is_scaled, words.score);
+}
+
 void check_sizes(const Context& context, int state, int choices) {
   const Tokens& tokens = context.tokens;
   const auto rows = static_cast<size_t>(tokens.rows());
@@ -257,7 +265,9 @@ void Router::route(const Context& context, Balancing balancing, Routing& routing
   build_plan(routing.chosen, rows, k, context.experts, routing.plan);
   std::visit([&](const auto& weigh) { weigh.forward(context, routing); }, words.weigh);
   routing.balance_loss = 0;
+  routing.log_min_capacity.reset();
   if (balancing == Balancing::kOff) return;
+  if (has_cosines(words, routing)) routing.log_min_capacity = log_min_capacity(context, routing);
   for (const auto& [name, loss] : losses(context, routing)) routing.balance_loss += loss;
 }
 

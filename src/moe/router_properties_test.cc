@@ -9,6 +9,7 @@
 #include "moe/reference/capacity.h"
 #include "moe/reference/losses.h"
 #include "moe/reference/route_case.h"
+#include "moe/reference/scores.h"
 
 namespace choir::moe {
 namespace {
@@ -255,6 +256,57 @@ TEST_CASE("relations: permuting the tokens permutes who is kept by affinity, and
     for (size_t t = 0; t < 128; ++t) CHECK(a.routing.chosen[t] == b.routing.chosen[to(t)]);
     a.update();
     b.update();
+  }
+}
+
+// w_e: a row of the gate or, where it has none, 1 on the block of e.
+std::vector<double> gate_row(const Routed& r, size_t e) {
+  const auto width = static_cast<size_t>(r.width);
+  std::vector<double> w(width);
+  const reference::Block block = reference::block(e, width, static_cast<size_t>(r.experts));
+  for (size_t j = 0; j < width; ++j)
+    w[j] = r.tensor.empty() ? j >= block.begin && j < block.end : static_cast<double>(r.tensor[0][e * width + j]);
+  return w;
+}
+
+// The largest cosine between a token and an expert that it proposes, by plain loops.
+double largest_cosine(const Routed& r) {
+  const auto width = static_cast<ptrdiff_t>(r.width), choices = static_cast<ptrdiff_t>(r.choices());
+  double largest = -1;
+  for (ptrdiff_t t = 0; t < r.rows; ++t)
+    for (ptrdiff_t s = 0; s < choices; ++s) {
+      const int32_t e = r.routing.proposed[static_cast<size_t>(t * choices + s)];
+      if (e < 0) continue;
+      const std::vector<double> x(r.x.begin() + t * width, r.x.begin() + (t + 1) * width);
+      largest =
+          std::max(largest, reference::dot(reference::unit(x), reference::unit(gate_row(r, static_cast<size_t>(e)))));
+    }
+  return largest;
+}
+
+TEST_CASE("routers: the least capacity of remark 7 is that of the largest cosine, where there are cosines") {
+  for (const std::string text :
+       {"grap_cosine > top_k(1) > all > softmax", "grap_cosine(kappa=2) > all > top_capacity(factor(0.5)) > softmax",
+        "dense_cosine > top_k(2) > fifo(factor(1)) > softmax", "linear > top_k(2) > top_capacity(etr_sum) > chosen",
+        "linear(sigmoid) > top_k(2) > fifo(etr_bound) > sigmoid_norm", "grap > top_k(1) > fifo(locmoe) > softmax"}) {
+    CAPTURE(text);
+    Routed r(text, 50, 24, 6);
+    r.padding.assign(50, 0);
+    r.padding[0] = 1;
+    std::fill_n(r.x.begin(), 4, 100.0f);  // on its first block the padding would have the largest
+    r.route(Balancing::kOn);
+    REQUIRE(r.routing.log_min_capacity);
+    CHECK(*r.routing.log_min_capacity == doctest::Approx(reference::log_bound(largest_cosine(r), 24, 6)).epsilon(1e-5));
+    r.route(Balancing::kOff);
+    CHECK(!r.routing.log_min_capacity);
+  }
+  for (const std::string text :
+       {"linear > top_k(2) > all > chosen", "linear > top_k(2) > top_capacity(factor(1), key=prob) > softmax",
+        "projected_cosine(rank=8) > top_k(2) > all > chosen", "hash > top_k(1) > all > chosen"}) {
+    CAPTURE(text);
+    Routed r(text, 50, 24, 6);
+    r.route(Balancing::kOn);
+    CHECK(!r.routing.log_min_capacity);
   }
 }
 

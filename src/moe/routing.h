@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -67,6 +68,8 @@ struct Routing {
   int capacity = 0;                   // most tokens that an expert took; 0: no limit
   Plan plan;
   double balance_loss = 0;  // of this layer, weights included; 0 where the caller asked for none
+  // ln C_min of remark 7 of ETR (arXiv 2406.00023); none where no cosines of the tokens are at hand, or without losses.
+  std::optional<double> log_min_capacity;
 
   Matrix<float> scores(int experts) const { return score.matrix(plan.tokens, experts); }
   Matrix<float> probabilities(int experts) const { return probability.matrix(plan.tokens, experts); }

@@ -24,6 +24,7 @@ void RoutingStats::add(const Routing& routing) {
   add_rows(routing, 0, routing.plan.tokens);
   if (tokens == before) return;
   capacity = std::max(capacity, routing.capacity);
+  log_min_capacity = std::max(log_min_capacity, routing.log_min_capacity);
   room += static_cast<int64_t>(routing.capacity) * routing.plan.experts();
 }
 
@@ -36,7 +37,10 @@ void RoutingStats::add_rows(const Routing& routing, int begin, int end) {
     for (int s = 0; s < plan.choices; ++s) {
       const size_t i = static_cast<size_t>(t) * static_cast<size_t>(plan.choices) + static_cast<size_t>(s);
       const int32_t wanted = routing.proposed[i], got = routing.chosen[i];
-      if (got >= 0) ++experts[static_cast<size_t>(got)].kept;
+      if (got >= 0) {
+        ++experts[static_cast<size_t>(got)].kept;
+        experts[static_cast<size_t>(got)].gate += static_cast<double>(plan.weight[static_cast<size_t>(plan.edge[i])]);
+      }
       served = served || got >= 0;
       if (wanted < 0) continue;
       proposes = true;
@@ -109,6 +113,12 @@ std::optional<double> RoutingStats::capacity_factor() const {
 std::optional<double> RoutingStats::mean_kept_affinity() const { return mean(kept_affinity, proposed() - refused); }
 
 std::optional<double> RoutingStats::mean_refused_affinity() const { return mean(refused_affinity, refused); }
+
+std::vector<std::optional<double>> RoutingStats::mean_gates() const {
+  std::vector<std::optional<double>> gates;
+  for (const ExpertStats& e : experts) gates.push_back(mean(e.gate, e.kept));
+  return gates;
+}
 
 int64_t local_pairs(const Plan& plan, std::span<const int32_t> node, int nodes) {
   int64_t local = 0;

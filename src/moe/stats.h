@@ -10,6 +10,7 @@ namespace choir::moe {
 struct ExpertStats {
   int64_t proposed = 0, kept = 0;  // pairs
   double affinity = 0;             // summed over its proposals: the score over its scale
+  double gate = 0;                 // summed over its kept pairs: the weight of its answer
 };
 
 // Everything is a sum over the rows that were added: calls, micro-batches or parts of one call. A row that proposes
@@ -20,8 +21,9 @@ struct RoutingStats {
   int64_t unserved = 0;              // tokens that no expert took
   int64_t refused = 0;               // proposals that their expert did not take
   double kept_affinity = 0, refused_affinity = 0;
-  int capacity = 0;  // the largest of the calls, 0: no limit
-  int64_t room = 0;  // C E summed over the calls
+  int capacity = 0;                        // the largest of the calls, 0: no limit
+  int64_t room = 0;                        // C E summed over the calls
+  std::optional<double> log_min_capacity;  // the largest of the calls
 
   void add(const Routing& routing);
   void add_rows(const Routing& routing, int begin, int end);  // rows [begin, end), without the capacity
@@ -38,6 +40,7 @@ struct RoutingStats {
   std::optional<double> capacity_factor() const;  // C E / (K N); none without a limit
   std::optional<double> mean_kept_affinity() const;
   std::optional<double> mean_refused_affinity() const;
+  std::vector<std::optional<double>> mean_gates() const;  // [E] of its kept pairs; none without one
 
  private:
   int64_t ExpertStats::*wanted() const;  // the pairs that loads are made of

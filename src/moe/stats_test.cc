@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "moe/reference/route_case.h"
+
 namespace choir::moe {
 namespace {
 
@@ -18,6 +20,7 @@ Routing case_by_hand() {
   const float z[] = {4, 2, 0, 6, 4, 0, 2, 0, 8, 1, 3, 0, 9, 9, 9};
   std::copy(std::begin(z), std::end(z), r.score.data());
   build_plan(r.chosen, 5, 2, 3, r.plan);
+  r.plan.weight = {0.75f, 0.5f, 0.25f, 1, 0.125f};  // of expert 0, 0, 1, 1, 2
   return r;
 }
 
@@ -43,6 +46,35 @@ TEST_CASE("stats: counts of a small case") {
   CHECK(*stats.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
   CHECK(*stats.mean_kept_affinity() == doctest::Approx((4 + 2 + 6 + 4 + 8) / 2.0 / 5));
   CHECK(*stats.mean_refused_affinity() == doctest::Approx((2 + 3 + 1) / 2.0 / 3));
+  CHECK(stats.mean_gates() == std::vector<std::optional<double>>{0.625, 0.625, 0.125});
+}
+
+// From the Plan alone, expert by expert, where the statistics go from token to token.
+TEST_CASE("stats: the mean gate of an expert is that of its pairs in the plan") {
+  for (const std::string text : {"linear > top_k(2) > top_capacity(factor(0.5)) > softmax",
+                                 "linear > top_k(2) > top_capacity(factor(0.5), drop=reroute) > softmax(renorm)",
+                                 "linear > top_k(2) > skip(0.7) > chosen", "linear > positive > all > identity"}) {
+    CAPTURE(text);
+    reference::Routed first(text, 40, 12, 6, 1), second(text, 25, 12, 6, 9);
+    second.padding.assign(25, 0);
+    std::fill_n(second.padding.begin() + 20, 5, 1);
+    RoutingStats stats;
+    std::vector<double> sum(6);
+    std::vector<int> count(6);
+    for (reference::Routed* part : {&first, &second}) {
+      const Plan& plan = part->route().plan;
+      for (size_t e = 0; e < 6; ++e)
+        for (int i = plan.offset[e]; i < plan.offset[e + 1]; ++i, ++count[e])
+          sum[e] += static_cast<double>(plan.weight[static_cast<size_t>(i)]);
+      stats.add(part->routing);
+    }
+    const std::vector<std::optional<double>> gates = stats.mean_gates();
+    REQUIRE(gates.size() == 6);
+    for (size_t e = 0; e < 6; ++e) {
+      REQUIRE(count[e] > 0);
+      CHECK(*gates[e] == doctest::Approx(sum[e] / count[e]));
+    }
+  }
 }
 
 TEST_CASE("stats: parts add up to the whole") {
@@ -56,7 +88,15 @@ TEST_CASE("stats: parts add up to the whole") {
   CHECK(parts.unserved == whole.unserved);
   CHECK(parts.kept_affinity == whole.kept_affinity);
   CHECK(!parts.capacity_factor());
-  whole.add(routing);  // a second call: twice the room for twice the tokens
+  CHECK(!whole.log_min_capacity);
+  Routing second = case_by_hand();
+  second.log_min_capacity = 1.5;
+  whole.add(second);  // twice the room for twice the tokens
+  second.log_min_capacity = 0.5;
+  second.proposed.assign(10, -1);  // no token: no third call
+  second.capacity = 3;
+  whole.add(second);
+  CHECK(whole.log_min_capacity == 1.5);
   CHECK(whole.capacity == 2);
   CHECK(*whole.capacity_factor() == doctest::Approx(2 * 3 / 8.0));
 }
@@ -79,6 +119,7 @@ TEST_CASE("stats: one expert for all, none refused, no limit") {
   r.proposed = r.chosen = {1, 1, 1};
   r.score = Buffer<float>(12);
   build_plan(r.chosen, 3, 1, 4, r.plan);
+  r.plan.weight = {0.25f, 0.5f, 0.75f};
   RoutingStats stats;
   stats.add(r);
   CHECK(stats.processed_share() == 1);
@@ -87,6 +128,8 @@ TEST_CASE("stats: one expert for all, none refused, no limit") {
   CHECK(stats.load_entropy() == 0);
   CHECK(!stats.capacity_factor());
   CHECK(!stats.mean_refused_affinity());
+  CHECK(!stats.mean_gates()[0]);
+  CHECK(*stats.mean_gates()[1] == 0.5);
 }
 
 TEST_CASE("stats: pairs that stay on their node") {

@@ -8,7 +8,8 @@
 //   bool is_cosine()              false of a score that is no cosine, not even times lengths
 //   bool reads_previous()         it needs the scores of the layer before
 //   bool shares_matter()          it reads the shares of the whole step
-//   scale(...)                    what z was multiplied with, of scores that are cosines
+//   scale(width) or (context)     what z was multiplied with, of scores that are cosines: of the tokens themselves, or
+//                                 of what they are mapped to
 //   select, shift                 change what proposals compare
 //   forbid                        takes experts out before anything reads the scores
 //   misfit(experts, width)        why the word cannot work on so many experts or channels, or nothing

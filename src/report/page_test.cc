@@ -45,6 +45,15 @@ TEST_CASE("page: pairs on the token's node are shown where the run has them") {
   CHECK(contains(std::string(kPageJs), "fieldChart(\"local_share\""));
 }
 
+TEST_CASE("page: the least capacity is shown where a layer's router has one") {
+  const TemporaryDirectory place;
+  write_run(place.path(), 5, [](Json& line, int) { line["layers"]["log_min_capacity"] = {nullptr, -1.5}; });
+  const Json one = Json::parse(page_data({read_run(place.path())}))["runs"][0];
+  CHECK(one["layers"]["log_min_capacity"][0]["mean"][4].is_null());
+  CHECK(one["layers"]["log_min_capacity"][1]["mean"][4] == -1.5);
+  CHECK(contains(std::string(kPageJs), "[\"log_min_capacity\""));
+}
+
 TEST_CASE("page: no name, domain or router ends the data's element") {
   const TemporaryDirectory place;
   const std::string evil = "</script><!--<script>{{js}}";

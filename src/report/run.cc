@@ -19,10 +19,10 @@ using io::Json;
 constexpr const char* kTotals[] = {"loss",        "balance_loss",      "gradient_norm",       "learning_rate",
                                    "seconds",     "tokens_per_second", "share_of_peak",       "max_over_mean_load",
                                    "peak_memory", "processed_share",   "dropped_token_share", "local_share"};
-constexpr const char* kLayers[] = {"capacity",      "capacity_factor",    "processed_share",      "dropped_token_share",
-                                   "dead_experts",  "max_over_mean_load", "load_entropy",         "balance_loss",
-                                   "affinity_kept", "affinity_dropped",   "router_gradient_norm", "tokens_per_expert",
-                                   "local_share"};
+constexpr const char* kLayers[] = {
+    "capacity",         "capacity_factor",      "log_min_capacity",  "processed_share", "dropped_token_share",
+    "dead_experts",     "max_over_mean_load",   "load_entropy",      "balance_loss",    "affinity_kept",
+    "affinity_dropped", "router_gradient_norm", "tokens_per_expert", "local_share"};
 constexpr int64_t kMost = int64_t{1} << 60;
 constexpr double kMostOfLayer = 1 << 20;  // experts; a model has 4096 at most
 

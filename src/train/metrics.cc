@@ -71,6 +71,7 @@ Json layers_json(const std::vector<LayerReport>& layers) {
   using R = LayerReport;
   Json json{{"capacity", column(layers, &R::capacity)},
             {"capacity_factor", column(layers, &R::capacity_factor)},
+            {"log_min_capacity", column(layers, &R::log_min_capacity)},
             {"processed_share", column(layers, &R::processed_share)},
             {"dropped_token_share", column(layers, &R::dropped_token_share)},
             {"max_over_mean_load", column(layers, &R::max_over_mean_load)},
@@ -80,7 +81,8 @@ Json layers_json(const std::vector<LayerReport>& layers) {
             {"router_gradient_norm", column(layers, &R::router_gradient_norm)},
             {"affinity_kept", column(layers, &R::affinity_kept)},
             {"affinity_dropped", column(layers, &R::affinity_dropped)},
-            {"tokens_per_expert", column(layers, &R::tokens_per_expert)}};
+            {"tokens_per_expert", column(layers, &R::tokens_per_expert)},
+            {"mean_gate", column(layers, &R::mean_gate)}};
   if (!layers.empty() && layers.front().local_share) json["local_share"] = column(layers, &R::local_share);
   return json;
 }

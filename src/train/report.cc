@@ -12,6 +12,7 @@ LayerReport layer_report(const moe::RoutingStats& stats) {
   LayerReport layer;
   if (stats.capacity > 0) layer.capacity = stats.capacity;
   layer.capacity_factor = stats.capacity_factor();
+  layer.log_min_capacity = stats.log_min_capacity;
   layer.processed_share = stats.processed_share();
   layer.dropped_token_share = stats.unserved_share();
   layer.max_over_mean_load = stats.max_over_mean_load();
@@ -20,6 +21,7 @@ LayerReport layer_report(const moe::RoutingStats& stats) {
   layer.affinity_kept = stats.mean_kept_affinity();
   layer.affinity_dropped = stats.mean_refused_affinity();
   layer.tokens_per_expert = stats.tokens_per_expert();
+  layer.mean_gate = stats.mean_gates();
   return layer;
 }
 

@@ -11,18 +11,20 @@ namespace choir::train {
 
 // Of one layer's router and experts.
 struct LayerReport {
-  std::optional<int> capacity;            // none: no limit
-  std::optional<double> capacity_factor;  // C E / (K N)
-  double processed_share = 0;             // computed pairs of the proposed ones
-  double dropped_token_share = 0;         // tokens that no expert took
-  double max_over_mean_load = 0;          // most wanted expert against the mean, before admission
+  std::optional<int> capacity;                  // none: no limit
+  std::optional<double> capacity_factor;        // C E / (K N)
+  std::optional<double> log_min_capacity = {};  // moe::Routing::log_min_capacity, the largest of the micro-batches
+  double processed_share = 0;                   // computed pairs of the proposed ones
+  double dropped_token_share = 0;               // tokens that no expert took
+  double max_over_mean_load = 0;                // most wanted expert against the mean, before admission
   int dead_experts = 0;
   double load_entropy = 0;  // nats, of the same shares
   double balance_loss = 0;
   std::optional<double> router_gradient_norm;  // of all gate tensors; none where there are none
   std::optional<double> affinity_kept, affinity_dropped;
   double tokens_per_expert = 0;
-  std::optional<double> local_share;  // computed pairs on the node of their token; none with one node
+  std::vector<std::optional<double>> mean_gate = {};  // [E] weight of an expert's computed pairs; none without one
+  std::optional<double> local_share;                  // computed pairs on the node of their token; none with one node
 };
 
 struct StepReport {

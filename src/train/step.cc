@@ -29,6 +29,12 @@ namespace {
 
 double area(int rows, int cols) { return static_cast<double>(rows) * cols; }
 
+float share(int64_t part, int64_t whole) {
+  return static_cast<float>(static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)));
+}
+
+int64_t tokens_of(const TokenBatch& batch) { return static_cast<int64_t>(batch.ids.size()); }
+
 // A token sees what is before it, half of all on average, and no more than the window.
 double attended_by(const model::Sequence& sequence, int window) {
   const double count = sequence.count, most = window > 0 ? std::min(window, sequence.count) : sequence.count;
@@ -78,18 +84,18 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
   return result;
 }
 
-void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options, float scale,
-                            Sums& sums) {
+void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options,
+                            const model::LossScales& scales, Sums& sums) {
   const model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
   const model::TrainingLoss loss =
-      model::forward_backward(model_, training, scale, activations_, parameters_.gradients(), threads_);
+      model::forward_backward(model_, training, scales, activations_, parameters_.gradients(), threads_);
   model::observe(model_, training, activations_, sums.router_sums, threads_);
-  sums.loss += static_cast<double>(scale) * loss.cross_entropy;
-  sums.tokens += static_cast<int64_t>(batch.ids.size());
+  sums.loss += static_cast<double>(scales.cross_entropy) * loss.cross_entropy;
+  sums.tokens += tokens_of(batch);
   for (const model::Sequence& s : batch.sequences) sums.attended += attended_by(s, model_.config().attention.window);
   for (size_t l = 0; l < activations_.blocks.size(); ++l) {
     const moe::Routing& routing = activations_.blocks[l].moe.routing;
-    sums.balance[l] += static_cast<double>(scale) * routing.balance_loss;
+    sums.balance[l] += static_cast<double>(scales.balance) * routing.balance_loss;
     sums.routing[l].add(routing);
     sums.local[l] += moe::local_pairs(routing.plan, routing_options.node, routing_options.nodes);
   }
@@ -143,16 +149,19 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
   const uint64_t seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
   Sums sums(model_);
   parameters_.clear_gradients();
-  int64_t counted = 0;
-  for (const TokenBatch& batch : batches) counted += batch.counted();
+  int64_t counted = 0, tokens = 0;
+  for (const TokenBatch& batch : batches) {
+    counted += batch.counted();
+    tokens += tokens_of(batch);
+  }
   const std::vector<std::vector<float>> all = shares(batches, seed);
   sums.swept = !all.empty();
   for (size_t b = 0; b < batches.size(); ++b) {
     const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
     model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
     routing.shares = all;
-    const double part = static_cast<double>(batches[b].counted()) / static_cast<double>(std::max<int64_t>(1, counted));
-    add_gradients(batches[b], routing, static_cast<float>(part), sums);
+    add_gradients(batches[b], routing, {share(batches[b].counted(), counted), share(tokens_of(batches[b]), tokens)},
+                  sums);
   }
   for (int l = 0; l < model_.config().depth(); ++l) sums.gates.push_back(parameters_.gate_gradient_norm(l, threads_));
   parameters_.drop_frozen_gradients();

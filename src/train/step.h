@@ -16,7 +16,7 @@ class Stepper {
           base::Threads& threads);
 
   // Each counted target of all micro-batches weighs the same. Load losses take the shares of all of them; other balance
-  // losses are those of the micro-batches, which weigh by their counted targets.
+  // losses are those of the micro-batches, which weigh by their tokens, counted or not: routers see them all.
   // A step whose loss or gradient is not finite changes no parameter: its report says so, and the run is over.
   StepReport step(std::span<const TokenBatch> batches, Progress& progress);
 
@@ -24,7 +24,8 @@ class Stepper {
   struct Sums;
 
   std::vector<std::vector<float>> shares(std::span<const TokenBatch> batches, uint64_t seed);
-  void add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing, float scale, Sums& sums);
+  void add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing, const model::LossScales& scales,
+                     Sums& sums);
   void update_routers(const Sums& sums);
   double work(const Sums& sums) const;
   StepReport report(const Sums& sums, const Progress& progress) const;

@@ -146,6 +146,7 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   const nlohmann::json step = numbers(runs, "a").back(), &layers = step["layers"];
   CHECK(layers["capacity"] == nlohmann::json{12, 12});  // 0.5 * 2 * 48 / 4
   CHECK(layers["capacity_factor"] == nlohmann::json{0.5, 0.5});
+  CHECK(layers["log_min_capacity"][0].get<double>() > -std::log(4.0));  // its admission compares cosines
   CHECK(step["processed_share"].get<double>() <= 0.5);
   CHECK(step["processed_share"].get<double>() > 0.3);
   CHECK(layers["tokens_per_expert"][0].get<double>() <= 12);
@@ -153,6 +154,12 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   CHECK(layers["dropped_token_share"].size() == 2);
   CHECK(layers["router_gradient_norm"][0].get<double>() > 0);
   CHECK(layers["affinity_kept"][1].is_number());
+  REQUIRE(layers["mean_gate"].size() == 2);
+  REQUIRE(layers["mean_gate"][1].size() == 4);
+  for (const auto& gate : layers["mean_gate"][1]) {  // all experts are full: no null
+    CHECK(gate.get<double>() > 0);
+    CHECK(gate.get<double>() <= 1);
+  }
   CHECK(layers["local_share"][0].get<double>() > 0);
   CHECK(step["local_share"].get<double>() < 1);
   double balance = 0;
@@ -169,6 +176,7 @@ TEST_CASE("trainer: what the routers did stands in the metrics, and what the run
   const nlohmann::json plain = numbers(runs, "b").back();
   CHECK(plain["layers"]["capacity"] == nlohmann::json{nullptr, nullptr});
   CHECK(plain["layers"]["affinity_dropped"][0].is_null());
+  CHECK(plain["layers"]["log_min_capacity"] == nlohmann::json{nullptr, nullptr});
   CHECK(plain["processed_share"] == 1);
   CHECK(!plain.contains("local_share"));
 }

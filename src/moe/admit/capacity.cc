@@ -5,6 +5,8 @@
 #include <functional>
 #include <iterator>
 
+#include "moe/admit/affinity.h"
+
 namespace choir::moe {
 namespace {
 
@@ -52,12 +54,6 @@ double count_for_mass(std::span<float> affinity, double tau) {
   return static_cast<double>(count);
 }
 
-// log(e^z / E) of remark 7; in logarithms, for e^z reaches 1e8 at an affinity of 0.1.
-double log_bound(double delta, int width, int experts) {
-  const double square = delta * delta;
-  return width * square / (2 - square) - std::log(experts);
-}
-
 // A factor in 1/1000, exactly.
 int permille(const Arguments& around, double factor) {
   const double thousand = 1000 * factor;
@@ -66,6 +62,20 @@ int permille(const Arguments& around, double factor) {
 }
 
 }  // namespace
+
+double log_min_capacity(double cosine, int width, int experts) {
+  const double d = std::clamp(cosine, 0.0, 1.0), square = d * d;
+  return width * square / (2 - square) - std::log(experts);
+}
+
+std::optional<double> log_min_capacity(const Context& context, const Routing& routing) {
+  const std::vector<float> cosine = affinities(Affinity::kCosine, context, routing);
+  std::optional<float> most;
+  for (size_t i = 0; i < cosine.size(); ++i)
+    if (routing.proposed[i] >= 0 && !std::isnan(cosine[i])) most = std::max(most, std::optional(cosine[i]));
+  if (!most) return {};
+  return log_min_capacity(static_cast<double>(*most), context.tokens.x.cols, context.experts);
+}
 
 // By quadrature over the largest of E standard normals; between these numbers of experts over log E.
 float default_tau(int experts) {
@@ -184,8 +194,8 @@ double Capacity::share_of(const Context& context, const Routing& routing, std::s
       tokens = 2 * static_cast<double>(affinity.size()) * (1 - static_cast<double>(rank));
     } else {
       const float most = largest(affinity, statistic == Statistic::kQuantile);
-      const double delta = std::clamp(static_cast<double>(most), 0.0, 1.0);
-      tokens = std::exp(std::min(40.0, log_bound(delta, context.tokens.x.cols, context.experts)));
+      const double bound = log_min_capacity(static_cast<double>(most), context.tokens.x.cols, context.experts);
+      tokens = std::exp(std::min(40.0, bound));
     }
   });
   return whole > 0 ? std::ranges::max(count) / whole : 0;

@@ -56,6 +56,13 @@ struct Capacity {
   double share_of(const Context& context, const Routing& routing, std::span<const float> key) const;
 };
 
+// ln C_min = D d^2 / (2 - d^2) - ln E at the cosine d (ETR, remark 7); a cosine below 0 counts as 0. In logarithms, for
+// C_min reaches 1e8 at 0.1.
+double log_min_capacity(double cosine, int width, int experts);
+// The same at the largest cosine of a proposal, as etr_bound takes it; none without a proposal. The scores must be
+// cosines of the tokens, or times their lengths with Routing::inverse_length at hand.
+std::optional<double> log_min_capacity(const Context& context, const Routing& routing);
+
 // The share of the affinity that 60 % of an expert's tokens hold in an isotropic batch, the best of them first.
 float default_tau(int experts);
 

@@ -164,6 +164,14 @@ TEST_CASE("capacity: etr_bound is e^z / E of the largest cosine, or of that whic
   CHECK(step(capacity("etr_bound"), delta, 8, 1, state, 4096) == 1.1f);
 }
 
+// exp of the bound at D = 4096, E = 8, worked out beside the formula.
+TEST_CASE("capacity: the log of the least capacity") {
+  for (const auto& [cosine, tokens] : {std::pair{0.02, 0.2836}, {0.03, 0.7902}, {0.06, 201.7}, {0.1, 1.086e8}})
+    CHECK(std::exp(log_min_capacity(cosine, 4096, 8)) == Approx(tokens).epsilon(1e-3));
+  CHECK(log_min_capacity(1, 4096, 8) == Approx(4096 - std::log(8.0)));
+  CHECK(log_min_capacity(-0.5, 4096, 8) == Approx(-std::log(8.0)));
+}
+
 TEST_CASE("capacity: theory is twice the tokens that beat the expert's token of the given rank") {
   std::vector<double> delta(100 * 4);
   for (size_t t = 0; t < 100; ++t) delta[t * 4 + (t < 40 ? 0 : 1 + t % 3)] = 0.1 + 0.001 * double(t);

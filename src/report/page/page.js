@@ -242,6 +242,7 @@ function courses() {
 const LAYER_CHARTS = [
   ["capacity", "Capacity", "Tokens an expert takes at most.", {least: 0}],
   ["capacity_factor", "Capacity factor", "Capacity over an even share.", {least: 0}],
+  ["log_min_capacity", "Log of the least capacity", "By the largest cosine; ETR, remark 7.", {}],
   ["processed_share", "Pairs processed", "Kept over proposed.", {percent: true}],
   ["dropped_token_share", "Tokens dropped", "By every expert.", {percent: true, least: 0}],
   ["max_over_mean_load", "Busiest expert over the mean", "1 is balance.", {least: 1}],
