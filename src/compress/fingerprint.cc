@@ -67,15 +67,17 @@ void Hash::add(uint64_t number) { state_ = mix(state_ ^ number) + 1; }
 void Hash::add(const std::string& text) { add(std::as_bytes(std::span(text.data(), text.size()))); }
 
 void Hash::add(std::span<const std::byte> bytes) {
-  constexpr size_t kWord = sizeof(uint64_t), kLanes = 4;
+  constexpr size_t kLanes = 8, kBlock = kLanes * sizeof(uint64_t);
   add(uint64_t{bytes.size()});
-  std::array<uint64_t, kLanes> lane{1, 2, 3, 4}, word{};
-  for (size_t at = 0; at < bytes.size(); at += kWord * kLanes) {
-    const size_t count = std::min(kWord * kLanes, bytes.size() - at);
-    if (count < kWord * kLanes) word = {};
+  std::array<uint64_t, kLanes> lane{1, 2, 3, 4, 5, 6, 7, 8}, word{};
+  const auto take = [&](size_t at, size_t count) {
     std::memcpy(word.data(), bytes.data() + at, count);
     for (size_t i = 0; i < kLanes; ++i) lane[i] = step(lane[i], word[i]);
-  }
+  };
+  size_t at = 0;
+  for (; at + kBlock <= bytes.size(); at += kBlock) take(at, kBlock);
+  word = {};
+  if (at < bytes.size()) take(at, bytes.size() - at);
   for (const uint64_t value : lane) add(value);
 }
 

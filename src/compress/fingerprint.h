@@ -10,7 +10,7 @@
 
 namespace choir::compress {
 
-// 64 bits of what was added, in order; as fast as memory. Two inputs that differ in one number of eight bytes never
+// 64 bits of what was added, in order; some GB a second. Two inputs that differ in one number of eight bytes never
 // have the same hash; others do by a chance of 2^-64. Not made to withstand somebody who wants two to agree.
 class Hash {
  public:
