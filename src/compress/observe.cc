@@ -42,6 +42,11 @@ float gain_of(moe::SubsetRule::Gain kind, float z, float most) {
   }
 }
 
+// Choices within groups need every rank; any other at least those of a token's own experts.
+int ranks_within(const moe::SubsetRule& rule, int experts, int asked) {
+  return rule.groups > 1 ? experts : std::clamp(asked, std::min(rule.k, experts), experts);
+}
+
 double dot(std::span<const float> a, std::span<const float> b) {
   double sum = 0;
   for (size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * b[i];
@@ -67,7 +72,7 @@ LayerObserver::LayerObserver(const LayerView& layer, int ranks, LayerRecord& rec
   record_ = {};
   record_.rule = *rule;
   record_.experts = experts;
-  record_.ranks = rule->groups > 1 ? experts : std::clamp(ranks, std::min(rule->k, experts), experts);
+  record_.ranks = ranks_within(*rule, experts, ranks);
   record_.width = layer.tensors.w2[0].rows;
   record_.batch = {0};
   record_.coverage.assign(static_cast<size_t>(experts), 0);
@@ -198,25 +203,27 @@ void observe_batch(const Model& model, int l, Stream& stream, LayerObserver* obs
   observer->end_batch();
 }
 
-void check_layers(const Model& model) {
+}  // namespace
+
+void check_observable(const Model& model) {
   for (int l = 0; l < model.config().depth(); ++l)
     if (!model.router(l).subset_rule() || model.config().layers[l].idle() > 0)
       base::input_error("the router is not one that experts can be taken from: " + model.router(l).expression(),
                         "layer " + std::to_string(l), "pruning is made for linear > top_k or groups > all");
 }
 
-int ranks_of(const model::LayerConfig& layer, const ObserveOptions& options) {
-  const int keep = options.least_keep > 0 ? options.least_keep : layer.experts / 4;
-  return options.ranks > 0 ? options.ranks : ranks_for(layer.experts, layer.top_k, std::max(keep, layer.top_k));
+int observed_ranks(const Model& model, int l, const ObserveOptions& options) {
+  const model::LayerConfig& layer = model.config().layers[static_cast<size_t>(l)];
+  const int keep = std::max(options.least_keep > 0 ? options.least_keep : layer.experts / 4, layer.top_k);
+  return ranks_within(*model.router(l).subset_rule(), layer.experts,
+                      options.ranks > 0 ? options.ranks : ranks_for(layer.experts, layer.top_k, keep));
 }
-
-}  // namespace
 
 void observe(const Model& given, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
              const TakeRecord& take, Threads& threads, const Progress& progress) {
   check_batches(batches);
+  check_observable(given);
   const Model model = without_skipping(given);
-  check_layers(model);
   std::vector<Stream> streams;
   for (const CalibrationBatch& batch : batches) streams.emplace_back(model, batch, threads);
   Buffers buffers;
@@ -225,8 +232,8 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
     LayerRecord record;
     std::optional<LayerObserver> observer;
     if (l >= options.first_layer)
-      observer.emplace(LayerView{model.router(l), model.tensors().blocks[l].moe},
-                       ranks_of(model.config().layers[l], options), record, threads);
+      observer.emplace(LayerView{model.router(l), model.tensors().blocks[l].moe}, observed_ranks(model, l, options),
+                       record, threads);
     for (Stream& stream : streams) {
       observe_batch(model, l, stream, observer ? &*observer : nullptr, buffers);
       if (observer)

@@ -17,6 +17,12 @@ struct ObserveOptions {
 // token in 10^4, were the survivors drawn evenly; the popular ones stay, so really for fewer.
 int ranks_for(int experts, int k, int least_keep);
 
+// Throws Error (input) naming the first layer whose router experts cannot be taken from.
+void check_observable(const Model& model);
+
+// Ranks that the record of a layer tells of, under these options. The layer must be observable.
+int observed_ranks(const Model& model, int layer, const ObserveOptions& options);
+
 // Takes one layer's record; the next layer is observed when it returns.
 using TakeRecord = std::function<void(int layer, LayerRecord record)>;
 

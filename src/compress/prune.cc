@@ -222,21 +222,10 @@ LayerChoice Search::layer(int l) {
   return choice;
 }
 
-// When a layer loses experts, every layer's list is written: a file holds all of them or none.
-Config pruned_config(Config config, const std::vector<LayerChoice>& choices) {
-  const auto complete = [&](const LayerChoice& c) {
-    return static_cast<int>(c.keep.size()) == config.layers[c.layer].experts;
-  };
-  if (std::ranges::all_of(choices, complete)) return config;
-  for (const LayerChoice& choice : choices) {
-    LayerConfig& layer = config.layers[choice.layer];
-    std::vector<int> kept = choice.keep;
-    for (int& e : kept)
-      if (!layer.kept.empty()) e = layer.kept[e];
-    layer.kept = std::move(kept);
-    layer.experts = static_cast<int>(choice.keep.size());
-  }
-  return config;
+std::vector<std::vector<int>> kept_experts(const std::vector<LayerChoice>& choices) {
+  std::vector<std::vector<int>> keep;
+  for (const LayerChoice& choice : choices) keep.push_back(choice.keep);
+  return keep;
 }
 
 }  // namespace
@@ -254,6 +243,23 @@ bool exact_fits(const Config& config) {
                              [](const LayerConfig& layer) { return SubsetErrors::fits(layer.experts, layer.top_k); });
 }
 
+// When a layer loses experts, every layer's list is written: a file holds all of them or none.
+Config pruned_config(Config config, const std::vector<std::vector<int>>& keep) {
+  const auto counts = [](const std::vector<int>& kept, const LayerConfig& layer) {
+    return static_cast<int>(kept.size()) == layer.experts;
+  };
+  if (std::ranges::equal(keep, config.layers, counts)) return config;
+  for (size_t l = 0; l < keep.size(); ++l) {
+    LayerConfig& layer = config.layers[l];
+    std::vector<int> kept = keep[l];
+    for (int& e : kept)
+      if (!layer.kept.empty()) e = layer.kept[e];
+    layer.kept = std::move(kept);
+    layer.experts = static_cast<int>(keep[l].size());
+  }
+  return config;
+}
+
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,
                   Threads& threads, const Progress& progress) {
   const base::Stopwatch watch;
@@ -264,15 +270,13 @@ PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches,
   Search search(unskipping, batches, options, threads, progress);
   PruneResult result;
   for (int l = 0; l < config.depth(); ++l) result.layers.push_back(search.layer(l));
-  result.config = pruned_config(config, result.layers);
+  result.config = pruned_config(config, kept_experts(result.layers));
   result.seconds = watch.seconds();
   return result;
 }
 
 Model pruned_model(const Model& model, const PruneResult& result) {
-  std::vector<std::vector<int>> keep;
-  for (const LayerChoice& choice : result.layers) keep.push_back(choice.keep);
-  return model.with_layers(result.config, keep);
+  return model.with_layers(result.config, kept_experts(result.layers));
 }
 
 }  // namespace choir::compress

@@ -58,6 +58,10 @@ void check_prune(const model::Config& config, const PruneOptions& options);
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,
                   Threads& threads, const Progress& progress = {});
 
+// `config` with keep[l], ascending, as the experts of layer l, and the list of their numbers in the first, never pruned
+// model in every layer, unless no layer loses any.
+model::Config pruned_config(model::Config config, const std::vector<std::vector<int>>& keep);
+
 // The model that `result` describes; shares the tensors of `model`, which is the one given to prune().
 Model pruned_model(const Model& model, const PruneResult& result);
 
