@@ -207,7 +207,7 @@ int ranks_of(const model::LayerConfig& layer, const ObserveOptions& options) {
 void observe(const Model& given, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
              const TakeRecord& take, Threads& threads, const Progress& progress) {
   check_batches(batches);
-  const Model model = without_skipping(given);
+  const Model model = given.with_admission("all");
   check_layers(model);
   std::vector<Stream> streams;
   for (const CalibrationBatch& batch : batches) streams.emplace_back(model, batch, threads);
