@@ -242,6 +242,57 @@ class Compression(CliTest):
         self.assertTrue(0 < len(skipped) < 40 and set(skipped) == {-1})
         self.assertEqual(weights.count(1), len(skipped))
 
+    def test_skip_under_a_budget(self):
+        for method, word in (["tail", "skip(tail="], ["ser", "skip(ser="], ["ratio", "skip(0."]):
+            out = self.dir / f"budget_{method}"
+            told = self.json_of("skip", self.model, "--ids", f"{self.ids}:batches", "--budget", 0.7, "--method", method,
+                                "--out", out)
+            self.assertTrue(0.65 < told["kept_share"] <= 0.7)
+            self.assertEqual(sum(layer["saved"] for layer in told["layers"]),
+                             round((1 - told["kept_share"]) * sum(layer["evaluations"] for layer in told["layers"])))
+            routers = [layer["router"] for layer in self.json_of("inspect", out)["layers"]]
+            for layer, router in zip(told["layers"], routers):
+                self.assertIn(word, router)
+                self.assertIn("> " + layer["weights"], router)
+                self.assertLessEqual(layer["error"], layer["own_error"] * 1.000001)
+            errors = [point["error"] for point in told["frontier"]]
+            self.assertEqual(errors, sorted(errors))
+            self.assertEqual(models.read_safetensors(out / "model.safetensors"), self.tensors)
+        self.every_verb_takes(self.dir / "budget_tail")
+        self.assertIn("skip(tail=", self.done("inspect", self.dir / "budget_tail").stdout)
+        own = self.json_of("skip", self.model, "--ids", f"{self.ids}:batches", "--budget", 0.7, "--own-gains", "--out",
+                           self.dir / "own")
+        self.assertEqual({layer["weights"] for layer in own["layers"]}, {"chosen"})
+
+    def test_wrong_skippings_end_with_2(self):
+        start = ("skip", self.model, "--ids", self.ids, "--out", self.dir / "new")
+        for more in (["--budget", 0.4], ["--budget", 1.5], ["--budget", 0], ["--method", "magic"], ["--method", "tail"],
+                     ["--method", "median", "--budget", 0.7], ["--own-gains"]):
+            with self.subTest(more):
+                self.refused(*start, *more, code=2)
+
+    def test_generate_skips_by_request(self):
+        start = ("generate", self.model, "--ids", "1,2,3,4,5,6,7,8", "-n", 6)
+        full = self.json_of(*start)
+        self.assertEqual(full["skipped_share"], 0)
+        self.assertEqual([layer["experts_run"] for layer in full["layers"]], [26, 26])
+        self.assertEqual(self.json_of(*start, "--skip", "none")["ids"], full["ids"])
+        self.assertEqual(self.json_of(*start, "--skip", "0")["ids"], full["ids"])
+        for policy, least, most in (["count=1", 0.5, 0.5], ["1e9", 0.5, 0.5], ["tail=1", 0.5, 0.5], ["ser=0.5", 0, 0.5],
+                                    ["0.5", 0, 0.5], ["tail=0.3", 0, 0.5], ["ser=0.9,least=2", 0, 0]):
+            with self.subTest(policy):
+                told = self.json_of(*start, "--skip", policy)
+                self.assertTrue(least <= told["skipped_share"] <= most, told)
+                skipped = sum(layer["experts_skipped"] for layer in told["layers"])
+                self.assertAlmostEqual(told["skipped_share"], skipped / 52)
+                for layer in told["layers"]:
+                    self.assertEqual(layer["experts_run"] + layer["experts_skipped"], 26)
+        self.assertIn("skipped 50.0 % of the experts; by layer 50.0 50.0",
+                      self.done(*start, "--skip", "count=1").stderr)
+        for wrong in ("tail=2", "magic", "0.5) > all", "ser=0.1,count=2", "count=0"):
+            with self.subTest(wrong):
+                self.refused(*start, "--skip", wrong, code=2, says="--skip")
+
     def test_force_replaces_a_directory_whole(self):
         out = self.dir / "replaced"
         out.mkdir()

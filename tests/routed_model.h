@@ -18,6 +18,9 @@ inline std::vector<std::string> router_expressions() {
        {"linear(residual) > top_k(2) > fifo(factor(1), order=slot) > softmax + load(0.1)",
         "linear(sigmoid) > top_k(2) > all > sigmoid_norm(2.5) + bias(0.05) + load(0.1, scope=sequence)",
         "grap_cosine(learn, center=0.5) > top_k(2) > top_capacity(etr_sum, drop=reroute) > softmax(renorm)",
+        "linear > top_k(2) > skip(0.6) > softmax(renorm)", "linear > top_k(4) > skip(tail=0.4) > chosen(over=6)",
+        "linear > groups(4, 2, 4) > skip(ser=0.5, least=2) > softmax(renorm)",
+        "linear(sigmoid) > top_k(4) > skip(tail=0.5) > sigmoid_norm(2.5) + bias(0.05)",
         "dense_cosine > top_k(2) > top_capacity(etr_bound, decode=threshold) > softmax + z_loss(0.01)"})
     all.emplace_back(more);
   return all;

@@ -71,6 +71,9 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
+  verb->add_option("--skip", o.skip,
+                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
+                   "ser=0.2, or for two experts a token 0.5");
   return verb;
 }
 
@@ -105,10 +108,20 @@ CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
 }
 
 CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
-  CLI::App* verb = add_verb(app, call, "skip", "find when a token's second expert can be left out",
-                            "choir skip models/choir-tiny --out skipping --calibrate docs/*.md");
+  CLI::App* verb = add_verb(app, call, "skip", "find when a token can go without some of its experts",
+                            "choir skip models/choir-tiny --out skipping --budget 0.7 --calibrate docs/*.md");
   add_model(verb, o.model);
   add_out(verb, o.out, o.force);
+  verb->add_option(
+          "--method", o.method,
+          "what a threshold compares. median: the published one, half of the second experts are skipped; with a "
+          "budget tail: the weight of all that would be skipped (default), ser: each weight beside the best, "
+          "ratio: that of the second beside the first")
+      ->check(CLI::IsMember({"median", "tail", "ser", "ratio"}));
+  CLI::Option* budget = verb->add_option("--budget", o.budget, "mean share of the expert evaluations that stay")
+                            ->check(CLI::Range(1e-6, 1.0));
+  verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
+      ->needs(budget);
   add_calibration(verb, o.calibration);
   return verb;
 }

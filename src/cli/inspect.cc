@@ -39,6 +39,7 @@ void run(const Inspect& o, const Common& common) {
           {"experts", layer.experts}, {"top_k", layer.top_k}, {"expert_width", layer.expert_width}};
       for (const auto& [key, number] : idle_experts(layer)) entry[key] = number;
       if (layer.skip_beta) entry["skip_beta"] = *layer.skip_beta;
+      entry["router"] = model::router_expression(config, layer);
       if (!layer.kept.empty()) entry["kept_experts"] = layer.kept;
       layers.push_back(entry);
     }

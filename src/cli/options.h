@@ -25,7 +25,7 @@ struct Forward {
 };
 
 struct Generate {
-  std::string model, prompt;
+  std::string model, prompt, skip;  // skip: in place of the model's own; none: every chosen expert works
   std::vector<int> ids;
   int count = 64;
   double temperature = 0, top_p = 1, min_p = 0;
@@ -54,9 +54,10 @@ struct Prune {
 };
 
 struct Skip {
-  std::string model, out;
+  std::string model, out, method;  // no method: median, with a budget tail
+  double budget = 0;               // 0: none
   Calibration calibration;
-  bool force = false;
+  bool own_gains = false, force = false;
 };
 
 struct Train {

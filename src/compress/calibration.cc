@@ -4,7 +4,6 @@
 #include <string>
 
 #include "base/error.h"
-#include "compress/choose.h"
 
 namespace choir::compress {
 
@@ -40,17 +39,6 @@ std::vector<kernels::Sequence> sequences_of(const CalibrationBatch& batch) {
   std::vector<kernels::Sequence> sequences;
   for (int i = 0; i < batch.sequences; ++i) sequences.push_back({i * batch.length, batch.length, 0, i * batch.length});
   return sequences;
-}
-
-Model without_skipping(const Model& model) {
-  model::Config config = model.config();
-  std::vector<std::vector<int>> everything;
-  for (model::LayerConfig& layer : config.layers) {
-    layer.skip_beta.reset();
-    if (!layer.router.empty()) layer.router = moe::with_admission(layer.router, "all");
-    everything.push_back(others({}, layer.experts));
-  }
-  return model.with_layers(config, everything);
 }
 
 }  // namespace choir::compress

@@ -37,9 +37,6 @@ void check_batches(std::span<const CalibrationBatch> batches);
 // Where the sequences of a batch stand in a call of the model.
 std::vector<kernels::Sequence> sequences_of(const CalibrationBatch& batch);
 
-// The same model with every chosen expert at work; shares the tensors.
-Model without_skipping(const Model& model);
-
 // Called after each piece of work; `done` runs from 1 to `total`. May throw to stop the work.
 using Progress = std::function<void(int done, int total)>;
 

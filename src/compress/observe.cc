@@ -223,7 +223,7 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
              const TakeRecord& take, Threads& threads, const Progress& progress) {
   check_batches(batches);
   check_observable(given);
-  const Model model = without_skipping(given);
+  const Model model = given.with_admission("all");
   std::vector<Stream> streams;
   for (const CalibrationBatch& batch : batches) streams.emplace_back(model, batch, threads);
   Buffers buffers;

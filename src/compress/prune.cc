@@ -265,7 +265,7 @@ PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches,
   const base::Stopwatch watch;
   check_prune(model.config(), options);
   check_batches(batches);
-  const Model unskipping = without_skipping(model);
+  const Model unskipping = model.with_admission("all");
   const Config& config = unskipping.config();
   Search search(unskipping, batches, options, threads, progress);
   PruneResult result;

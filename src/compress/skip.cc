@@ -21,12 +21,12 @@ Model with_config(const Model& model, const Config& config) {
   return model.with_layers(config, keep);
 }
 
-void append_ratios(const moe::Routing& routing, Ratios& ratios) {
+void append_ratios(const moe::Routing& routing, moe::SubsetRule::Gain gain, Ratios& ratios) {
   const auto logits = routing.scores(routing.plan.experts());
   for (int t = 0; t < routing.plan.tokens; ++t) {
     const int32_t* best = routing.proposed.data() + 2 * static_cast<size_t>(t);
     if (best[0] < 0 || best[1] < 0) continue;
-    ratios.push_back(moe::weight_ratio(logits[t][best[0]], logits[t][best[1]]));
+    ratios.push_back(moe::weight_ratio(gain, logits[t][best[0]], logits[t][best[1]]));
   }
 }
 
@@ -50,18 +50,18 @@ LayerSkip summarise(int layer, const Ratios& ratios) {
 
 SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBatch> batches, Threads& threads,
                               const Progress& progress) {
-  Config config = model.config();
-  for (int l = 0; l < config.depth(); ++l) {
-    if (config.layers[l].top_k != 2)
-      base::usage_error("skipping is defined for top-2 routing", "layer " + std::to_string(l),
-                        "this one uses " + std::to_string(config.layers[l].top_k) + " experts for each token");
+  for (int l = 0; l < model.config().depth(); ++l) {
+    const int k = model.config().layers[l].top_k;
+    if (k != 2)
+      base::usage_error("the median of ratios is defined for top-2 routing", "layer " + std::to_string(l),
+                        "this one uses " + std::to_string(k) + " experts for each token: --method tail or ser");
     if (!model.router(l).skippable())
       base::input_error("skipping would take the place of the router's own admission", "layer " + std::to_string(l),
                         model.router(l).expression());
-    config.layers[l].skip_beta.reset();
   }
   check_batches(batches);
-  const Model full = with_config(model, config);
+  const Model full = model.with_admission("all");
+  const Config& config = full.config();
   std::vector<Ratios> ratios(config.layers.size());
   model::Scratch scratch;
   tensor::Buffer<float> logits;
@@ -69,7 +69,9 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   for (const CalibrationBatch& batch : batches) {
     const auto sequences = sequences_of(batch);
     logits.reserve(sequences.size() * static_cast<size_t>(config.vocab));
-    const auto observer = [&](int l, const moe::Routing& routing) { append_ratios(routing, ratios[l]); };
+    const auto observer = [&](int l, const moe::Routing& routing) {
+      append_ratios(routing, *full.router(l).gain(), ratios[l]);
+    };
     model::forward(full, {batch.ids, sequences}, {.rows = model::Rows::kLast, .observer = observer}, scratch,
                    logits.matrix(batch.sequences, config.vocab), threads);
     if (progress) progress(++done, static_cast<int>(batches.size()));

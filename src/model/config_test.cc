@@ -266,5 +266,25 @@ TEST_CASE("config: thresholds of skipping stand in the place of no other admissi
   CHECK(contains(refusal_of(json), "betas.0"));
 }
 
+TEST_CASE("config: each layer's own policy of skipping survives, beside thresholds") {
+  const Json base = small();
+  Config config = parse(base);
+  config.layers[0].router = "linear > top_k(2) > skip(tail=0.3) > chosen(over=4) + load(0.02)";
+  config.layers[1].router = "linear > top_k(4) > skip(ser=0.25, least=2) > softmax(renorm)";
+  config.layers[1].top_k = 4;
+  config.layers[2] = {8, 2, 48, 0.4f, {}};
+  config.layers[2].router = "linear > top_k(2) > all > chosen + load(0.02)";
+  const Json written = config_json(config, base);
+  CHECK(parse(written).layers == config.layers);
+  CHECK(written["betas"] == Json({{"2", 0.4}}));
+  CHECK(router_expression(config, config.layers[1]) == config.layers[1].router);
+  CHECK(router_expression(config, config.layers[2]) == "linear > top_k(2) > skip(0.4) > chosen + load(0.02)");
+  Json wrong = written;
+  wrong["choir"]["router"][0] = "linear > top_k(3) > skip(0.3) > chosen";
+  CHECK(contains(refusal_of(wrong), "choir.router"));
+  wrong["choir"]["router"][0] = "linear > top_k(2) > skip(tail=0.3) > chosen(over=9)";
+  CHECK(contains(refusal_of(wrong), "9 best"));
+}
+
 }  // namespace
 }  // namespace choir::model

@@ -210,6 +210,18 @@ Model Model::with_router(const std::string& expression) const {
   return result;
 }
 
+Model Model::with_admission(const std::string& admission) const {
+  Model result = *this;
+  for (int l = 0; l < config_.depth(); ++l) {
+    LayerConfig& layer = result.config_.layers[l];
+    layer.skip_beta.reset();
+    if (layer.router.empty() && admission == "all") continue;  // the family's own, which skips by a beta alone
+    layer.router = moe::with_admission(router(l).expression(), admission);
+  }
+  result.finish();
+  return result;
+}
+
 void Model::check_finite() const {
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
     if (!io::all_finite(as_stored(info, weight)))

@@ -31,6 +31,11 @@ class Model {
   // model that was trained without one. Throws Error (input) when the router asks for other tensors.
   Model with_router(const std::string& expression) const;
 
+  // The same model with skip or all in place of every layer's skip or all (moe::with_admission): what a request asks
+  // for at run time. Shares the tensors, the routers' own numbers too. Throws Error (usage) where a layer cannot take
+  // it.
+  Model with_admission(const std::string& admission) const;
+
   const Config& config() const { return config_; }
   const ModelTensors<Weight>& tensors() const { return tensors_; }
   const moe::Router& router(int layer) const { return routers_[static_cast<size_t>(layer)]; }

@@ -123,6 +123,10 @@ bool Arguments::flag(const char* name) {
   return false;
 }
 
+bool Arguments::has(const char* key) const {
+  return std::ranges::any_of(phrase_.arguments, [&](const Phrase& argument) { return argument.key == key; });
+}
+
 bool Arguments::has_more() const { return std::ranges::find(taken_, false) != taken_.end(); }
 
 void Arguments::done() const {

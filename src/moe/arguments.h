@@ -38,6 +38,7 @@ class Arguments {
   // True when the bare name is among the arguments. Ask for flags before anything that takes arguments without a key.
   bool flag(const char* name);
   const Phrase* phrase(const char* key);
+  bool has(const char* key) const;  // whether an argument is written with that key
   bool has_more() const;
   void done() const;  // throws when an argument is left over
 

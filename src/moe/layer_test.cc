@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+
 #include "moe/reference/data.h"
 #include "moe/reference/layer.h"
 #include "tests/gradients/complex_step.h"
@@ -204,6 +206,40 @@ TEST_CASE("moe layer: no tokens, no output, no gradient") {
   const Result r = run(parse_router("linear > top_k(2) > all > chosen + load(0.25)"), variables_of(0, 7, false), {}, 2);
   CHECK(r.routing.balance_loss == 0);
   CHECK(std::all_of(r.gradient.begin(), r.gradient.end(), [](float g) { return g == 0; }));
+}
+
+// Logits 3, 1.5, -6 and -8 for every token: all but the first expert are skipped, and hold NaN.
+TEST_CASE("moe layer: an expert that every token skips is neither read nor computed") {
+  constexpr int tokens = 9;
+  auto all = reference::narrow(variables_of(tokens, 3, false));
+  const auto weights = tensors_over<Weight>(all, tokens);
+  float* gate = all.data() + tokens * kWidth;
+  std::fill_n(gate, kExpertWidths.size() * kWidth, 0.0f);
+  for (int t = 0; t < tokens; ++t) all[static_cast<size_t>(t * kWidth)] = 2;
+  for (size_t e = 0; e < 4; ++e) gate[e * kWidth] = std::array{1.5f, 0.75f, -3.0f, -4.0f}[e];
+  const Matrix<const float> x(all.data(), tokens, kWidth);
+  const auto output = [&](const std::string& expression, Balancing balancing) {
+    Threads threads(2);
+    std::vector<float> y(tokens * kWidth);
+    MoeActivations activations;
+    MoeStep step = step_of(x, reference::matrix(y, kWidth));
+    step.balancing = balancing;
+    moe_forward(parse_router(expression), weights, step, activations, threads);
+    return y;
+  };
+  const std::string expressions[] = {
+      "linear > top_k(2) > skip(0.3) > chosen", "linear > top_k(3) > skip(tail=0.2) > softmax(renorm)",
+      "linear > top_k(4) > skip(ser=0.9) > sigmoid_norm", "linear > top_k(3) > skip(count=1) > chosen(over=4)",
+      "linear > groups(2, 1, 2) > skip(count=1) > softmax"};
+  std::vector<std::vector<float>> sound;
+  for (const std::string& expression : expressions) sound.push_back(output(expression, Balancing::kOff));
+  std::fill(gate + 4 * kWidth + 3 * kExpertWidths[0] * kWidth, all.data() + all.size(), NAN);
+  for (size_t i = 0; i < std::size(expressions); ++i) {
+    CAPTURE(expressions[i]);
+    CHECK(output(expressions[i], Balancing::kOff) == sound[i]);
+    for (const float v : output(expressions[i], Balancing::kOn)) CHECK(std::isfinite(v));
+  }
+  CHECK(std::isnan(output("linear > top_k(2) > skip(0.2) > chosen", Balancing::kOff)[0]));
 }
 
 }  // namespace

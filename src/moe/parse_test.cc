@@ -108,6 +108,8 @@ TEST_CASE("parse: which routers see other tokens in training") {
   for (const auto& [text, causal] : {std::pair{"mixtral", true},
                                      {"hash", true},
                                      {"linear > top_k(2) > skip(0.5) > chosen", true},
+                                     {"linear > top_k(8) > skip(tail=0.2) > softmax(renorm)", true},
+                                     {"linear > groups(4, 2, 4) > skip(ser=0.2, least=2) > sigmoid_norm", true},
                                      {"switch", false},
                                      {"locmoe", false},
                                      {"etr", false},
@@ -164,6 +166,24 @@ TEST_CASE("parse: skipping stands in the place of no other admission") {
   for (const std::string text : {"switch", "capacity_drop_prob", "linear > top_k(2) > mask(1) > chosen", "olmoe",
                                  "linear > groups(2, 1, 2) > all > chosen", "linear > second_random > all > chosen"})
     CHECK_THROWS_AS(with_admission(text, "skip(0.5)"), base::Error);
+}
+
+TEST_CASE("parse: skipping of any top-k, what goes with it, and other weights") {
+  CHECK(with_admission("olmoe", "skip(tail=0.25)") == "linear > top_k(8) > skip(tail=0.25) > softmax + load(0.01)");
+  CHECK(with_admission("deepseek_v3", "skip(count=4)").find("> skip(count=4) > sigmoid_norm") != std::string::npos);
+  CHECK(with_admission("linear > top_k(4) > skip(ser=0.1) > chosen(over=6)", "skip(tail=0.1)") ==
+        "linear > top_k(4) > skip(tail=0.1) > chosen(over=6)");
+  CHECK(with_admission("linear > top_k(4) > skip(ser=0.1) > chosen(over=6)", "all") ==
+        "linear > top_k(4) > all > chosen");
+  CHECK(with_admission("linear > top_k(4) > all > chosen(over=6)", "all") ==
+        "linear > top_k(4) > all > chosen(over=6)");
+  CHECK(with_weights("mixtral", "softmax(renorm)") == "linear > top_k(2) > all > softmax(renorm) + load(0.02)");
+  CHECK_THROWS_AS(with_weights("mixtral", "magic"), base::Error);
+  CHECK_THROWS_AS(with_weights("linear > groups(2, 1, 2) > all > chosen", "chosen(over=3)"), base::Error);
+  for (const std::string text : {"hash > top_k(1) > skip(count=1) > identity", "linear > top_k(4) > skip(0.5) > chosen",
+                                 "linear > groups(2, 1, 2) > skip(0.5) > chosen"})
+    CHECK_THROWS_AS(parse_router(text), base::Error);
+  CHECK(parse_router("linear > top_k(4) > skip(tail=0.1) > chosen").admission() == "skip(tail=0.1)");
 }
 
 TEST_CASE("parse: where a capacity drops, the weights of what stays are those of the proposals") {

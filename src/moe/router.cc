@@ -159,8 +159,17 @@ bool estimates_load(const Words& words) {
 
 // Of words that stand beside each other.
 void check_words(const Words& words, const Router& router) {
-  if (std::holds_alternative<Skip>(words.admit) && !is_top_2(words))
-    base::usage_error("skip(beta) is defined for top_k(2)", "router", "use all with other top_k");
+  if (const auto* skip = std::get_if<Skip>(&words.admit)) {
+    if (skip->by == Skip::By::kRatio && !is_top_2(words))
+      base::usage_error("skip(beta) is defined for top_k(2)", "router",
+                        "use skip(tail=...), skip(ser=...), skip(count=...) or all with other top_k");
+    if (!gain_of(words))
+      base::usage_error("skip compares weights that are a softmax or a sigmoid", "router",
+                        "weigh by chosen, softmax, sigmoid or sigmoid_norm");
+  }
+  const auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
+  if (chosen && chosen->over > 0 && !std::holds_alternative<TopK>(words.propose))
+    base::usage_error("chosen(over=k) divides by the k best of all experts", "router", "it goes with top_k");
   if (has_ortho(words) && !has_rows(router))
     base::usage_error("ortho(c) needs a gate with a row for each expert", "router", "the score has none");
   if (estimates_load(words) && !has_noise(words))
@@ -201,9 +210,15 @@ void check_sizes(const Context& context, int state, int choices) {
   CHOIR_CHECK(static_cast<int64_t>(tokens.rows()) * choices <= INT32_MAX, "more proposals than an int can count");
 }
 
+// What a word must know of another.
+Words introduced(Words words) {
+  if (auto* skip = std::get_if<Skip>(&words.admit)) skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+  return words;
+}
+
 }  // namespace
 
-Router::Router(Words words) : words_(std::make_shared<const Words>(std::move(words))) {}
+Router::Router(Words words) : words_(std::make_shared<const Words>(introduced(std::move(words)))) {}
 
 int Router::choices(int experts) const {
   return std::visit([&](const auto& propose) { return propose.choices(experts); }, words_->propose);
@@ -230,7 +245,13 @@ bool Router::residual() const {
 
 bool Router::masks() const { return std::holds_alternative<Mask>(words_->admit); }
 
-bool Router::skippable() const { return is_top_2(*words_) && admits_all_or_skip(*words_); }
+bool Router::skippable() const { return is_top_2(*words_) && admits_all_or_skip(*words_) && gain_of(*words_); }
+
+std::optional<SubsetRule::Gain> Router::gain() const { return gain_of(*words_); }
+
+std::string Router::admission() const {
+  return std::visit([](const auto& word) { return word.text(); }, words_->admit);
+}
 
 std::optional<SubsetRule> Router::subset_rule() const { return subset_rule_of(*words_); }
 
@@ -357,7 +378,17 @@ std::string with_admission(const std::string& expression, const std::string& adm
   if (!admits_all_or_skip(words))
     base::usage_error("skipping would take the place of the router's own admission", expression,
                       "it is made for routers that admit all");
+  const bool skipped = std::holds_alternative<Skip>(words.admit);
   words.admit = parse_words("linear > top_k(1) > " + admission + " > softmax").admit;
+  auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
+  if (chosen && skipped && !std::holds_alternative<Skip>(words.admit)) chosen->over = 0;
+  check_words(words, Router(words));
+  return write_out(words);
+}
+
+std::string with_weights(const std::string& expression, const std::string& weights) {
+  Words words = parse_words(expression);
+  words.weigh = parse_words("linear > top_k(1) > all > " + weights).weigh;
   check_words(words, Router(words));
   return write_out(words);
 }

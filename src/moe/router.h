@@ -42,8 +42,10 @@ class Router {
   bool causal() const;
   bool residual() const;  // the scores of the layer before are needed
   bool masks() const;     // some experts' scores are -infinity
-  // Whether skip(beta) may stand in place of its admission: top_k(2) > all or skip.
+  // Whether skip(beta) may stand in place of its admission: top_k(2) > all or skip, and weights that have a gain.
   bool skippable() const;
+  std::optional<SubsetRule::Gain> gain() const;  // what its weights make of a logit before they divide
+  std::string admission() const;                 // that word, written out
   // How it chooses and weighs, of a router that stays the same when experts are taken out: linear without residual,
   // top_k or groups, all or skip, and a weight for each expert by itself. Its numbers, if it has any, are one bias for
   // each expert. Nothing for other routers.
@@ -70,9 +72,13 @@ class Router {
 // Reads an expression or an alias. Throws Error (usage) that names the word.
 Router parse_router(const std::string& expression);
 
-// The expression with all or skip in place of its own all or skip, written out. Throws Error (usage) for a router with
-// another admission, or for skip where that is not top_k(2).
+// The expression with all or skip in place of its own all or skip, written out. With the skip goes what is there for it
+// alone: chosen(over=k) becomes chosen. Throws Error (usage) for a router with another admission, or where the new one
+// is not defined.
 std::string with_admission(const std::string& expression, const std::string& admission);
+
+// The expression with another weigh word. Throws Error (usage) where that does not go with the others.
+std::string with_weights(const std::string& expression, const std::string& weights);
 
 // Throws Error (input) when the router cannot work on that many experts and channels.
 void check_router(const Router& router, int experts, int width, const std::string& where);

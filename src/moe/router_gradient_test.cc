@@ -78,6 +78,8 @@ TEST_CASE("router: the gradient of the whole loss agrees with differences") {
         "linear > mass(0.6) > all > softmax + ortho(0.5)", "dense_cosine > top_k(2) > all > softmax + ortho(0.5)",
         "linear > assignment > all > sigmoid + z_loss(0.1)", "linear > sinkhorn(2) > all > softmax + quantile",
         "linear > all > threshold(2) > sigmoid + cv2(1)",
+        "linear > top_k(4) > skip(tail=0.3) > chosen(over=5) + load(1)",
+        "linear > top_k(4) > skip(ser=0.3) > softmax(renorm)", "linear > top_k(4) > skip(count=2) > sigmoid_norm(2)",
         "linear > top_k(2) > mask(1, 4) > chosen + load(1) + entropy(1)"}) {
     CAPTURE(expression);
     Problem p(expression);

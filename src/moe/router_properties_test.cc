@@ -24,7 +24,9 @@ std::vector<std::string> expressions() {
        {"linear > top_k(2) > top_capacity(factor(0.5), drop=reroute) > sigmoid_norm(2.5) + bias(0.01)",
         "dense_cosine > top_k(3) > fifo(factor(0.66), order=slot) > softmax(renorm) + load(0.1, scope=sequence)",
         "grap_cosine(learn, center=0.5) > top_k(2) > top_capacity(etr_bound, floor=0.1) > chosen + z_loss(0.1)",
-        "linear > top_k(2) > skip(0.5) > chosen",
+        "linear > top_k(2) > skip(0.5) > chosen", "linear > top_k(4) > skip(tail=0.3) > chosen(over=6)",
+        "linear > groups(1, 1, 4) > skip(ser=0.4, least=2) > softmax(renorm)",
+        "linear(sigmoid) > top_k(4) > skip(tail=0.5) > sigmoid_norm(2.5) + bias(0.01)",
         "linear > all > top_capacity(theory, key=score, decode=threshold) > sigmoid"})
     all.emplace_back(more);
   return all;

@@ -216,9 +216,10 @@ TEST_CASE("router: which routers stay the same without some of their experts") {
   for (const char* text : {"mixtral", "dropless", "olmoe", "qwen3", "deepseek_v2", "deepseek_v3",
                            "linear > top_k(2) > skip(0.5) > chosen", "linear(jitter=0.1) > top_k(1) > all > chosen"})
     CHECK(parse_router(text).subset_rule());
-  for (const char* text : {"quantile", "etr", "top_p", "switch", "moe_plus_plus", "remoe", "sinkhorn",
-                           "linear > top_k(2) > all > chosen + l1_adaptive(1)",
-                           "linear > top_k(2) > all > chosen + bias(0.1) + bias(0.2)"})
+  for (const char* text :
+       {"quantile", "etr", "top_p", "switch", "moe_plus_plus", "remoe", "sinkhorn",
+        "linear > top_k(2) > all > chosen(over=4)", "linear > top_k(2) > all > chosen + l1_adaptive(1)",
+        "linear > top_k(2) > all > chosen + bias(0.1) + bias(0.2)"})
     CHECK(!parse_router(text).subset_rule());
   const auto rule = parse_router("deepseek_v3").subset_rule();
   CHECK(rule->k == 8);

@@ -23,7 +23,7 @@ bool read(const Groups& word, SubsetRule& rule) {
   return true;
 }
 
-bool read(const ChosenWeights&, SubsetRule&) { return true; }
+bool read(const ChosenWeights& word, SubsetRule&) { return word.over == 0; }
 
 bool read(const SoftmaxWeights& word, SubsetRule& rule) {
   rule.over = word.renorm ? Over::kChosen : Over::kAll;
@@ -67,6 +67,13 @@ bool only_a_bias(const std::vector<Balance>& words) {
 }
 
 }  // namespace
+
+std::optional<Gain> gain_of(const Words& words) {
+  if (std::holds_alternative<ChosenWeights>(words.weigh)) return Gain::kSoftmax;
+  SubsetRule rule;
+  if (!std::visit([&](const auto& word) { return read(word, rule); }, words.weigh)) return {};
+  return rule.gain;
+}
 
 std::optional<SubsetRule> subset_rule_of(const Words& words) {
   const auto* linear = std::get_if<LinearScore>(&words.score);

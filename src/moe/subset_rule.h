@@ -22,6 +22,9 @@ struct SubsetRule {
   float scale = 1;
 };
 
+// How the weigh word makes a weight of one logit before it divides it; nothing for weights of another kind.
+std::optional<SubsetRule::Gain> gain_of(const Words& words);
+
 // Nothing for a router that is another one without some of its experts.
 std::optional<SubsetRule> subset_rule_of(const Words& words);
 

@@ -27,9 +27,18 @@ double Counts::decode_tokens_per_second() const {
   return decode_seconds > 0 ? static_cast<double>(decode_tokens) / decode_seconds : 0;
 }
 
-double Counts::skipped_share() const {
-  const auto all = static_cast<double>(experts_run + experts_skipped);
-  return all > 0 ? static_cast<double>(experts_skipped) / all : 0;
+ExpertCounts Counts::experts() const {
+  ExpertCounts sum;
+  for (const ExpertCounts& layer : layers) {
+    sum.run += layer.run;
+    sum.skipped += layer.skipped;
+  }
+  return sum;
+}
+
+double ExpertCounts::skipped_share() const {
+  const auto all = static_cast<double>(run + skipped);
+  return all > 0 ? static_cast<double>(skipped) / all : 0;
 }
 
 Session::Session(const model::Model& model, base::Threads& threads, int capacity)
@@ -37,7 +46,9 @@ Session::Session(const model::Model& model, base::Threads& threads, int capacity
       threads_(threads),
       capacity_(checked_capacity(model, capacity)),
       cache_(model.config(), 1, std::min(capacity_, kFirstCapacity)),
-      logits_(static_cast<size_t>(model.config().vocab)) {}
+      logits_(static_cast<size_t>(model.config().vocab)) {
+  counts_.layers.resize(model.config().layers.size());
+}
 
 std::span<const float> Session::feed(std::span<const int32_t> ids) {
   const base::Stopwatch watch;
@@ -91,9 +102,9 @@ void Session::rewind(int length) {
 void Session::forward(std::span<const int32_t> ids, int first) {
   const kernels::Sequence sequence{0, static_cast<int>(ids.size()), first, 0};
   const auto observer = [this](int layer, const moe::Routing& routing) {
-    const int run = routing.plan.edges();
-    counts_.experts_run += run;
-    counts_.experts_skipped += int64_t{routing.plan.tokens} * routing.plan.choices - run;
+    ExpertCounts& counts = counts_.layers[static_cast<size_t>(layer)];
+    counts.run += routing.plan.edges();
+    counts.skipped += std::ranges::count_if(routing.proposed, [](int32_t e) { return e >= 0; }) - routing.plan.edges();
     if (observer_) observer_(layer, routing);
   };
   model::forward(model_, {ids, {&sequence, 1}}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer},

@@ -11,14 +11,21 @@
 
 namespace choir::runtime {
 
+// (token, choice) pairs: those that ran, and those whose expert was skipped or refused the token.
+struct ExpertCounts {
+  int64_t run = 0, skipped = 0;
+
+  double skipped_share() const;  // 0 before the first
+};
+
 // What a session has done since it began.
 struct Counts {
   int64_t prompt_tokens = 0, decode_tokens = 0;  // read by feed(), and one by one by generate()
   double prompt_seconds = 0, decode_seconds = 0;
-  int64_t experts_run = 0, experts_skipped = 0;  // (token, layer, choice) triples
+  std::vector<ExpertCounts> layers;
 
   double decode_tokens_per_second() const;  // 0 before the first
-  double skipped_share() const;             // of all choices; 0 before the first
+  ExpertCounts experts() const;             // of all layers together
 };
 
 enum class Stop {

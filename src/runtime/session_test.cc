@@ -149,12 +149,45 @@ TEST_CASE("counts tell tokens, experts that ran and experts that were skipped") 
   const Counts& counts = session.counts();
   CHECK(counts.prompt_tokens == 30);
   CHECK(counts.decode_tokens == 9);
-  CHECK(counts.experts_run == observed);
-  CHECK(counts.experts_run + counts.experts_skipped == 39 * 2 * 2);
-  CHECK(counts.experts_skipped > 0);
-  CHECK(counts.experts_skipped <= 39);
-  CHECK(counts.skipped_share() == static_cast<double>(counts.experts_skipped) / 156);
+  REQUIRE(counts.layers.size() == 2);
+  CHECK(counts.layers[0].run == 39 * 2);
+  CHECK(counts.layers[0].skipped == 0);
+  CHECK(counts.layers[0].skipped_share() == 0);
+  const ExpertCounts all = counts.experts();
+  CHECK(all.run == observed);
+  CHECK(all.run + all.skipped == 39 * 2 * 2);
+  CHECK((all.skipped > 0 && all.skipped <= 39));
+  CHECK(all.skipped == counts.layers[1].skipped);
+  CHECK(all.skipped_share() == static_cast<double>(all.skipped) / 156);
   CHECK(counts.decode_tokens_per_second() > 0);
+}
+
+TEST_CASE("a request's own skipping: counted by layer, the model as it was, and none of it gives the full model") {
+  model::Config config = tests::small_config();
+  for (model::LayerConfig& layer : config.layers) layer.skip_beta = 0.6f;
+  const tests::RandomModel random(config, 11);
+  base::Threads threads(1);
+  const auto ids = tests::random_ids(30, 67, 12);
+  const auto logits = [&](const model::Model& model, std::vector<double>& shares) {
+    Session session(model, threads);
+    const auto last = session.feed(ids);
+    shares.clear();
+    for (const ExpertCounts& layer : session.counts().layers) shares.push_back(layer.skipped_share());
+    return std::vector<float>(last.begin(), last.end());
+  };
+  std::vector<double> shares;
+  const auto before = logits(random.model(), shares);
+  CHECK((shares[0] > 0 && shares[0] < 0.5));
+  const model::Model one = random.model().with_admission("skip(count=1)"), none = random.model().with_admission("all");
+  CHECK(logits(one, shares) != before);
+  CHECK(shares == std::vector<double>{0.5, 0.5});
+  config.layers[0].skip_beta.reset();
+  config.layers[1].skip_beta.reset();
+  const tests::RandomModel full(config, 11);
+  CHECK(logits(none, shares) == logits(full.model(), shares));
+  CHECK(shares == std::vector<double>{0, 0});
+  CHECK(one.tensors().blocks[0].moe.w1[0].data == random.model().tensors().blocks[0].moe.w1[0].data);
+  CHECK(logits(random.model(), shares) == before);
 }
 
 }  // namespace

@@ -1,24 +1,115 @@
 #include "moe/admit/skip.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
+#include "moe/logistic.h"
 
 namespace choir::moe {
+namespace {
 
-float weight_ratio(float first, float second) { return std::exp(second - first); }
+// Before it is divided, `most` being the largest logit of the token's choices.
+float weight_of(SubsetRule::Gain gain, float z, float most) {
+  return gain == SubsetRule::Gain::kSigmoid ? logistic(z) : std::exp(z - most);
+}
 
-Skip Skip::read(Arguments& arguments) { return {static_cast<float>(arguments.number("beta", 0, 1e30))}; }
+// The choices of one token as slots and their weights, largest first.
+struct Sorted {
+  std::vector<int> slot;
+  std::vector<float> weight, feature;
+
+  // Slots are nearly in this order already; a NaN stays where it is.
+  void fill(const Skip& skip, const float* z, std::span<const int32_t> chosen) {
+    slot.clear();
+    weight.clear();
+    float most = -INFINITY;
+    for (const int32_t e : chosen)
+      if (e >= 0) most = std::max(most, z[e]);
+    for (size_t s = 0; s < chosen.size(); ++s) {
+      if (chosen[s] < 0) continue;
+      const float w = weight_of(skip.gain, z[chosen[s]], most);
+      size_t at = weight.size();
+      while (at > 0 && weight[at - 1] < w) --at;
+      weight.insert(weight.begin() + static_cast<std::ptrdiff_t>(at), w);
+      slot.insert(slot.begin() + static_cast<std::ptrdiff_t>(at), static_cast<int>(s));
+    }
+    feature.resize(weight.size());
+  }
+};
+
+}  // namespace
+
+float weight_ratio(SubsetRule::Gain gain, float one, float other) {
+  const auto [low, high] = std::minmax(one, other);
+  return weight_of(gain, low, high) / weight_of(gain, high, high);
+}
+
+Skip Skip::read(Arguments& arguments) {
+  Skip word;
+  if (arguments.has("count")) {
+    word.by = By::kCount;
+    word.least = arguments.whole("count", 1, 4096);
+  } else if (arguments.has("tail")) {
+    word.by = By::kTail;
+    word.beta = static_cast<float>(arguments.number("tail", 0, 1));
+  } else if (arguments.has("ser")) {
+    word.by = By::kBest;
+    word.beta = static_cast<float>(arguments.number("ser", 0, 1));
+    word.least = arguments.whole("least", 1, 4096, 1);
+  } else {
+    word.beta = static_cast<float>(arguments.number("beta", 0, 1e30));
+  }
+  return word;
+}
+
+std::string Skip::text() const {
+  switch (by) {
+    case By::kTail: return written(kName, {"tail=" + written(beta)});
+    case By::kBest: return written(kName, {"ser=" + written(beta), unless("least", static_cast<float>(least), 1)});
+    case By::kCount: return written(kName, {"count=" + std::to_string(least)});
+    default: return written(kName, {written(beta)});
+  }
+}
+
+void Skip::features(By by, std::span<const float> weight, std::span<float> feature) {
+  if (by != By::kTail) {
+    for (size_t i = 1; i < weight.size(); ++i) feature[i - 1] = weight[i] / weight[0];
+    return;
+  }
+  float tail = 0;  // from the smallest up
+  for (size_t i = weight.size(); i-- > 1;) feature[i - 1] = tail += weight[i];
+  const float all = tail + (weight.empty() ? 0 : weight[0]);
+  for (size_t i = 1; i < weight.size(); ++i) feature[i - 1] /= all;
+}
+
+int Skip::kept(std::span<const float> weight, std::span<float> feature) const {
+  const int all = static_cast<int>(weight.size());
+  if (by == By::kCount) return std::min(all, least);
+  if (beta == 0) return all;
+  features(by, weight, feature);
+  for (int i = least; i < all; ++i) {
+    const float u = feature[static_cast<size_t>(i) - 1];
+    if (by == By::kRatio ? u < beta : u <= beta) return i;
+  }
+  return all;
+}
 
 void Skip::admit(const Context& context, Routing& routing) const {
   const Matrix<const float> z = routing.score.matrix(context.tokens.rows(), context.experts);
-  std::vector<int32_t>& chosen = routing.chosen;
-  CHOIR_CHECK(chosen.size() == 2 * static_cast<size_t>(z.rows), "skip is defined for top-2 routing");
-  for (int t = 0; t < z.rows; ++t) {
-    const int32_t first = chosen[2 * static_cast<size_t>(t)];
-    int32_t& second = chosen[2 * static_cast<size_t>(t) + 1];
-    if (first >= 0 && second >= 0 && weight_ratio(z[t][first], z[t][second]) < beta) second = -1;
-  }
+  if (z.rows == 0) return;
+  const size_t k = routing.chosen.size() / static_cast<size_t>(z.rows);
+  CHOIR_CHECK(by != By::kRatio || k == 2, "skip(beta) is defined for top-2 routing");
+  constexpr int kRows = 128;  // of one piece
+  context.threads.for_each((z.rows + kRows - 1) / kRows, [&](int piece) {
+    Sorted sorted;
+    for (int t = piece * kRows; t < std::min(z.rows, (piece + 1) * kRows); ++t) {
+      const std::span<int32_t> slots = std::span(routing.chosen).subspan(static_cast<size_t>(t) * k, k);
+      sorted.fill(*this, z[t], slots);
+      const auto stay = static_cast<size_t>(kept(sorted.weight, sorted.feature));
+      for (size_t i = stay; i < sorted.slot.size(); ++i) slots[static_cast<size_t>(sorted.slot[i])] = -1;
+    }
+  });
 }
 
 }  // namespace choir::moe

@@ -3,12 +3,41 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moe/propose/top_k.h"
 #include "moe/weigh/slots.h"
 
 namespace choir::moe {
+namespace {
+
+// The k best experts of each token, by what its proposals compared.
+std::vector<int32_t> best_of(const Context& context, const Routing& routing, int k) {
+  std::vector<int32_t> best;
+  TopK{k}.propose(context, routing.compared(context.tokens.rows(), context.experts), best);
+  return best;
+}
+
+// q_j = exp(z_j - most) / sum over the best of a token of the same.
+struct Share {
+  const float* z;
+  float most = -INFINITY, sum = 0;
+
+  Share(const Context& context, const Routing& routing, const std::vector<int32_t>& best, int k, int t)
+      : z(routing.scores(context.experts)[t]) {
+    each_slot(best, k, t, [&](int, int32_t e) { most = std::max(most, z[e]); });
+    each_slot(best, k, t, [&](int, int32_t e) { sum += std::exp(z[e] - most); });
+  }
+  float operator[](int32_t e) const { return std::exp(z[e] - most) / sum; }
+};
+
+}  // namespace
+
+std::string ChosenWeights::misfit(int experts, int) const {
+  return over > experts ? "chosen divides by the " + std::to_string(over) + " best" : "";
+}
 
 // g_e = exp(z_e - max) / sum over the kept set c of exp(z_j - max).
 void ChosenWeights::forward(const Context& context, Routing& routing) const {
+  if (over > 0) return forward_over(context, routing);
   const Matrix<const float> z = routing.scores(context.experts);
   std::vector<float>& weight = routing.plan.weight;
   each_token(context, [&](int t) {
@@ -22,11 +51,35 @@ void ChosenWeights::forward(const Context& context, Routing& routing) const {
 // dz_e = g_e (dg_e - sum over c of g_j dg_j).
 void ChosenWeights::backward(const Context& context, const Routing& routing, std::span<const float> dweight,
                              Matrix<float> dz) const {
+  if (over > 0) return backward_over(context, routing, dweight, dz);
   const std::vector<float>& weight = routing.plan.weight;
   each_token(context, [&](int t) {
     float mean = 0;
     each_edge(routing, t, [&](int32_t i, int32_t) { mean += weight[i] * dweight[i]; });
     each_edge(routing, t, [&](int32_t i, int32_t e) { dz[t][e] += weight[i] * (dweight[i] - mean); });
+  });
+}
+
+// g_e = q_e for the kept ones.
+void ChosenWeights::forward_over(const Context& context, Routing& routing) const {
+  const std::vector<int32_t> best = best_of(context, routing, over);
+  each_token(context, [&](int t) {
+    const Share q(context, routing, best, over, t);
+    each_edge(routing, t, [&](int32_t i, int32_t e) { routing.plan.weight[i] = q[e]; });
+  });
+}
+
+// dz_e = g_e dg_e for the kept ones, - q_e (sum over c of g_j dg_j) for the best.
+void ChosenWeights::backward_over(const Context& context, const Routing& routing, std::span<const float> dweight,
+                                  Matrix<float> dz) const {
+  const std::vector<float>& weight = routing.plan.weight;
+  const std::vector<int32_t> best = best_of(context, routing, over);
+  each_token(context, [&](int t) {
+    float mean = 0;
+    each_edge(routing, t, [&](int32_t i, int32_t) { mean += weight[i] * dweight[i]; });
+    each_edge(routing, t, [&](int32_t i, int32_t e) { dz[t][e] += weight[i] * dweight[i]; });
+    const Share q(context, routing, best, over, t);
+    each_slot(best, over, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
   });
 }
 

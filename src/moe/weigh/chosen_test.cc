@@ -3,8 +3,9 @@
 #include <doctest/doctest.h>
 
 #include "moe/reference/case.h"
-#include "moe/reference/layer.h"
-#include "tests/gradients/complex_step.h"
+#include "moe/reference/route_case.h"
+#include "moe/reference/weigh_case.h"
+#include "moe/reference/words.h"
 
 namespace choir::moe {
 namespace {
@@ -91,6 +92,60 @@ TEST_CASE("chosen: the weights of a token sum to 1, and one expert alone has wei
   std::vector<float> dz(2 * kExperts);
   ChosenWeights{}.backward(two.context(), two.routing, std::vector<float>{3, -7}, reference::matrix(dz, kExperts));
   CHECK(dz == std::vector<float>(dz.size()));
+}
+
+// e^z_e over the sum of e^z over the k largest z of the token.
+template <class S>
+std::vector<S> over_best(const std::vector<S>& z, const reference::Choices& c, size_t k) {
+  std::vector<S> all(z.size());
+  for (size_t t = 0; t < c.tokens(); ++t) {
+    std::vector<S> row = reference::row_of(z, t, c.experts), sorted = row;
+    std::ranges::sort(sorted, [](const S& a, const S& b) { return reference::real_part(a) > reference::real_part(b); });
+    S sum = 0;
+    for (size_t i = 0; i < k; ++i) sum += std::exp(sorted[i] - reference::real_part(sorted[0]));
+    for (size_t e = 0; e < c.experts; ++e)
+      all[t * c.experts + e] = std::exp(row[e] - reference::real_part(sorted[0])) / sum;
+  }
+  return reference::at_slots(all, c);
+}
+
+TEST_CASE("chosen over the k best: forward and backward agree with the reference, whatever was kept") {
+  for (const int over : {1, 2, 3, 5, 6})
+    for (const reference::Kind kind : reference::kKinds) {
+      CAPTURE(over);
+      reference::check_weights(ChosenWeights{over}, kind, [&](const auto& z, const auto& c) {
+        return over_best(z, c, static_cast<size_t>(over));
+      });
+    }
+}
+
+TEST_CASE("chosen over the k best: by the keys where a bias moves them, softmax(renorm) where k is that of top_k") {
+  reference::Routed biased("linear > top_k(2) > all > chosen(over=3) + bias(0.1)", 30, 8, kExperts);
+  for (size_t e = 0; e < biased.state.size(); ++e) biased.state[e] = e == 5 ? 40.0f : 0;
+  biased.route();
+  for (int t = 0; t < 30; ++t) {
+    const float* z = biased.routing.scores(kExperts)[t];
+    std::vector<double> p;
+    for (int e = 0; e < 5; ++e) p.push_back(std::exp(static_cast<double>(z[e])));
+    const double fifth = std::exp(static_cast<double>(z[5]));
+    std::ranges::sort(p, std::greater<>());
+    const int32_t edge = biased.routing.plan.edge[2 * static_cast<size_t>(t)];
+    CHECK(biased.routing.chosen[2 * static_cast<size_t>(t)] == 5);
+    CHECK(biased.routing.plan.weight[edge] == doctest::Approx(fifth / (fifth + p[0] + p[1])).epsilon(1e-5));
+  }
+  reference::Routed over("linear > top_k(3) > skip(tail=0.4) > chosen(over=3)", 200, 8, kExperts),
+      renorm("linear > top_k(3) > skip(tail=0.4) > softmax(renorm)", 200, 8, kExperts);
+  over.route();
+  renorm.route();
+  CHECK(over.routing.chosen == renorm.routing.chosen);
+  CHECK(over.routing.plan.weight == renorm.routing.plan.weight);
+}
+
+TEST_CASE("chosen: texts and ranges; over the best it goes with top_k and enough experts") {
+  reference::check_text<ChosenWeights>({"chosen", "chosen(over=6)"}, {"chosen(over=0)", "chosen(1.5)", "chosen(1, 2)"});
+  CHECK_THROWS_AS(parse_router("linear > groups(2, 1, 2) > all > chosen(over=3)"), base::Error);
+  CHECK(parse_router("linear > top_k(2) > all > chosen(over=9)").misfit(9, 4).empty());
+  CHECK(!parse_router("linear > top_k(2) > all > chosen(over=9)").misfit(8, 4).empty());
 }
 
 }  // namespace

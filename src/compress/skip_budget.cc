@@ -1,0 +1,290 @@
+#include "compress/skip_budget.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "compress/choose.h"
+#include "compress/observe.h"
+
+namespace choir::compress {
+namespace {
+
+using moe::Skip;
+
+// A threshold that skips at `feature` and no more at `next`.
+float between(float feature, float next, bool strict) {
+  const float middle = feature + (next - feature) / 2;
+  if (strict) return middle > feature ? middle : next;
+  return std::max(middle < next ? middle : feature, std::numeric_limits<float>::min());  // for 0 skips nothing
+}
+
+// Where every token is skipped whatever its feature, which is at most 1.
+float above_all(bool strict) { return strict ? std::nextafter(1.0f, 2.0f) : 1.0f; }
+
+std::vector<float> features_of(const LayerRecord& record, Skip::By by) {
+  std::vector<float> all, own;
+  for (int t = 0; t < record.tokens(); ++t) {
+    const std::vector<float> weight = skip_prefix(record, t, 0).weight;
+    own.resize(weight.size());
+    Skip::features(by, weight, own);
+    all.insert(all.end(), own.begin(), own.end() - 1);
+  }
+  std::ranges::sort(all);
+  return all;
+}
+
+// Fills thresholds and what they save; returns the largest feature that each skips.
+std::vector<float> cut(const std::vector<float>& sorted, Skip::By by, size_t most, SkipCurve& curve) {
+  const bool strict = by == Skip::By::kRatio;
+  std::vector<float> last{-HUGE_VALF};
+  curve.threshold = {0};
+  curve.saved = {0};
+  const size_t step = std::max<size_t>(1, (sorted.size() + most - 2) / (most - 1));
+  for (size_t end = 0, wanted = step; end < sorted.size(); wanted = end + step) {
+    const float feature = sorted[std::min(wanted, sorted.size()) - 1];
+    end = static_cast<size_t>(std::ranges::upper_bound(sorted, feature) - sorted.begin());
+    last.push_back(feature);
+    curve.saved.push_back(static_cast<int64_t>(end));
+    curve.threshold.push_back(end < sorted.size() ? between(feature, sorted[end], strict) : above_all(strict));
+  }
+  return last;
+}
+
+SkipPlan::Point best_point(const SkipCurve& curve, double lambda) {
+  SkipPlan::Point best;
+  double least = HUGE_VAL;
+  for (size_t r = 0; r < curve.rules.size(); ++r)
+    for (size_t c = 0; c < curve.threshold.size(); ++c) {
+      const double value = curve.error_of(r, c) - lambda * static_cast<double>(curve.saved[c]);
+      if (value < least || (value == least && curve.saved[c] > curve.saved[best.cut])) {
+        best = {r, c};
+        least = value;
+      }
+    }
+  return best;
+}
+
+SkipPlan plan_at(std::span<const SkipCurve> curves, double lambda) {
+  SkipPlan plan;
+  plan.lambda = lambda;
+  for (const SkipCurve& curve : curves) {
+    const SkipPlan::Point point = best_point(curve, lambda);
+    plan.layers.push_back(point);
+    plan.saved += curve.saved[point.cut];
+    plan.error += curve.error_of(point.rule, point.cut);
+  }
+  return plan;
+}
+
+// The point with the least error that saves `least` evaluations, if any does.
+std::optional<SkipPlan::Point> cheapest(const SkipCurve& curve, int64_t least) {
+  const auto first = static_cast<size_t>(std::ranges::lower_bound(curve.saved, least) - curve.saved.begin());
+  if (first == curve.saved.size()) return {};
+  SkipPlan::Point best{0, first};
+  for (size_t r = 0; r < curve.rules.size(); ++r)
+    for (size_t c = first; c < curve.threshold.size(); ++c)
+      if (curve.error_of(r, c) < curve.error_of(best.rule, best.cut)) best = {r, c};
+  return best;
+}
+
+// Moves the one layer to another point that then saves the target with the least error; false where no move is better
+// than the plan, or where the plan does not save enough, than none.
+bool move_one(std::span<const SkipCurve> curves, int64_t target, SkipPlan& plan) {
+  double least = plan.saved >= target ? 0 : HUGE_VAL;  // change of the error
+  size_t where = curves.size();
+  SkipPlan::Point to;
+  for (size_t l = 0; l < curves.size(); ++l) {
+    const SkipPlan::Point now = plan.layers[l];
+    const auto point = cheapest(curves[l], curves[l].saved[now.cut] - (plan.saved - target));
+    if (!point) continue;
+    const double change = curves[l].error_of(point->rule, point->cut) - curves[l].error_of(now.rule, now.cut);
+    if (change >= least) continue;
+    least = change;
+    where = l;
+    to = *point;
+  }
+  if (where == curves.size()) return false;
+  plan.saved += curves[where].saved[to.cut] - curves[where].saved[plan.layers[where].cut];
+  plan.error += least;
+  plan.layers[where] = to;
+  return true;
+}
+
+// A multiplier alone meets few targets exactly, for layers are not convex everywhere.
+void meet(std::span<const SkipCurve> curves, int64_t target, SkipPlan& plan) {
+  while (move_one(curves, target, plan)) {
+  }
+}
+
+// What the layer's own weigh word is when experts are skipped.
+GainRule own_rule(const std::string& router, const moe::SubsetRule& rule) {
+  const GainRule kept{GainRule::Over::kKept};
+  return moe::with_weights(router, weigh_word(rule, kept)) == router ? kept : GainRule{};
+}
+
+void check_budget(const model::Config& config, const SkipBudget& budget) {
+  int64_t choices = 0;
+  for (int l = 0; l < config.depth(); ++l) {
+    choices += config.layers[l].top_k;
+    if (budget.by == Skip::By::kRatio && config.layers[l].top_k != 2)
+      base::usage_error("the ratio of weights is defined for top-2 routing", "layer " + std::to_string(l),
+                        fmt::format("this one uses {} experts for each token: tail or ser", config.layers[l].top_k));
+  }
+  const double least = static_cast<double>(config.depth()) / static_cast<double>(choices);
+  if (!(budget.keep >= least && budget.keep <= 1))
+    base::usage_error(fmt::format("a budget of {} of the expert evaluations", budget.keep), "--budget",
+                      fmt::format("one expert always stays: from {:.4g} to 1", least));
+}
+
+int64_t target_of(std::span<const SkipCurve> curves, double keep) {
+  int64_t evaluations = 0, most = 0;
+  for (const SkipCurve& curve : curves) {
+    evaluations += curve.evaluations;
+    most += curve.saved.back();
+  }
+  return std::min(most, static_cast<int64_t>(std::ceil((1 - keep) * static_cast<double>(evaluations) - 1e-6)));
+}
+
+std::vector<SkipFrontier> frontier_of(std::span<const SkipCurve> curves) {
+  constexpr int kPoints = 10;
+  int64_t evaluations = 0, tokens = 0, most = 0;
+  for (const SkipCurve& curve : curves) {
+    evaluations += curve.evaluations;
+    tokens += curve.tokens;
+    most += curve.saved.back();
+  }
+  std::vector<SkipFrontier> frontier;
+  for (int i = 0; i <= kPoints; ++i) {
+    const SkipPlan plan = plan_skipping(curves, most * i / kPoints);
+    frontier.push_back({1 - static_cast<double>(plan.saved) / static_cast<double>(evaluations),
+                        plan.error / static_cast<double>(tokens)});
+  }
+  return frontier;
+}
+
+}  // namespace
+
+SkipCurve skip_curve(const LayerRecord& record, Skip::By by, std::span<const GainRule> rules, int most) {
+  CHOIR_CHECK(by != Skip::By::kCount && most > 1, "a feature, and a threshold besides 0");
+  SkipCurve curve;
+  curve.rules.assign(rules.begin(), rules.end());
+  const std::vector<float> last = cut(features_of(record, by), by, static_cast<size_t>(most), curve);
+  int best = 0;
+  for (const GainRule& rule : rules) best = std::max(best, rule.best);
+  const size_t cuts = last.size();
+  curve.error.assign(rules.size() * cuts, 0.0);
+  curve.tokens = record.tokens();
+  std::vector<float> feature;
+  for (int t = 0; t < record.tokens(); ++t) {
+    const SkipPrefix prefix = skip_prefix(record, t, best);
+    const int k = static_cast<int>(prefix.weight.size());
+    const double stream = record.residual[static_cast<size_t>(t)], weight = stream > 0 ? 1 / stream : 0;
+    feature.resize(prefix.weight.size());
+    Skip::features(by, prefix.weight, feature);
+    curve.evaluations += k;
+    for (size_t r = 0; r < rules.size(); ++r) {
+      double error = skip_error(record.rule, prefix, k, rules[r]);
+      curve.error[r * cuts] += weight * error;
+      for (int i = k - 1; i > 0; --i) {
+        const auto at = std::ranges::lower_bound(last, feature[static_cast<size_t>(i) - 1]) - last.begin();
+        const double next = skip_error(record.rule, prefix, i, rules[r]);
+        curve.error[r * cuts + static_cast<size_t>(at)] += weight * (next - error);
+        error = next;
+      }
+    }
+  }
+  for (size_t r = 0; r < rules.size(); ++r)
+    for (size_t c = 1; c < cuts; ++c) curve.error[r * cuts + c] += curve.error[r * cuts + c - 1];
+  return curve;
+}
+
+SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target) {
+  int64_t most = 0;
+  double high = 1;  // more than all errors together: whatever can be saved is
+  for (const SkipCurve& curve : curves) {
+    most += curve.saved.back();
+    high += *std::ranges::max_element(curve.error);
+  }
+  if (target > most)
+    base::usage_error(fmt::format("{} evaluations to save", target), "--budget",
+                      fmt::format("with one expert a token {} are saved", most));
+  SkipPlan plan = plan_at(curves, 0);
+  double low = 0;
+  if (plan.saved >= target) return plan;
+  SkipPlan less = std::exchange(plan, plan_at(curves, high));
+  for (int step = 0; step < 100; ++step) {
+    const double middle = low + (high - low) / 2;
+    if (middle <= low || middle >= high) break;
+    SkipPlan tried = plan_at(curves, middle);
+    (tried.saved < target ? low : high) = middle;
+    (tried.saved < target ? less : plan) = std::move(tried);
+  }
+  meet(curves, target, plan);
+  meet(curves, target, less);
+  return less.saved >= target && less.error < plan.error ? less : plan;
+}
+
+BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,
+                             Threads& threads, const Progress& progress) {
+  check_budget(model.config(), budget);
+  const Model full = model.with_admission("all");
+  BudgetResult result;
+  result.config = full.config();
+  std::vector<SkipCurve> curves;
+  std::vector<moe::SubsetRule> kinds;
+  const auto take = [&](int l, const LayerRecord& record) {
+    const auto finite = [](const auto& list) {
+      return std::ranges::all_of(list, [](auto v) { return std::isfinite(v); });
+    };
+    if (!finite(record.p) || !finite(record.gram)) model.refuse_result("the answers of layer " + std::to_string(l));
+    const GainRule own = own_rule(full.router(l).expression(), record.rule);
+    std::vector<GainRule> rules{own};
+    for (const GainRule& rule : gain_rules(record.rule, record.rule.k, record.experts))
+      if (!budget.own_gains && rule != own) rules.push_back(rule);
+    curves.push_back(skip_curve(record, budget.by, rules));
+    kinds.push_back(record.rule);
+  };
+  int ranks = 1;
+  for (const model::LayerConfig& layer : model.config().layers) ranks = std::max(ranks, layer.top_k);
+  observe(full, batches, {.ranks = ranks}, take, threads, progress);
+  const SkipPlan plan = plan_skipping(curves, target_of(curves, budget.keep));
+  int64_t evaluations = 0;
+  for (size_t l = 0; l < curves.size(); ++l) {
+    const SkipCurve& curve = curves[l];
+    const auto [rule, cut] = plan.layers[l];
+    const auto tokens = static_cast<double>(curve.tokens);
+    const Skip skip{.beta = curve.threshold[cut], .by = budget.by};
+    LayerSaving& layer = result.layers.emplace_back();
+    layer.layer = static_cast<int>(l);
+    layer.threshold = skip.beta;
+    layer.evaluations = curve.evaluations;
+    layer.saved = curve.saved[cut];
+    layer.skipped_share =
+        static_cast<double>(layer.saved) / static_cast<double>(std::max<int64_t>(1, curve.evaluations - curve.tokens));
+    layer.error = curve.error_of(rule, cut) / tokens;
+    layer.own_error = curve.error_of(0, cut) / tokens;
+    const GainRule& gain = curve.rules[rule];
+    layer.weights = weigh_word(kinds[l], gain);
+    const std::string skipping = moe::with_admission(full.router(layer.layer).expression(), skip.text());
+    result.config.layers[l].router = moe::with_weights(skipping, layer.weights);
+    evaluations += curve.evaluations;
+  }
+  result.kept_share = 1 - static_cast<double>(plan.saved) / static_cast<double>(evaluations);
+  result.lambda = plan.lambda;
+  result.frontier = frontier_of(curves);
+  return result;
+}
+
+Model skipping_model(const Model& model, const BudgetResult& result) {
+  std::vector<std::vector<int>> everything;
+  for (const model::LayerConfig& layer : result.config.layers) everything.push_back(others({}, layer.experts));
+  return model.with_layers(result.config, everything);
+}
+
+}  // namespace choir::compress

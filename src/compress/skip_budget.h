@@ -1,0 +1,77 @@
+// Thresholds of skipping for all layers under one budget of expert evaluations, from exact errors (docs/compress.md,
+// "Skipping under a budget").
+#pragma once
+
+#include "compress/calibration.h"
+#include "compress/skip_error.h"
+#include "moe/admit/skip.h"
+
+namespace choir::compress {
+
+// What one layer can do: for each threshold the evaluations it saves, for each gain rule the error it then makes.
+struct SkipCurve {
+  std::vector<float> threshold;  // [C] rising; the first, 0, skips nothing
+  std::vector<int64_t> saved;    // [C] of the calibration tokens' evaluations, rising
+  std::vector<GainRule> rules;   // [R]
+  std::vector<double> error;     // [R*C] sum over tokens of |z - z'|^2 / |h|^2, h the stream that the layer adds to
+  int64_t evaluations = 0;       // sum over tokens of the experts chosen
+  int64_t tokens = 0;
+
+  double error_of(size_t rule, size_t cut) const { return error[rule * threshold.size() + cut]; }
+};
+
+// Cuts between all different features, or where there are more, between `most` - 1 of them, evenly by evaluations.
+// `by` is kRatio (top-2 alone), kTail or kBest; one expert a token always stays.
+SkipCurve skip_curve(const LayerRecord& record, moe::Skip::By by, std::span<const GainRule> rules, int most = 4096);
+
+struct SkipPlan {
+  struct Point {
+    size_t rule = 0, cut = 0;
+  };
+  std::vector<Point> layers;
+  int64_t saved = 0;
+  double error = 0;   // of all layers
+  double lambda = 0;  // what an evaluation is worth
+};
+
+// Saves at least `target` evaluations. Every layer takes its least error - lambda saved, lambda by bisection; from the
+// plans on both sides of the target single layers then move to where it is met with the least error. Throws Error
+// (usage) when that many cannot be saved.
+SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target);
+
+struct SkipBudget {
+  moe::Skip::By by = moe::Skip::By::kTail;
+  double keep = 1;         // mean share of the evaluations that stay, at most
+  bool own_gains = false;  // keep each layer's weigh word instead of the rule with the least error
+};
+
+struct LayerSaving {
+  int layer = 0;
+  float threshold = 0;
+  int64_t evaluations = 0, saved = 0;  // of the calibration tokens, with every other layer at full work
+  double skipped_share = 0;            // of those that could be skipped: all but the best of each token
+  double error = 0;                    // mean over tokens of |z - z'|^2 / |h|^2
+  double own_error = 0;                // the same at this threshold with the layer's own weigh word
+  std::string weights;                 // the weigh word
+};
+
+struct SkipFrontier {
+  double keep = 0, error = 0;  // share of the evaluations, mean error of a token and layer
+};
+
+struct BudgetResult {
+  std::vector<LayerSaving> layers;
+  std::vector<SkipFrontier> frontier;  // of budgets from all evaluations down to one expert a token
+  double kept_share = 1, lambda = 0;
+  model::Config config;  // the given one with the policies as router expressions
+};
+
+// Measures with every expert at work, as calibrate_skipping does. Throws Error (usage) for a budget that cannot be met
+// or kRatio where a layer is not top-2, (input) for a router that is not one of pruning's.
+BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,
+                             Threads& threads, const Progress& progress = {});
+
+// The model that `result` describes; shares the tensors of `model`.
+Model skipping_model(const Model& model, const BudgetResult& result);
+
+}  // namespace choir::compress
