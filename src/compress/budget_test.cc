@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "compress/kept_counts.h"
 #include "compress/replay.h"
-#include "compress/test_record.h"
+#include "compress/test_observed.h"
 
 namespace choir::compress {
 namespace {

@@ -113,7 +113,7 @@ CaptureInfo describe_capture(const Model& given, std::span<const CalibrationBatc
                              const ObserveOptions& options, Threads& threads) {
   check_batches(batches);
   check_observable(given);
-  const Model model = without_skipping(given);
+  const Model model = given.with_admission("all");
   CaptureInfo info;
   for (const CalibrationBatch& batch : batches) info.batches.push_back(static_cast<int>(batch.ids.size()));
   if (info.tokens() > INT32_MAX)

@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "compress/test_record.h"
+#include "compress/test_observed.h"
 
 namespace choir::compress {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "compress/replay.h"
-#include "compress/test_record.h"
+#include "compress/test_observed.h"
 #include "tests/files.h"
 
 namespace choir::compress {

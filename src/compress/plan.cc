@@ -226,7 +226,7 @@ std::vector<std::vector<int>> keep_lists(const Plan& plan, std::vector<int> coun
 }
 
 Model planned_model(const Model& model, const std::vector<std::vector<int>>& keep) {
-  const Model plain = without_skipping(model);
+  const Model plain = model.with_admission("all");
   return plain.with_layers(pruned_config(plain.config(), keep), keep);
 }
 

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "compress/criteria.h"
 #include "compress/kept_counts.h"
-#include "compress/test_record.h"
+#include "compress/test_observed.h"
 
 namespace choir::compress {
 namespace {
