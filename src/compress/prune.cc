@@ -222,24 +222,34 @@ LayerChoice Search::layer(int l) {
   return choice;
 }
 
-// When a layer loses experts, every layer's list is written: a file holds all of them or none.
-Config pruned_config(Config config, const std::vector<LayerChoice>& choices) {
-  const auto complete = [&](const LayerChoice& c) {
-    return static_cast<int>(c.keep.size()) == config.layers[c.layer].experts;
-  };
-  if (std::ranges::all_of(choices, complete)) return config;
-  for (const LayerChoice& choice : choices) {
-    LayerConfig& layer = config.layers[choice.layer];
-    std::vector<int> kept = choice.keep;
-    for (int& e : kept)
-      if (!layer.kept.empty()) e = layer.kept[e];
-    layer.kept = std::move(kept);
-    layer.experts = static_cast<int>(choice.keep.size());
-  }
-  return config;
+std::vector<std::vector<int>> kept_by(const std::vector<LayerChoice>& choices) {
+  std::vector<std::vector<int>> keep;
+  for (const LayerChoice& choice : choices) keep.push_back(choice.keep);
+  return keep;
 }
 
 }  // namespace
+
+// When a layer loses experts, every layer's list is written: a file holds all of them or none.
+Config pruned_config(Config config, const std::vector<std::vector<int>>& keep) {
+  bool complete = true;
+  for (size_t l = 0; l < keep.size(); ++l)
+    complete = complete && static_cast<int>(keep[l].size()) == config.layers[l].experts;
+  if (complete) return config;
+  for (size_t l = 0; l < keep.size(); ++l) {
+    LayerConfig& layer = config.layers[l];
+    std::vector<int> kept, widths;
+    for (const int e : keep[l]) {
+      kept.push_back(layer.kept.empty() ? e : layer.kept[static_cast<size_t>(e)]);
+      if (!layer.widths.empty()) widths.push_back(layer.width_of(e));
+    }
+    if (!widths.empty()) layer.expert_width = std::ranges::max(widths);
+    layer.kept = std::move(kept);
+    layer.widths = std::move(widths);
+    layer.experts = static_cast<int>(keep[l].size());
+  }
+  return config;
+}
 
 void check_prune(const Config& config, const PruneOptions& options) {
   if (options.keep.size() != 1 && static_cast<int>(options.keep.size()) != config.depth())
@@ -264,15 +274,13 @@ PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches,
   Search search(unskipping, batches, options, threads, progress);
   PruneResult result;
   for (int l = 0; l < config.depth(); ++l) result.layers.push_back(search.layer(l));
-  result.config = pruned_config(config, result.layers);
+  result.config = pruned_config(config, kept_by(result.layers));
   result.seconds = watch.seconds();
   return result;
 }
 
 Model pruned_model(const Model& model, const PruneResult& result) {
-  std::vector<std::vector<int>> keep;
-  for (const LayerChoice& choice : result.layers) keep.push_back(choice.keep);
-  return model.with_layers(result.config, keep);
+  return model.with_layers(result.config, kept_by(result.layers));
 }
 
 }  // namespace choir::compress

@@ -58,6 +58,9 @@ void check_prune(const model::Config& config, const PruneOptions& options);
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,
                   Threads& threads, const Progress& progress = {});
 
+// `config` with keep[l] of the experts of layer l, ascending; unchanged where all stay.
+model::Config pruned_config(model::Config config, const std::vector<std::vector<int>>& keep);
+
 // The model that `result` describes; shares the tensors of `model`, which is the one given to prune().
 Model pruned_model(const Model& model, const PruneResult& result);
 
