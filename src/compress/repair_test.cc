@@ -67,6 +67,22 @@ TEST_CASE("repair: steps stay where the judge's value falls, and the model is th
   }
 }
 
+// What the judge forbids is not taken, and what it then likes of the others is.
+TEST_CASE("repair: without idle experts the kept ones are repaired") {
+  Pruned p;
+  const auto judge = [&](const Model& model) {
+    return model.config().layers[0].idle() + model.config().layers[1].idle() > 0 ? 1e30 : p.distance(model);
+  };
+  const RepairResult result = repair(p.calibration(), {}, judge, p.threads);
+  std::vector<std::string> kept;
+  for (const RepairStep& step : result.steps)
+    if (step.kept) kept.push_back(step.name);
+  CHECK(kept.size() > 1);
+  for (const char* name : {"drop", "novice"}) CHECK(std::ranges::count(kept, name) == 0);
+  CHECK(p.distance(result.model) < result.steps[0].after);
+  CHECK(result.model.config().layers[0].idle() == 0);
+}
+
 TEST_CASE("repair: a judge that likes nothing gets the pruned model, and each repair in order") {
   Pruned p;
   int calls = 0;
