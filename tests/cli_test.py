@@ -95,6 +95,22 @@ class Contract(CliTest):
         self.assertEqual([[layer.get(kind) for kind in kinds] for layer in layers], [[8, 1, None, 1], [8, 1, 2, None]])
         self.assertIn(", 1 zero, 2 copy  linear", self.done("inspect", self.dir / "idle").stdout)
 
+    def test_inspect_lists_novices_and_unequal_widths(self):
+        widths = [8] + [12] * 7
+        config = self.config | {"choir": {"novice_experts": [2, 0], "expert_widths": [widths, []]}}
+        tensors = dict(self.tensors)
+        moe = "model.layers.0.block_sparse_moe."
+        tensors[moe + "gate.weight"] = models.tensor("F32", [10, 16], [0.1] * 160)
+        for name, shape in ("w1", [8, 16]), ("w2", [16, 8]), ("w3", [8, 16]):
+            tensors[f"{moe}experts.0.{name}.weight"] = models.tensor("F32", shape, [0.1] * 128)
+        for j in range(2):
+            tensors[f"{moe}novice.{j}.v"] = models.tensor("F32", [16], [1] * 16)
+        models.write_model(self.dir / "ragged", config, tensors)
+        layers = self.json_of("inspect", self.dir / "ragged")["layers"]
+        self.assertEqual([layer.get("novice_experts") for layer in layers], [2, None])
+        self.assertEqual([layer.get("expert_widths") for layer in layers], [widths, None])
+        self.assertIn("12 at most, 11 on average, 2 novice  linear", self.done("inspect", self.dir / "ragged").stdout)
+
     def test_forward_and_its_trace(self):
         out = self.dir / "traced"
         self.json_of("forward", self.model, "--ids", self.ids, "--out", out, "--trace")

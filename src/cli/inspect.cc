@@ -13,7 +13,8 @@ namespace {
 std::vector<std::pair<const char*, int>> idle_experts(const model::LayerConfig& layer) {
   std::vector<std::pair<const char*, int>> there{{"zero_experts", layer.zero_experts},
                                                  {"copy_experts", layer.copy_experts},
-                                                 {"constant_experts", layer.constant_experts}};
+                                                 {"constant_experts", layer.constant_experts},
+                                                 {"novice_experts", layer.novice_experts}};
   std::erase_if(there, [](const auto& kind) { return kind.second == 0; });
   return there;
 }
@@ -24,6 +25,12 @@ std::string idle_text(const model::LayerConfig& layer) {
   for (const auto& [key, count] : idle_experts(layer))
     text += fmt::format(", {} {}", count, std::string_view(key).substr(0, std::string_view(key).find('_')));
   return text;
+}
+
+// " at most, 40 on average" behind the width of experts that are not alike.
+std::string widths_text(const model::LayerConfig& layer) {
+  if (layer.widths.empty()) return {};
+  return fmt::format(" at most, {} on average", layer.total_width() / layer.experts);
 }
 
 }  // namespace
@@ -41,6 +48,7 @@ void run(const Inspect& o, const Common& common) {
       if (layer.skip_beta) entry["skip_beta"] = *layer.skip_beta;
       entry["router"] = model::router_expression(config, layer);
       if (!layer.kept.empty()) entry["kept_experts"] = layer.kept;
+      if (!layer.widths.empty()) entry["expert_widths"] = layer.widths;
       layers.push_back(entry);
     }
     print_json({{"family", config.family},
@@ -62,8 +70,8 @@ void run(const Inspect& o, const Common& common) {
              config.attention.window ? std::to_string(config.attention.window) : "none", config.vocab,
              config.max_positions);
   for (int l = 0; l < config.depth(); ++l)
-    fmt::print("layer {:3}  {:3} experts of width {:5}{}  {}\n", l, config.layers[l].experts,
-               config.layers[l].expert_width, idle_text(config.layers[l]),
+    fmt::print("layer {:3}  {:3} experts of width {:5}{}{}  {}\n", l, config.layers[l].experts,
+               config.layers[l].expert_width, widths_text(config.layers[l]), idle_text(config.layers[l]),
                model::router_expression(config, config.layers[l]));
   for (const std::string& line : config.defaulted) fmt::print("missing in config.json, taken as: {}\n", line);
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "compress/stream.h"
 #include "kernels/grouped_gemm.h"
 #include "moe/logistic.h"
 #include "nn/residual.h"
@@ -169,20 +170,6 @@ void LayerObserver::finish() {
 
 namespace {
 
-// A batch on its way through the layers.
-struct Stream {
-  std::vector<kernels::Sequence> sequences;
-  model::ForwardPass pass;
-  Buffer<float> h;  // (N,D)
-
-  Stream(const Model& model, const CalibrationBatch& batch, Threads& threads)
-      : sequences(sequences_of(batch)),
-        pass(model, {batch.ids, sequences}, threads),
-        h(area(pass.rows(), model.config().width)) {
-    pass.embed(h.matrix(pass.rows(), model.config().width));
-  }
-};
-
 struct Buffers {
   model::BlockActivations activations;
   Buffer<float> middle, z;
@@ -190,7 +177,7 @@ struct Buffers {
 
 void observe_batch(const Model& model, int l, Stream& stream, LayerObserver* observer, Buffers& b) {
   const int rows = stream.pass.rows(), d = model.config().width;
-  const Matrix<float> h = stream.h.matrix(rows, d);
+  const Matrix<float> h = stream.matrix();
   b.middle.reserve(area(rows, d));
   const Matrix<float> middle = b.middle.matrix(rows, d);
   stream.pass.attend(l, h, nullptr, b.activations, middle);
@@ -236,9 +223,7 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
                        record, threads);
     for (Stream& stream : streams) {
       observe_batch(model, l, stream, observer ? &*observer : nullptr, buffers);
-      if (observer)
-        nn::add(buffers.middle.matrix(stream.pass.rows(), model.config().width),
-                stream.h.matrix(stream.pass.rows(), model.config().width), threads);
+      if (observer) nn::add(buffers.middle.matrix(stream.pass.rows(), model.config().width), stream.matrix(), threads);
       if (progress) progress(++done, static_cast<int>(streams.size()) * model.config().depth());
     }
     if (!observer) continue;

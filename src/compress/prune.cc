@@ -230,6 +230,27 @@ std::vector<std::vector<int>> kept_experts(const std::vector<LayerChoice>& choic
 
 }  // namespace
 
+// When a layer loses experts, every layer's list is written: a file holds all of them or none.
+Config pruned_config(Config config, const std::vector<std::vector<int>>& keep) {
+  bool complete = true;
+  for (size_t l = 0; l < keep.size(); ++l)
+    complete = complete && static_cast<int>(keep[l].size()) == config.layers[l].experts;
+  if (complete) return config;
+  for (size_t l = 0; l < keep.size(); ++l) {
+    LayerConfig& layer = config.layers[l];
+    std::vector<int> kept, widths;
+    for (const int e : keep[l]) {
+      kept.push_back(layer.kept.empty() ? e : layer.kept[static_cast<size_t>(e)]);
+      if (!layer.widths.empty()) widths.push_back(layer.width_of(e));
+    }
+    if (!widths.empty()) layer.expert_width = std::ranges::max(widths);
+    layer.kept = std::move(kept);
+    layer.widths = std::move(widths);
+    layer.experts = static_cast<int>(keep[l].size());
+  }
+  return config;
+}
+
 void check_prune(const Config& config, const PruneOptions& options) {
   if (options.keep.size() != 1 && static_cast<int>(options.keep.size()) != config.depth())
     base::usage_error(std::to_string(options.keep.size()) + " numbers of experts to keep", "keep",
@@ -241,23 +262,6 @@ void check_prune(const Config& config, const PruneOptions& options) {
 bool exact_fits(const Config& config) {
   return std::ranges::all_of(config.layers,
                              [](const LayerConfig& layer) { return SubsetErrors::fits(layer.experts, layer.top_k); });
-}
-
-// When a layer loses experts, every layer's list is written: a file holds all of them or none.
-Config pruned_config(Config config, const std::vector<std::vector<int>>& keep) {
-  const auto counts = [](const std::vector<int>& kept, const LayerConfig& layer) {
-    return static_cast<int>(kept.size()) == layer.experts;
-  };
-  if (std::ranges::equal(keep, config.layers, counts)) return config;
-  for (size_t l = 0; l < keep.size(); ++l) {
-    LayerConfig& layer = config.layers[l];
-    std::vector<int> kept = keep[l];
-    for (int& e : kept)
-      if (!layer.kept.empty()) e = layer.kept[e];
-    layer.kept = std::move(kept);
-    layer.experts = static_cast<int>(keep[l].size());
-  }
-  return config;
 }
 
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,

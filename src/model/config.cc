@@ -23,7 +23,8 @@ constexpr int kMostExperts = 4096, kMostHeadWidth = 1024;
 constexpr std::pair<const char*, int LayerConfig::*> kIdleCounts[] = {
     {"zero_experts", &LayerConfig::zero_experts},
     {"copy_experts", &LayerConfig::copy_experts},
-    {"constant_experts", &LayerConfig::constant_experts}};
+    {"constant_experts", &LayerConfig::constant_experts},
+    {"novice_experts", &LayerConfig::novice_experts}};
 
 int get(const Fields& fields, const std::string& key, std::optional<int64_t> fallback = {}) {
   return static_cast<int>(fields.get_int(key, 1, kMost, fallback));
@@ -135,6 +136,28 @@ void read_kept(const Json& json, const std::string& where, Config& config) {
   }
 }
 
+// Experts of unequal widths: a list for each layer, empty where all are as wide as the layer says.
+void read_widths(const Json& json, const std::string& where, Config& config) {
+  if (!json.contains("choir") || !json["choir"].contains("expert_widths")) return;
+  const Json& widths = json["choir"]["expert_widths"];
+  const std::string field = where + ": choir.expert_widths";
+  if (!widths.is_array() || widths.size() != config.layers.size())
+    base::input_error("not one list for each layer", field, fmt::format("{} layers", config.depth()));
+  for (size_t l = 0; l < widths.size(); ++l) {
+    LayerConfig& layer = config.layers[l];
+    const std::string place = fmt::format("{}[{}]", field, l);
+    if (!widths[l].is_array() || (!widths[l].empty() && static_cast<int>(widths[l].size()) != layer.experts))
+      base::input_error("not one width for each expert", place, fmt::format("{} experts", layer.experts));
+    for (const Json& width : widths[l]) {
+      if (!width.is_number_integer() || width < 1 || width > layer.expert_width)
+        base::input_error("not a width", place, fmt::format("{}; the layer's is {}", width.dump(), layer.expert_width));
+      layer.widths.push_back(width.get<int>());
+    }
+    require(layer.widths.empty() || std::ranges::max(layer.widths) == layer.expert_width,
+            fmt::format("layer {}: no expert is {} wide", l, layer.expert_width), where);
+  }
+}
+
 // One expression or alias for all layers, or an array of one for each.
 void read_routers(const Json& json, const std::string& where, Config& config) {
   if (!json.contains("choir") || !json["choir"].contains("router")) return;
@@ -188,6 +211,12 @@ Json per_layer_json(const Config& config, int LayerConfig::*member) {
 
 }  // namespace
 
+int64_t LayerConfig::total_width() const {
+  int64_t total = 0;
+  for (int e = 0; e < experts; ++e) total += width_of(e);
+  return total;
+}
+
 std::string router_expression(const Config& config, const LayerConfig& layer) {
   if (!layer.router.empty())
     return layer.skip_beta ? moe::with_admission(layer.router, fmt::format("skip({})", *layer.skip_beta))
@@ -228,6 +257,7 @@ Config parse_config(const Json& json, const std::string& where) {
             fmt::format("layer {} chooses {} of {} experts", l, layer.top_k, layer.routed()), where);
   }
   read_kept(json, where, config);
+  read_widths(json, where, config);
   read_routers(json, where, config);
   read_betas(json, where, config);
   read_end_tokens(json, config);
@@ -271,6 +301,8 @@ Json config_json(const Config& config, const Json& base) {
     if (config.layers[l].skip_beta) json["betas"][std::to_string(l)] = shortest(*config.layers[l].skip_beta);
   if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.kept.empty(); }))
     for (const LayerConfig& layer : config.layers) json["choir"]["kept_experts"].push_back(layer.kept);
+  if (std::ranges::any_of(config.layers, [](const LayerConfig& l) { return !l.widths.empty(); }))
+    for (const LayerConfig& layer : config.layers) json["choir"]["expert_widths"].push_back(layer.widths);
   return json;
 }
 
@@ -285,10 +317,10 @@ ParameterCount count_parameters(const Config& config) {
     const moe::Router router = moe::parse_router(router_expression(config, layer));
     for (const moe::GateTensor& tensor : router.tensors(layer.routed(), config.width))
       gate += static_cast<int64_t>(tensor.rows) * tensor.cols;
-    const int64_t shared = 2 * d * (q + kv) + 2 * d + gate + 3 * d * layer.constant_experts;
-    const int64_t expert = 3 * d * layer.expert_width;
-    count.total += shared + layer.experts * expert;
-    count.active += shared + std::min(layer.top_k, layer.experts) * expert;
+    const int64_t shared = 2 * d * (q + kv) + 2 * d + gate + d * (3 * layer.constant_experts + layer.novice_experts);
+    const int64_t experts = 3 * d * layer.total_width();  // a token uses top_k of mean width
+    count.total += shared + experts;
+    count.active += shared + experts * std::min(layer.top_k, layer.experts) / layer.experts;
   }
   return count;
 }

@@ -1,6 +1,7 @@
 // The shape of a transformer: what config.json says, layer by layer.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -13,13 +14,17 @@ namespace choir::model {
 struct LayerConfig {
   int experts = 0;
   int top_k = 0;
-  int expert_width = 0;            // F
+  int expert_width = 0;            // F, of the widest expert
   std::optional<float> skip_beta;  // the second expert is skipped below this ratio of weights (published key: betas)
   std::vector<int> kept;           // after pruning: the expert's number in the original model; empty when unpruned
   std::string router = {};         // an expression in full; empty: the family's own
   int zero_experts = 0, copy_experts = 0, constant_experts = 0;  // behind the others, without weights of their size
+  int novice_experts = 0;                                        // behind those
+  std::vector<int> widths = {};                                  // [experts]; empty: all are expert_width wide
 
-  int idle() const { return zero_experts + copy_experts + constant_experts; }
+  int width_of(int expert) const { return widths.empty() ? expert_width : widths[static_cast<size_t>(expert)]; }
+  int64_t total_width() const;  // of all experts
+  int idle() const { return zero_experts + copy_experts + constant_experts + novice_experts; }
   int routed() const { return experts + idle(); }  // what the router chooses from
 
   bool operator==(const LayerConfig&) const = default;

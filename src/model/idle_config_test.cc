@@ -1,4 +1,5 @@
-// Experts without weights in config.json: the keys zero_experts, copy_experts and constant_experts of the block choir.
+// Experts without weights in config.json: the keys zero_experts, copy_experts, constant_experts and
+// novice_experts of the block choir; and experts of unequal widths.
 #include <doctest/doctest.h>
 
 #include <nlohmann/json.hpp>
@@ -67,6 +68,41 @@ TEST_CASE("tensors: the gate has a row for each expert, and constant experts hav
                                               "model.layers.1.block_sparse_moe.constant.1.mix.weight"});
   CHECK(tensors.blocks[1].moe.experts() == 7);
   CHECK(count_parameters(config).total == total);
+}
+
+TEST_CASE("config: novices and unequal widths are read, written back and shape the tensors") {
+  const Json choir = {{"novice_experts", {0, 2, 0}},
+                      {"expert_widths", {{48, 16, 32, 32}, Json::array(), {48, 48, 16, 16}}}};
+  const Config config = parse_config(with(choir), "config.json");
+  CHECK(config.layers[1].routed() == 6);
+  CHECK(config.layers[0].width_of(1) == 16);
+  CHECK(config.layers[1].width_of(1) == 48);
+  CHECK(config.layers[2].total_width() == 128);
+  const Json written = config_json(config, with({}));
+  CHECK(written["choir"] == choir);
+  CHECK(parse_config(written, "config.json").layers == config.layers);
+  ModelTensors<Weight> tensors;
+  int64_t total = 0, novices = 0;
+  visit_tensors(config, tensors, [&](const TensorInfo& info, Weight& weight) {
+    weight = {nullptr, tensor::DType::kF32, info.rows, info.cols};
+    total += static_cast<int64_t>(info.rows) * info.cols;
+    novices += info.name.find("novice") != std::string::npos;
+  });
+  CHECK(novices == 2);
+  CHECK(tensors.blocks[0].moe.w1[1].rows == 16);
+  CHECK(tensors.blocks[0].moe.w2[2].cols == 32);
+  CHECK(count_parameters(config).total == total);
+}
+
+TEST_CASE("config: widths that contradict the layer are refused") {
+  const Json empty = Json::array();
+  for (const Json& widths :
+       {Json(3), Json::array({empty, empty}), Json::array({{48, 16}, empty, empty}),
+        Json::array({{48, 0, 16, 16}, empty, empty}), Json::array({{48, 64, 16, 16}, empty, empty}),
+        Json::array({{16, 16, 16, 16}, empty, empty}), Json::array({{48, 1.5, 16, 16}, empty, empty})}) {
+    CAPTURE(widths.dump());
+    CHECK_THROWS_AS(parse_config(with({{"expert_widths", widths}}), "config.json"), base::Error);
+  }
 }
 
 }  // namespace

@@ -180,6 +180,20 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
   return result;
 }
 
+Model Model::with_mixture(int l, const LayerConfig& layer, moe::MoeTensors<Weight> moe, const Owned& owned) const {
+  Model result = *this;
+  result.config_.layers[l] = layer;
+  result.tensors_.blocks[l].moe = std::move(moe);
+  result.copies_.insert(result.copies_.end(), owned.begin(), owned.end());
+  visit_tensors(result.config_, result.tensors_, [&](const TensorInfo& info, const Weight& weight) {
+    if (weight.rows != info.rows || weight.cols != info.cols)
+      base::input_error(fmt::format("tensor {} would have shape [{},{}]", info.name, weight.rows, weight.cols), where_,
+                        fmt::format("the layer asks for [{},{}]", info.rows, info.cols));
+  });
+  result.finish();
+  return result;
+}
+
 Model Model::with_router(const std::string& expression) const {
   Model result = *this;
   const moe::Router router = moe::parse_router(expression);
@@ -234,13 +248,22 @@ void Model::refuse_result(const std::string& what) const {
   base::input_error(what + " are not finite", where_, "its activations overflow on this input");
 }
 
+// Vectors are widened on loading. One that still is what the file says is written as the file has it.
+io::Tensor Model::to_store(const TensorInfo& info, const Weight& weight) const {
+  const io::Tensor* found = info.vector && files_ ? files_->find(info.name) : nullptr;
+  if (!found || found->shape != shape_of(info)) return as_stored(info, weight);
+  Bytes aligned(found->bytes.size());
+  std::memcpy(aligned.data(), found->bytes.data(), found->bytes.size());
+  std::vector<float> wide(weight.size());
+  tensor::widen({aligned.data(), found->type, 1, weight.cols}, wide);
+  const bool same = std::memcmp(wide.data(), weight.data, weight.bytes()) == 0;
+  return same ? *found : as_stored(info, weight);
+}
+
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
   base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   std::vector<io::Tensor> tensors;
-  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
-    const bool widened = info.vector && files_;  // the file still has it as it was
-    tensors.push_back(widened ? *files_->find(info.name) : as_stored(info, weight));
-  });
+  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) { tensors.push_back(to_store(info, weight)); });
   io::write_safetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
 }
 
@@ -257,9 +280,11 @@ int64_t bytes_per_token(const Model& model) {
     const auto& a = block.attention;
     for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm}) bytes += static_cast<int64_t>(w.bytes());
     for (const Weight& w : block.moe.gate) bytes += static_cast<int64_t>(w.bytes());
-    const size_t expert = block.moe.w1[0].bytes() + block.moe.w2[0].bytes() + block.moe.w3[0].bytes();
+    int64_t experts = 0;
+    for (const auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3})
+      for (const Weight& w : *list) experts += static_cast<int64_t>(w.bytes());
     const LayerConfig& layer = model.config().layers[l];
-    bytes += std::min(layer.top_k, layer.experts) * static_cast<int64_t>(expert);
+    bytes += experts * std::min(layer.top_k, layer.experts) / layer.experts;  // of mean width
   }
   return bytes;
 }

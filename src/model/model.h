@@ -16,6 +16,9 @@ namespace choir::model {
 // stores unaligned are copied.
 class Model {
  public:
+  using Bytes = tensor::Buffer<std::byte>;
+  using Owned = std::vector<std::shared_ptr<const Bytes>>;
+
   // Loads DIR/config.json and DIR's safetensors. Every tensor must be there in the right shape, and no other. Throws
   // Error (input) naming the tensor.
   explicit Model(const std::string& directory);
@@ -26,6 +29,10 @@ class Model {
   // The same model with some experts, another skipping or both: `config` differs in its layers, and keep[l] lists the
   // experts of layer l that stay, ascending. Shares the tensors.
   Model with_layers(const Config& config, const std::vector<std::vector<int>>& keep) const;
+
+  // The same model with another mixture in layer l: `layer` describes `moe`, whose tensors look into this model's
+  // memory or into `owned`. Throws Error (input) when a tensor has not the shape that `layer` asks for.
+  Model with_mixture(int l, const LayerConfig& layer, moe::MoeTensors<Weight> moe, const Owned& owned) const;
 
   // The same model with another router in every layer, over the gate it has: how an admission by affinity comes to a
   // model that was trained without one. Throws Error (input) when the router asks for other tensors.
@@ -53,13 +60,12 @@ class Model {
   void save(const std::string& directory, const nlohmann::json& base) const;
 
  private:
-  using Bytes = tensor::Buffer<std::byte>;
-
   Weight copy(const Weight& weight, tensor::DType type);
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   Weight columns_of(const Weight& row, const std::vector<int>& kept);
   void finish();
   void check_layer(size_t l) const;
+  io::Tensor to_store(const TensorInfo& info, const Weight& weight) const;
 
   std::string where_ = "model";  // its directory, for messages
   Config config_;
@@ -67,7 +73,7 @@ class Model {
   std::vector<moe::Router> routers_;
   // Shared because the models that with_layers makes look into the same memory and may outlive this one.
   std::shared_ptr<const io::TensorDirectory> files_;
-  std::vector<std::shared_ptr<const Bytes>> copies_;
+  Owned copies_;
   std::shared_ptr<const tensor::Buffer<float>> rope_;
 };
 

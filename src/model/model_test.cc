@@ -261,6 +261,64 @@ TEST_CASE("model: some of its experts make the same model as the directory that 
   CHECK(std::memcmp(to.gate[0].row(1).data, from.gate[0].row(2).data, to.gate[0].row(1).bytes()) == 0);
 }
 
+TEST_CASE("model: a router's numbers go with their experts into the file") {
+  Config config = tests::small_config();
+  for (LayerConfig& layer : config.layers)
+    layer.router = moe::parse_router("linear(sigmoid) > top_k(2) > all > sigmoid_norm(1) + bias(0.001)").expression();
+  const Stored stored(config);
+  const Model model(stored.directory.path());
+  std::vector<std::vector<int>> keep;
+  for (LayerConfig& layer : config.layers) {
+    layer.experts = 3;
+    layer.kept = {0, 2, 3};
+    keep.push_back(layer.kept);
+  }
+  const Model pruned = model.with_layers(config, keep);
+  const Directory again;
+  pruned.save(again.path(), json_of(stored.config));
+  const Model loaded(again.path());
+  CHECK(loaded.tensors().blocks[0].moe.state.cols == 3);
+  CHECK(logits_of(loaded) == logits_of(pruned));
+}
+
+// Layer 0 without the last half of one expert's neurons, and with a novice in the place of another.
+TEST_CASE("model: another mixture in a layer is stored and loaded with its widths and novices") {
+  const Stored stored;
+  const Model model(stored.directory.path());
+  moe::MoeTensors<Weight> moe = model.tensors().blocks[0].moe;
+  LayerConfig layer = model.config().layers[0];
+  const int half = layer.expert_width / 2, d = model.config().width;
+  std::vector<float> narrow(static_cast<size_t>(half * d)), v(static_cast<size_t>(d), 0.25f);
+  for (int k = 0; k < d; ++k)
+    for (int f = 0; f < half; ++f)
+      narrow[static_cast<size_t>(k * half + f)] = static_cast<const float*>(moe.w2[1].row(k).data)[f];
+  Model::Owned owned;
+  const auto own = [&](const std::vector<float>& numbers, int rows) {
+    Model::Bytes bytes(numbers.size() * sizeof(float));
+    std::memcpy(bytes.data(), numbers.data(), bytes.size());
+    owned.push_back(std::make_shared<const Model::Bytes>(std::move(bytes)));
+    return Weight(owned.back()->data(), DType::kF32, rows, static_cast<int>(numbers.size()) / rows);
+  };
+  moe.w1[1].rows = moe.w3[1].rows = half;
+  moe.w2[1] = own(narrow, d);
+  for (auto* list : {&moe.w1, &moe.w2, &moe.w3}) list->pop_back();
+  moe.idle.novice = {own(v, 1)};
+  CHECK(contains(refusal_of([&] { model.with_mixture(0, layer, moe, owned); }), "experts.1.w1.weight"));
+  layer.experts -= 1;
+  layer.novice_experts = 1;
+  layer.widths.assign(static_cast<size_t>(layer.experts), layer.expert_width);
+  layer.widths[1] = half;
+  const Model changed = model.with_mixture(0, layer, moe, owned);
+  const Directory again;
+  changed.save(again.path(), json_of(stored.config));
+  const Model loaded(again.path());
+  CHECK(loaded.config().layers == changed.config().layers);
+  CHECK(logits_of(loaded) == logits_of(changed));
+  CHECK(logits_of(loaded) != logits_of(model));
+  CHECK(count_parameters(model.config()).total - count_parameters(loaded.config()).total ==
+        3 * d * (layer.expert_width + half) - d);
+}
+
 TEST_CASE("model: all of its experts make the same model") {
   const Stored stored;
   const Model model(stored.directory.path());

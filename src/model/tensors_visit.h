@@ -38,6 +38,11 @@ void visit_idle(const Config& config, int l, moe::IdleTensors<T>& idle, const Vi
     visitor(TensorInfo{in + "v", 1, config.width, true, Role::kWeight, 0, 1}, idle.v[j]);
     visitor(TensorInfo{in + "mix.weight", 2, config.width, false}, idle.mix[j]);
   }
+  idle.novice.resize(static_cast<size_t>(layer.novice_experts));
+  for (size_t j = 0; j < idle.novice.size(); ++j)
+    visitor(TensorInfo{mixtral::block(l) + "block_sparse_moe.novice." + std::to_string(j) + ".v", 1, config.width, true,
+                       Role::kWeight, 0, 1},
+            idle.novice[j]);
 }
 
 template <class T, class Visitor>
@@ -61,9 +66,9 @@ void visit_tensors(const Config& config, ModelTensors<T>& tensors, const Visitor
     for (auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3}) list->resize(static_cast<size_t>(layer.experts));
     for (int e = 0; e < layer.experts; ++e) {
       const std::string expert = mixtral::expert(l, e);
-      visitor(TensorInfo{expert + "w1.weight", layer.expert_width, d, false}, block.moe.w1[e]);
-      visitor(TensorInfo{expert + "w2.weight", d, layer.expert_width, false}, block.moe.w2[e]);
-      visitor(TensorInfo{expert + "w3.weight", layer.expert_width, d, false}, block.moe.w3[e]);
+      visitor(TensorInfo{expert + "w1.weight", layer.width_of(e), d, false}, block.moe.w1[e]);
+      visitor(TensorInfo{expert + "w2.weight", d, layer.width_of(e), false}, block.moe.w2[e]);
+      visitor(TensorInfo{expert + "w3.weight", layer.width_of(e), d, false}, block.moe.w3[e]);
     }
     visit_idle(config, l, block.moe.idle, visitor);
   }

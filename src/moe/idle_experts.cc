@@ -11,19 +11,26 @@ struct Range {
   int begin, end;
 };
 
-// Where the edges of each kind lie; constants are experts of their own.
+// Where the edges of each kind lie; constants and novices are experts of their own.
 class Places {
  public:
   template <class T>
   Places(const Plan& plan, const IdleTensors<T>& idle)
-      : plan_(plan), zero_(plan.experts() - idle.count()), copy_(zero_ + idle.zero), constant_(copy_ + idle.copy) {}
+      : plan_(plan),
+        zero_(plan.experts() - idle.count()),
+        copy_(zero_ + idle.zero),
+        constant_(copy_ + idle.copy),
+        novice_(constant_ + idle.constant()) {}
   Range zeros() const { return {plan_.offset[zero_], plan_.offset[copy_]}; }
   Range copies() const { return {plan_.offset[copy_], plan_.offset[constant_]}; }
-  Range constants(int j) const { return {plan_.offset[constant_ + j], plan_.offset[constant_ + j + 1]}; }
+  Range constants(int j) const { return of(constant_ + j); }
+  Range novices(int j) const { return of(novice_ + j); }
 
  private:
+  Range of(int expert) const { return {plan_.offset[expert], plan_.offset[expert + 1]}; }
+
   const Plan& plan_;
-  int zero_, copy_, constant_;  // the first expert of each kind
+  int zero_, copy_, constant_, novice_;  // the first expert of each kind
 };
 
 template <class Body>
@@ -91,6 +98,21 @@ void constant_backward(const IdleBackward& step, int j, Matrix<float> rows, std:
   });
 }
 
+// dg = <dy,v>, dv += g dy; x has no part in it.
+void novice_backward(const IdleBackward& step, size_t j, Matrix<float> rows, std::vector<float>& dweight,
+                     Threads& threads) {
+  const Range range = Places(step.plan, step.weights).novices(static_cast<int>(j));
+  std::vector<float> v(static_cast<size_t>(rows.cols));
+  tensor::widen(step.weights.novice[j], v);
+  float* dv = step.gradients.novice[j][0];
+  for (int i = range.begin; i < range.end; ++i)
+    for (int d = 0; d < rows.cols; ++d) dv[d] += step.plan.weight[i] * rows[i][d];
+  each_edge(range, threads, [&](int i) {
+    dweight[i] = dot(rows[i], v.data(), rows.cols);
+    std::ranges::fill(rows.row(i), 0.0f);
+  });
+}
+
 }  // namespace
 
 void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<const float> x, Matrix<float> rows,
@@ -106,6 +128,9 @@ void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<c
       for (int d = 0; d < x.cols; ++d) rows[i][d] = a * from[d] + (1 - a) * expert.v()[d];
     });
   }
+  for (size_t j = 0; j < weights.novice.size(); ++j)
+    each_edge(places.novices(static_cast<int>(j)), threads,
+              [&](int i) { tensor::widen(weights.novice[j], rows.row(i)); });
 }
 
 void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<float>& dweight, Threads& threads) {
@@ -120,6 +145,7 @@ void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<flo
     for (float& d : rows.row(i)) d *= plan.weight[i];
   });
   for (int j = 0; j < step.weights.constant(); ++j) constant_backward(step, j, rows, dweight, threads);
+  for (size_t j = 0; j < step.weights.novice.size(); ++j) novice_backward(step, j, rows, dweight, threads);
 }
 
 }  // namespace choir::moe

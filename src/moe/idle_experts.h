@@ -1,5 +1,6 @@
 // Experts that cost next to nothing (MoE++, arXiv 2410.07348, section 3.1): zero gives 0, copy gives x, constant gives
-// a_1 x + a_2 v with a = softmax(W_c x). They stand behind the others, in this order.
+// a_1 x + a_2 v with a = softmax(W_c x), novice gives v (MoNE: what stands in a pruned expert's place). They stand
+// behind the others, in this order.
 #pragma once
 
 #include <vector>
@@ -14,11 +15,12 @@ using tensor::Weight;
 template <class T>
 struct IdleTensors {
   int zero = 0, copy = 0;
-  std::vector<T> v;    // (1,D) of each constant expert
-  std::vector<T> mix;  // (2,D) of each: W_c
+  std::vector<T> v;       // (1,D) of each constant expert
+  std::vector<T> mix;     // (2,D) of each: W_c
+  std::vector<T> novice;  // (1,D) of each novice
 
   int constant() const { return static_cast<int>(v.size()); }
-  int count() const { return zero + copy + constant(); }
+  int count() const { return zero + copy + constant() + static_cast<int>(novice.size()); }
 };
 
 // rows[i] (M,D) = the output of the expert of edge i for its token of x, for the edges of idle experts alone.

@@ -11,12 +11,14 @@
 namespace choir::moe {
 namespace {
 
-constexpr int kTokens = 23, kWidth = 6, kHidden = 5, kBusy = 2, kZero = 1, kCopy = 2, kConstant = 2, kChoices = 3;
-constexpr int kExperts = kBusy + kZero + kCopy + kConstant;
+constexpr int kTokens = 23, kWidth = 6, kHidden = 5, kBusy = 2, kZero = 1, kCopy = 2, kConstant = 2, kNovice = 1,
+              kChoices = 3;
+constexpr int kExperts = kBusy + kZero + kCopy + kConstant + kNovice;
 
-// x (N,D), gate (E,D), w1, w2, w3 of each busy expert, then v (D) and W_c (2,D) of each constant one.
+// x (N,D), gate (E,D), w1, w2, w3 of each busy expert, then v (D) and W_c (2,D) of each constant one, v (D) of a
+// novice.
 std::vector<double> variables(double scale, uint64_t seed) {
-  const size_t size = (kTokens + kExperts + kBusy * 3 * kHidden + kConstant * 3) * kWidth;
+  const size_t size = (kTokens + kExperts + kBusy * 3 * kHidden + kConstant * 3 + kNovice) * kWidth;
   std::vector<double> all = reference::random(size, 0.7, seed);
   for (size_t i = 0; i < kTokens * kWidth; ++i) all[i] = static_cast<double>(static_cast<float>(all[i] * scale));
   return all;
@@ -27,6 +29,7 @@ struct Split {
   std::vector<S> x, gate;
   std::vector<reference::Expert<S>> busy;
   std::vector<std::vector<S>> v, mix;
+  std::vector<S> novice;
 
   explicit Split(const std::vector<S>& all) {
     auto next = all.begin();
@@ -45,6 +48,7 @@ struct Split {
       v.push_back(take(1));
       mix.push_back(take(2));
     }
+    novice = take(kNovice);
   }
 };
 
@@ -54,6 +58,7 @@ std::vector<S> output_of(const Split<S>& layer, int e, const std::vector<S>& x) 
   if (e < kBusy + kZero) return std::vector<S>(kWidth, S(0));
   if (e < kBusy + kZero + kCopy) return x;
   const auto j = static_cast<size_t>(e - kBusy - kZero - kCopy);
+  if (j == kConstant) return layer.novice;
   const std::vector<S> a = reference::softmax(reference::linear(x, layer.mix[j], kWidth));
   std::vector<S> y;
   for (size_t d = 0; d < kWidth; ++d) y.push_back(a[0] * x[d] + a[1] * layer.v[j][d]);
@@ -121,6 +126,7 @@ MoeTensors<T> tensors_over(std::vector<float>& all) {
     tensors.idle.v.push_back(take(1, kWidth));
     tensors.idle.mix.push_back(take(2, kWidth));
   }
+  tensors.idle.novice.push_back(take(1, kWidth));
   return tensors;
 }
 

@@ -53,7 +53,7 @@ Stepper::Stepper(const TrainConfig& config, const model::Model& model, Parameter
   const model::Config& c = model.config();
   shared_ = static_cast<double>(model::count_parameters(c).total);
   if (!c.tied) shared_ -= area(c.vocab, c.width);  // the embedding is looked up
-  for (const model::LayerConfig& layer : c.layers) shared_ -= 3 * area(c.width, layer.expert_width) * layer.experts;
+  for (const model::LayerConfig& layer : c.layers) shared_ -= 3.0 * c.width * static_cast<double>(layer.total_width());
 }
 
 // [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
@@ -116,10 +116,10 @@ double Stepper::work(const Sums& sums) const {
   const auto& a = config.attention;
   double experts = 0;
   for (size_t l = 0; l < sums.routing.size(); ++l) {
-    const double expert = 3 * area(config.width, config.layers[l].expert_width);
-    const std::span<const moe::ExpertStats> all = sums.routing[l].experts;
-    for (const moe::ExpertStats& e : all.first(static_cast<size_t>(config.layers[l].experts)))  // idle ones come last
-      experts += static_cast<double>(e.kept) * expert;
+    const model::LayerConfig& layer = config.layers[l];
+    for (int e = 0; e < layer.experts; ++e)  // idle ones come last
+      experts += static_cast<double>(sums.routing[l].experts[static_cast<size_t>(e)].kept) * 3 *
+                 area(config.width, layer.width_of(e));
   }
   const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sums.attended;
   const auto tokens = static_cast<double>(sums.tokens);

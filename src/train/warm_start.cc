@@ -146,7 +146,7 @@ class Copier {
     const auto l = static_cast<size_t>(std::stoi(info.name.substr(std::strlen("model.layers."))));
     const model::LayerConfig &theirs = source_->layers[l], &ours = config_.layers[l];
     const auto experts = [](const model::LayerConfig& c) {
-      return std::array{c.experts, c.zero_experts, c.copy_experts, c.constant_experts};
+      return std::array{c.experts, c.zero_experts, c.copy_experts, c.constant_experts, c.novice_experts};
     };
     if (experts(theirs) != experts(ours)) return false;
     if (info.role == Role::kGate) return score_of(*source_, theirs) == score_of(config_, ours);

@@ -1,0 +1,132 @@
+#include "compress/repair.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "compress/merge.h"
+#include "compress/refit.h"
+
+namespace choir::compress {
+namespace {
+
+class Repairs {
+ public:
+  Repairs(const RepairCalibration& calibration, const RepairOptions& options, const Judge& judge, Threads& threads)
+      : c_(calibration), options_(options), judge_(judge), threads_(threads), full_(c_.full.with_admission("all")) {
+    for (const std::vector<int>& kept : c_.keep) layers_.push_back({kept, GainPolicy::kReroute, {}});
+  }
+
+  RepairResult run();
+
+ private:
+  bool attempt(RepairResult& result, const std::string& name, Model candidate);
+  void try_policies(RepairResult& result);
+  Model scaled(Model model) const;
+  // Each layer through `change`, then its down projections anew; in one pass.
+  template <class Change>
+  Model refitted(Model model, const Change& change) const;
+  Model merged(const Model& model) const;
+
+  bool loses(size_t l) const { return static_cast<int>(layers_[l].kept.size()) < c_.records[l].experts; }
+  bool may_stay(size_t l) const { return loses(l) && c_.records[l].rule.groups == 1; }
+  bool ridge_fits() const {
+    return std::ranges::all_of(full_.config().layers,
+                               [](const model::LayerConfig& layer) { return layer.expert_width <= kWidestRidge; });
+  }
+
+  const RepairCalibration& c_;
+  const RepairOptions& options_;
+  const Judge& judge_;
+  Threads& threads_;
+  const Model full_;
+  std::vector<KeptLayer> layers_;
+};
+
+bool Repairs::attempt(RepairResult& result, const std::string& name, Model candidate) {
+  const RepairStep& last = result.steps.back();
+  const double before = last.kept ? last.after : last.before, after = judge_(candidate);
+  result.steps.push_back({name, before, after, after < before});
+  if (after < before) result.model = std::move(candidate);
+  return after < before;
+}
+
+void Repairs::try_policies(RepairResult& result) {
+  for (const GainPolicy policy : {GainPolicy::kDrop, GainPolicy::kNovice}) {
+    std::vector<KeptLayer> other = layers_;
+    bool differs = false;
+    for (size_t l = 0; l < other.size(); ++l) {
+      if (!may_stay(l)) continue;
+      const LayerRecord& record = c_.records[l];
+      const std::vector<uint8_t> kept = flags_of(other[l].kept, record.experts);
+      if (policy == GainPolicy::kDrop && !(policy_loss({record, kept, policy}) < policy_loss({record, kept}))) continue;
+      other[l].policy = policy;
+      other[l].constants = record.gained_mean;
+      differs = true;
+    }
+    const char* name = policy == GainPolicy::kDrop ? "drop" : "novice";
+    if (differs && attempt(result, name, with_policies(full_, other))) layers_ = other;
+  }
+}
+
+Model Repairs::scaled(Model model) const {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (!loses(l) || layers_[l].policy == GainPolicy::kNovice) continue;
+    const std::vector<uint8_t> kept = flags_of(layers_[l].kept, c_.records[l].experts);
+    const ScalarRefit refit = refit_scales({c_.records[l], kept, layers_[l].policy}, options_.scalar_lambda);
+    std::vector<double> scale;
+    for (const int e : layers_[l].kept) scale.push_back(refit.scale[static_cast<size_t>(e)]);
+    model = with_scales(model, static_cast<int>(l), scale);
+  }
+  return model;
+}
+
+template <class Change>
+Model Repairs::refitted(Model model, const Change& change) const {
+  layer_inputs(
+      full_, c_.batches,
+      [&](int l, Matrix<const float> x) {
+        if (!loses(static_cast<size_t>(l))) return;
+        const tensor::Buffer<float> z(static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols));
+        run_layer(full_, l, x, z.matrix(x.rows, x.cols), threads_);
+        model = refit_down(change(model, l), l, {x, z.matrix(x.rows, x.cols)}, options_.ridge, threads_).model;
+      },
+      threads_);
+  return model;
+}
+
+Model Repairs::merged(const Model& model) const {
+  return refitted(model, [&](const Model& pruned, int l) {
+    const LayerRecord& record = c_.records[static_cast<size_t>(l)];
+    const std::vector<int>& kept = layers_[static_cast<size_t>(l)].kept;
+    const std::vector<int> target = merge_targets(pair_moments(record), flags_of(kept, record.experts));
+    return with_merged(full_, pruned, l, {kept, target, record.coverage});
+  });
+}
+
+RepairResult Repairs::run() {
+  const Model pruned = with_policies(full_, layers_);
+  const double value = judge_(pruned);
+  RepairResult result{pruned, {{"pruned", value, value, true}}};
+  bool any = false;
+  for (size_t l = 0; l < layers_.size(); ++l) any = any || loses(l);
+  if (!any) return result;
+  try_policies(result);
+  const bool fits = ridge_fits();
+  if (fits && attempt(result, "merge", merged(result.model))) return result;
+  const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
+  if (std::ranges::any_of(layers_, scalable)) attempt(result, "scalar", scaled(result.model));
+  if (fits) attempt(result, "ridge", refitted(result.model, [](const Model& model, int) { return model; }));
+  return result;
+}
+
+}  // namespace
+
+RepairResult repair(const RepairCalibration& calibration, const RepairOptions& options, const Judge& judge,
+                    Threads& threads) {
+  const auto depth = static_cast<size_t>(calibration.full.config().depth());
+  CHOIR_CHECK(calibration.keep.size() == depth && calibration.records.size() == depth, "one entry for each layer");
+  check_batches(calibration.batches);
+  return Repairs(calibration, options, judge, threads).run();
+}
+
+}  // namespace choir::compress
