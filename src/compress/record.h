@@ -55,6 +55,12 @@ struct Choice {
 // What the layer's own rule makes of the kept experts: kept[e] != 0. Group-limited choices need every rank captured.
 Choice choose(const LayerRecord& record, int token, std::span<const uint8_t> kept);
 
+// The same without the gains: the chosen ranks go into `rank`, which has room for k. Returns how many.
+size_t chosen_ranks(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<int> rank);
+
+// What the rule divides the gains of the chosen ranks by, before the scale; 0 where nobody is left.
+double divisor(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<const int> rank);
+
 // The choice with every expert there, whose gains are the a of the formulas.
 Choice own_choice(const LayerRecord& record, int token);
 

@@ -22,19 +22,17 @@ Replay::Replay(const LayerRecord& record, std::span<const double> weight, Thread
       k_(static_cast<size_t>(record.rule.k)),
       m_(static_cast<size_t>(record.ranks)),
       kept_(static_cast<size_t>(record.experts), 1),
-      count_(record.experts) {
+      count_(record.experts),
+      target_(target_of(record, threads)) {
   const int tokens = record.tokens();
   CHOIR_CHECK(weight.empty() || static_cast<int>(weight.size()) == tokens, "one weight for each token");
   CHOIR_CHECK(!grouped() || record.ranks == record.experts, "choices within groups need every rank");
   rank_.assign(at(tokens, kept_.size()), record.ranks);
-  own_.resize(static_cast<size_t>(tokens));
-  g_.resize(at(tokens, m_));
-  zz_.resize(static_cast<size_t>(tokens));
   h_.resize(at(tokens, m_));
   chosen_.resize(at(tokens, k_));
   count_of_.resize(static_cast<size_t>(tokens));
   state_.resize(static_cast<size_t>(tokens));
-  prepare();
+  find_ranks();
   settle_all();
 }
 
@@ -42,51 +40,33 @@ double Replay::p(int t, int rank) const { return record_.gains(t)[record_.rankin
 
 bool Replay::is_chosen(int t, int rank) const { return std::ranges::binary_search(chosen(t), rank); }
 
-// What does not depend on the kept set: ranks, and g = G a, z^2 = a g.
-void Replay::prepare() {
-  threads_.for_each((record_.tokens() + kPiece - 1) / kPiece, [&](int piece) {
-    for (int t = piece * kPiece; t < std::min(record_.tokens(), (piece + 1) * kPiece); ++t) {
-      const auto ranking = record_.ranking(t);
-      for (int r = 0; r < record_.ranks; ++r) rank_[at(t, kept_.size()) + static_cast<size_t>(ranking[r])] = r;
-      const Choice own = own_choice(record_, t);
-      for (int r = 0; r < record_.ranks; ++r) {
-        double sum = 0;
-        for (size_t i = 0; i < own.rank.size(); ++i) sum += own.gain[i] * record_.product(t, r, own.rank[i]);
-        g_[at(t, m_) + static_cast<size_t>(r)] = sum;
-      }
-      for (size_t i = 0; i < own.rank.size(); ++i) zz_[t] += own.gain[i] * g(t, own.rank[i]);
-      own_[t] = own;
-    }
-  });
+void Replay::find_ranks() {
+  for (int t = 0; t < record_.tokens(); ++t) {
+    const auto ranking = record_.ranking(t);
+    for (int r = 0; r < record_.ranks; ++r) rank_[at(t, kept_.size()) + static_cast<size_t>(ranking[r])] = r;
+  }
 }
 
 // The choice of one token under the kept set, and what the O(1) steps read.
 void Replay::settle(int t) {
-  const Choice choice = choose(record_, t, kept_);
   State& state = state_[t];
-  state = {.short_of = choice.short_of};
-  count_of_[t] = choice.rank.size();
-  std::ranges::copy(choice.rank, chosen_.begin() + static_cast<std::ptrdiff_t>(at(t, k_)));
+  const std::span<int> room(chosen_.data() + at(t, k_), k_);
+  const auto rank = room.first(count_of_[t] = chosen_ranks(record_, t, kept_, room));
+  state = {.divisor = divisor(record_, t, kept_, rank)};
+  state.short_of = rank.size() < k_ && record_.ranks < record_.experts;
   for (int r = 0; r < record_.ranks; ++r) {
     double sum = 0;
-    for (const int i : choice.rank) sum += p(t, i) * record_.product(t, r, i);
+    for (const int i : rank) sum += p(t, i) * record_.product(t, r, i);
     h_[at(t, m_) + static_cast<size_t>(r)] = sum;
   }
-  double total = 0;
-  for (const int i : choice.rank) {
-    total += p(t, i);
+  for (const int i : rank) {
     state.alpha += p(t, i) * g(t, i);
     state.beta += p(t, i) * h(t, i);
   }
-  state.divisor = total;
-  if (over_all()) {
-    state.divisor = 0;
-    for (int e = 0; e < record_.experts; ++e) state.divisor += kept_[e] ? record_.gains(t)[e] : 0;
-  }
-  const int last = choice.rank.empty() ? -1 : choice.rank.back();
+  const int last = rank.empty() ? -1 : rank.back();
   for (int r = last + 1; r < record_.ranks && state.next < 0; ++r)
     if (kept_[record_.ranking(t)[r]]) state.next = r;
-  state.error = grouped() ? squared_error(record_, t, own_[t], choice) : after(t, {});
+  state.error = after(t, {});
 }
 
 void Replay::settle_all() {
@@ -136,7 +116,7 @@ int64_t Replay::short_of() const {
   return std::ranges::count_if(state_, [](const State& state) { return state.short_of; });
 }
 
-// docs/compress.md, C11: err = z^2 - 2 alpha / P + beta / P^2 with what the change makes of alpha, beta and P.
+// docs/compress.md, C11, with what the change makes of alpha, beta and P.
 double Replay::after(int t, const Change& change) const {
   const State& state = state_[t];
   double alpha = state.alpha, beta = state.beta, divisor = state.divisor + change.divisor;
@@ -151,10 +131,7 @@ double Replay::after(int t, const Change& change) const {
   }
   if (change.out >= 0 && change.in >= 0) beta -= 2 * leaves * enters * record_.product(t, change.out, change.in);
   if (record_.rule.over == moe::SubsetRule::Over::kChosen) divisor += enters - leaves;
-  if (record_.rule.over == moe::SubsetRule::Over::kNothing) divisor = 1;
-  if (divisor <= 0) return zz_[t];  // nobody is left
-  const double gain = record_.rule.scale / divisor;
-  return std::max(zz_[t] - 2 * alpha * gain + beta * gain * gain, 0.0);
+  return error_of(target_.zz[t], alpha, beta, record_.rule.scale, divisor);
 }
 
 Replay::Change Replay::removal(int t, int rank) const {
@@ -180,7 +157,14 @@ double Replay::rerouted(int t, int out, int in) const {
   std::vector<uint8_t> kept = kept_;
   if (out >= 0) kept[static_cast<size_t>(out)] = 0;
   if (in >= 0) kept[static_cast<size_t>(in)] = 1;
-  return squared_error(record_, t, own_[t], choose(record_, t, kept));
+  std::vector<int> room(k_);
+  const auto rank = std::span(room).first(chosen_ranks(record_, t, kept, room));
+  double alpha = 0, beta = 0;
+  for (const int i : rank) {
+    alpha += p(t, i) * g(t, i);
+    for (const int j : rank) beta += p(t, i) * p(t, j) * record_.product(t, i, j);
+  }
+  return error_of(target_.zz[t], alpha, beta, record_.rule.scale, divisor(record_, t, kept, rank));
 }
 
 // function(token, sums) adds to sums of `size`; pieces of tokens are added up in order.

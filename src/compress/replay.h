@@ -1,13 +1,10 @@
 // Taking experts out of a layer and putting them back, on its record: the loss of every step without the model.
 #pragma once
 
-#include "base/threads.h"
-#include "compress/record.h"
+#include "compress/set_loss.h"
 #include "tensor/view.h"
 
 namespace choir::compress {
-
-using base::Threads;
 
 // The loss of the kept set is J = sum over tokens of weight_t |z_t - z'_t|^2, where z' is what the layer's own rule
 // makes of the kept experts (docs/compress.md, C10). Where the rule divides by the chosen or by nothing, and where it
@@ -23,6 +20,7 @@ class Replay {
   void add(int expert);
 
   double loss() const { return loss_; }
+  const LayerRecord& record() const { return record_; }
   const std::vector<uint8_t>& kept() const { return kept_; }
   int count() const { return count_; }
   // Tokens that should have chosen an expert beyond the captured ranks, and went without it.
@@ -50,7 +48,7 @@ class Replay {
     double divisor = 0;     // what the divisor grows by besides, where it counts all that are there
   };
 
-  void prepare();
+  void find_ranks();
   void settle(int token);
   void settle_all();
   void settle_touched(int expert);
@@ -67,7 +65,7 @@ class Replay {
   }
   bool is_chosen(int t, int rank) const;
   double weight(int t) const { return weight_.empty() ? 1 : weight_[static_cast<size_t>(t)]; }
-  double g(int t, int rank) const { return g_[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
+  double g(int t, int rank) const { return target_.g[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
   double h(int t, int rank) const { return h_[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
   double p(int t, int rank) const;
   bool over_all() const { return record_.rule.over == moe::SubsetRule::Over::kAll; }
@@ -77,12 +75,10 @@ class Replay {
   std::span<const double> weight_;
   Threads& threads_;
   size_t k_, m_;
-  std::vector<uint8_t> kept_;     // [E]
-  int count_ = 0;                 // of them
-  std::vector<int32_t> rank_;     // [N*E] of each expert; m where it was not captured
-  std::vector<Choice> own_;       // [N]
-  std::vector<double> g_;         // [N*m] <f_r, z>
-  std::vector<double> zz_;        // [N] |z|^2
+  std::vector<uint8_t> kept_;  // [E]
+  int count_ = 0;              // of them
+  std::vector<int32_t> rank_;  // [N*E] of each expert; m where it was not captured
+  Target target_;
   std::vector<double> h_;         // [N*m] sum over S of p_i <f_r, f_i>
   std::vector<int> chosen_;       // [N*k] ranks of S, ascending
   std::vector<size_t> count_of_;  // [N] how many
