@@ -41,6 +41,13 @@ std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span
 
 }  // namespace
 
+// The column above the diagonal, whose entries come nearer with each row, then the row.
+void LayerRecord::add_products(int t, int i, double factor, std::span<double> sum) const {
+  const float* at = gram.data() + static_cast<size_t>(t) * triangle() + i;
+  for (int r = 0; r < i; at += ranks - ++r) sum[r] += factor * *at;
+  for (int r = i; r < ranks; ++r) sum[r] += factor * at[r - i];
+}
+
 size_t chosen_ranks(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<int> rank) {
   const bool grouped = record.rule.groups > 1;
   const auto size = static_cast<size_t>(record.experts / record.rule.groups), k = static_cast<size_t>(record.rule.k);

@@ -43,6 +43,8 @@ struct LayerRecord {
     const size_t m = static_cast<size_t>(ranks), r = static_cast<size_t>(i);
     return gram[static_cast<size_t>(t) * triangle() + r * m - r * (r - 1) / 2 + static_cast<size_t>(j - i)];
   }
+  // sum[r] += factor <f_i, f_r> for every rank r.
+  void add_products(int t, int i, double factor, std::span<double> sum) const;
 };
 
 // The chosen experts of a token as ranks, the best first, and what they get.

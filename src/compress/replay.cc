@@ -1,6 +1,7 @@
 #include "compress/replay.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -54,11 +55,9 @@ void Replay::settle(int t) {
   const auto rank = room.first(count_of_[t] = chosen_ranks(record_, t, kept_, room));
   state = {.divisor = divisor(record_, t, kept_, rank)};
   state.short_of = rank.size() < k_ && record_.ranks < record_.experts;
-  for (int r = 0; r < record_.ranks; ++r) {
-    double sum = 0;
-    for (const int i : rank) sum += p(t, i) * record_.product(t, r, i);
-    h_[at(t, m_) + static_cast<size_t>(r)] = sum;
-  }
+  const std::span<double> products = std::span(h_).subspan(at(t, m_), m_);
+  std::ranges::fill(products, 0.0);
+  for (const int i : rank) record_.add_products(t, i, p(t, i), products);
   for (const int i : rank) {
     state.alpha += p(t, i) * g(t, i);
     state.beta += p(t, i) * h(t, i);
@@ -76,13 +75,13 @@ void Replay::settle_all() {
   loss_ = sum_over_tokens(1, [&](int t, std::span<double> sum) { sum[0] += weight(t) * state_[t].error; })[0];
 }
 
-// An expert that came or went touches the tokens that choose it, that would next, or that divide by it.
-void Replay::settle_touched(int expert) {
+// Experts that came or went touch the tokens that choose them, that would next, or that divide by them.
+void Replay::settle_touched(std::span<const int> experts) {
   const auto touched = [&](int t) {
     if (grouped() || over_all()) return true;
-    const int rank = rank_[at(t, kept_.size()) + static_cast<size_t>(expert)];
-    if (rank == record_.ranks) return false;
-    return count_of_[t] < k_ || state_[t].next < 0 || rank <= state_[t].next;
+    const int last = count_of_[t] < k_ || state_[t].next < 0 ? record_.ranks - 1 : state_[t].next;
+    return std::ranges::any_of(experts,
+                               [&](int e) { return rank_[at(t, kept_.size()) + static_cast<size_t>(e)] <= last; });
   };
   threads_.for_each((record_.tokens() + kPiece - 1) / kPiece, [&](int piece) {
     for (int t = piece * kPiece; t < std::min(record_.tokens(), (piece + 1) * kPiece); ++t)
@@ -102,14 +101,21 @@ void Replay::remove(int expert) {
   CHOIR_CHECK(kept_[static_cast<size_t>(expert)], "an expert that is there");
   kept_[static_cast<size_t>(expert)] = 0;
   --count_;
-  settle_touched(expert);
+  settle_touched({&expert, 1});
 }
 
 void Replay::add(int expert) {
   CHOIR_CHECK(!kept_[static_cast<size_t>(expert)], "an expert that is out");
   kept_[static_cast<size_t>(expert)] = 1;
   ++count_;
-  settle_touched(expert);
+  settle_touched({&expert, 1});
+}
+
+void Replay::swap(int out, int in) {
+  CHOIR_CHECK(kept_[static_cast<size_t>(out)] && !kept_[static_cast<size_t>(in)], "one that is there, one that is out");
+  kept_[static_cast<size_t>(out)] = 0;
+  kept_[static_cast<size_t>(in)] = 1;
+  settle_touched(std::array{out, in});
 }
 
 int64_t Replay::short_of() const {

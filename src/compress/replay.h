@@ -18,6 +18,7 @@ class Replay {
   void keep(const std::vector<int>& kept);
   void remove(int expert);
   void add(int expert);
+  void swap(int out, int in);
 
   double loss() const { return loss_; }
   const LayerRecord& record() const { return record_; }
@@ -51,7 +52,7 @@ class Replay {
   void find_ranks();
   void settle(int token);
   void settle_all();
-  void settle_touched(int expert);
+  void settle_touched(std::span<const int> experts);
   double after(int token, const Change& change) const;
   Change removal(int token, int rank) const;
   Change addition(int token, int rank) const;

@@ -83,6 +83,9 @@ TEST_CASE("replay: after a thousand moves the state is that of a fresh start") {
       const auto there = std::ranges::count(replay.kept(), 1);
       if (!replay.kept()[static_cast<size_t>(e)])
         replay.add(e);
+      else if (const int other = static_cast<int>(rng.below(static_cast<uint64_t>(rule.experts)));
+               !replay.kept()[static_cast<size_t>(other)])
+        replay.swap(e, other);
       else if (there > rule.least)
         replay.remove(e);
     }

@@ -90,11 +90,9 @@ int improve(Replay& replay, BestSets& best) {
     for (const Swap& swap : gains_of(replay, best)) {
       if (moved[swap.out] || moved[swap.in]) continue;
       const double loss = replay.loss();
-      replay.add(swap.in);
-      replay.remove(swap.out);
+      replay.swap(swap.out, swap.in);
       if (!(replay.loss() < loss)) {
-        replay.add(swap.out);
-        replay.remove(swap.in);
+        replay.swap(swap.in, swap.out);
         break;
       }
       moved[swap.out] = moved[swap.in] = 1;

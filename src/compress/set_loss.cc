@@ -14,9 +14,8 @@ Target target_of(const LayerRecord& record, Threads& threads) {
   threads.for_each((record.tokens() + kPiece - 1) / kPiece, [&](int piece) {
     for (int t = piece * kPiece; t < std::min(record.tokens(), (piece + 1) * kPiece); ++t) {
       const Choice own = own_choice(record, t);
-      double* g = target.g.data() + static_cast<size_t>(t) * m;
-      for (size_t i = 0; i < own.rank.size(); ++i)
-        for (int r = 0; r < record.ranks; ++r) g[r] += own.gain[i] * record.product(t, r, own.rank[i]);
+      const std::span<double> g = std::span(target.g).subspan(static_cast<size_t>(t) * m, m);
+      for (size_t i = 0; i < own.rank.size(); ++i) record.add_products(t, own.rank[i], own.gain[i], g);
       for (size_t i = 0; i < own.rank.size(); ++i) target.zz[t] += own.gain[i] * g[own.rank[i]];
     }
   });
