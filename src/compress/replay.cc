@@ -193,10 +193,12 @@ std::vector<double> Replay::sum_over_tokens(size_t size, const Function& functio
 std::vector<double> Replay::removals() const {
   return sum_over_tokens(kept_.size(), [&](int t, std::span<double> sum) {
     const double now = state_[t].error;
+    std::vector<uint8_t> active(grouped() ? kept_.size() : 0);
+    if (grouped()) mark_active(t, active);
     const auto consider = [&](int e) {
       const auto expert = static_cast<size_t>(e);
       if (!kept_[expert]) return;
-      if (grouped()) {
+      if (grouped() && active[expert]) {
         sum[expert] += weight(t) * (rerouted(t, e, -1) - now);
         return;
       }
@@ -214,45 +216,62 @@ std::vector<double> Replay::removals() const {
 std::vector<double> Replay::additions() const {
   return sum_over_tokens(kept_.size(), [&](int t, std::span<double> sum) {
     const double now = state_[t].error;
+    std::vector<uint8_t> active(grouped() ? kept_.size() : 0);
+    if (grouped()) mark_active(t, active);
     for (int e = 0; e < record_.experts; ++e) {
       const auto expert = static_cast<size_t>(e);
       const int rank = rank_[at(t, kept_.size()) + expert];
       if (kept_[expert] || (rank == record_.ranks && !over_all())) continue;
-      if (grouped()) {
+      if (grouped() && active[expert]) {
         sum[expert] += weight(t) * (rerouted(t, -1, e) - now);
         continue;
       }
-      Change change = rank < record_.ranks ? addition(t, rank) : Change{};
+      Change change = rank < record_.ranks && !grouped() ? addition(t, rank) : Change{};
       if (over_all()) change.divisor = record_.gains(t)[e];
       sum[expert] += weight(t) * (after(t, change) - now);
     }
   });
 }
 
+// Within groups: marks whoever may change more of a token than its divisor when it goes or comes. A kept one that is
+// not chosen and not among the best, or the two best, that its group is worth; one that is out and would be neither.
+void Replay::mark_active(int t, std::span<uint8_t> active) const {
+  const size_t size = kept_.size() / static_cast<size_t>(record_.rule.groups);
+  const int leaders = record_.rule.by_top_two ? 2 : 1, last = count_of_[t] < k_ ? record_.ranks : chosen(t).back();
+  std::vector<int> better(static_cast<size_t>(record_.rule.groups), 0);  // kept ones seen of each group
+  for (int r = 0; r < record_.ranks; ++r) {
+    const auto e = static_cast<size_t>(record_.ranking(t)[static_cast<size_t>(r)]);
+    active[e] = r <= last || better[e / size] < leaders;
+    better[e / size] += kept_[e];
+  }
+}
+
+// Where what e's going and i's coming do together is not worked out from both.
+std::vector<double> Replay::single_swaps(bool within_groups) const {
+  const size_t n = kept_.size(), size = within_groups ? n / static_cast<size_t>(record_.rule.groups) : n;
+  return sum_over_tokens(n * n, [&](int t, std::span<double> part) {
+    std::vector<uint8_t> active(grouped() ? n : 0);
+    if (grouped()) mark_active(t, active);
+    const auto error = [&](size_t e, size_t i) {
+      if (grouped() && (active[e] || active[i])) return rerouted(t, static_cast<int>(e), static_cast<int>(i));
+      const int out = rank_[at(t, n) + e], in = rank_[at(t, n) + i];
+      Change change;
+      if (!grouped()) change = in < record_.ranks ? exchange(t, out, in) : removal(t, out);
+      if (over_all()) change.divisor = static_cast<double>(record_.gains(t)[i]) - record_.gains(t)[e];
+      return after(t, change);
+    };
+    for (size_t e = 0; e < n; ++e)
+      for (size_t i = e / size * size; i < (e / size + 1) * size; ++i)
+        if (kept_[e] && !kept_[i]) part[e * n + i] += weight(t) * (error(e, i) - state_[t].error);
+  });
+}
+
 // Where the rule divides by the chosen or by nothing, what e's going and i's coming do together differs from the sum of
 // both only for a token that chooses e and ranks i before its next survivor (docs/compress.md, C12).
-std::vector<double> Replay::swaps() const {
+std::vector<double> Replay::swaps(bool within_groups) const {
+  if (grouped() || over_all()) return single_swaps(within_groups);
   const size_t n = kept_.size();
   std::vector<double> sum(n * n, 0.0);
-  if (grouped() || over_all()) {
-    sum = sum_over_tokens(n * n, [&](int t, std::span<double> part) {
-      for (size_t e = 0; e < n; ++e)
-        for (size_t i = 0; i < n; ++i) {
-          if (!kept_[e] || kept_[i]) continue;
-          const int out = rank_[at(t, n) + e], in = rank_[at(t, n) + i];
-          double error = 0;
-          if (grouped()) {
-            error = rerouted(t, static_cast<int>(e), static_cast<int>(i));
-          } else {
-            Change change = in < record_.ranks ? exchange(t, out, in) : removal(t, out);
-            change.divisor = static_cast<double>(record_.gains(t)[i]) - record_.gains(t)[e];
-            error = after(t, change);
-          }
-          part[e * n + i] += weight(t) * (error - state_[t].error);
-        }
-    });
-    return sum;
-  }
   const std::vector<double> removed = removals(), added = additions();
   const std::vector<double> cross = sum_over_tokens(n * n, [&](int t, std::span<double> part) {
     const State& state = state_[t];

@@ -31,8 +31,9 @@ class Replay {
   std::vector<double> removals() const;
   // Change of J when expert e alone comes back: [E], 0 for those that are there.
   std::vector<double> additions() const;
-  // Change of J when e goes and i comes: [E*E] at e * E + i, 0 elsewhere.
-  std::vector<double> swaps() const;
+  // Change of J when e goes and i comes: [E*E] at e * E + i, 0 elsewhere. `within_groups`: only where both are of one
+  // group of the rule, which so stays as large as it is.
+  std::vector<double> swaps(bool within_groups = false) const;
 
   // J and sum over batches of the norm, of the weights given: the loss of the paper and that of its code.
   double batched_norms() const;
@@ -58,6 +59,8 @@ class Replay {
   Change addition(int token, int rank) const;
   Change exchange(int token, int out, int in) const;
   double rerouted(int token, int out, int in) const;
+  void mark_active(int token, std::span<uint8_t> active) const;
+  std::vector<double> single_swaps(bool within_groups) const;
   template <class Function>
   std::vector<double> sum_over_tokens(size_t size, const Function& function) const;
 

@@ -52,7 +52,10 @@ TEST_CASE("replay: what a removal, an addition and a swap would change is what t
     replay.keep(kept);
     const double loss = replay.loss();
     const auto removed = replay.removals(), added = replay.additions(), swapped = replay.swaps();
-    const auto n = static_cast<size_t>(rule.experts);
+    const auto n = static_cast<size_t>(rule.experts), size = n / static_cast<size_t>(c.record.rule.groups);
+    const auto within = replay.swaps(true);
+    for (size_t pair = 0; pair < within.size(); ++pair)
+      CHECK(within[pair] == (pair / n / size == pair % n / size ? swapped[pair] : 0));
     const auto expect = [&](double change, const std::vector<int>& set) {
       fresh.keep(set);
       CHECK(loss + change == doctest::Approx(fresh.loss()).epsilon(1e-9));

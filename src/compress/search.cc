@@ -30,7 +30,7 @@ int cheapest(const Replay& replay, const std::vector<uint8_t>& served) {
 
 // The swaps of a sweep that gain, the greatest gain first; offers the sets that the others lead to.
 std::vector<Swap> gains_of(const Replay& replay, BestSets& best) {
-  const std::vector<double> change = replay.swaps();
+  const std::vector<double> change = replay.swaps(true);
   const int n = replay.record().experts, size = group_size(replay.record());
   std::vector<Swap> gains;
   for (int out = 0; out < n; ++out)
