@@ -112,12 +112,14 @@ TEST_CASE("gain policy: the load loss moves the router of what is left") {
     step.balancing = moe::Balancing::kOn;
     step.rule = moe::Rule::kTraining;
     moe::MoeActivations activations;
+    tensor::Buffer<float> dhidden;
     moe::moe_forward(model.router(0), weights, step, activations, threads);
     moe::moe_backward(model.router(0), weights, activations,
                       {.step = step,
                        .doutput = none.matrix(RepairCase::kTokens, 20),
                        .dx = dx.matrix(RepairCase::kTokens, 20),
-                       .balance_scale = 1},
+                       .balance_scale = 1,
+                       .dhidden = dhidden},
                       gradients, threads);
     for (int e = 0; e < gradients.gate[0].rows; ++e)
       CHECK(std::ranges::any_of(gradients.gate[0].row(e), [](float v) { return v != 0; }));

@@ -17,6 +17,7 @@ using model::Config;
 using tensor::Buffer;
 
 constexpr int kChunk = 256;  // tokens whose answers are held at once
+constexpr int kSlice = 16;   // tokens whose answers are multiplied at once
 
 size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
 
@@ -85,32 +86,27 @@ LayerObserver::LayerObserver(const LayerView& layer, int ranks, LayerRecord& rec
 void LayerObserver::add(Matrix<const float> x, Matrix<const float> middle, Matrix<float> z) {
   run_capture(layer_, x, record_.ranks, capture_, threads_);
   own_output(capture_, z, threads_);
-  answers_.reserve(area(x.rows * record_.ranks, record_.width));
-  const Matrix<float> answers = answers_.matrix(x.rows * record_.ranks, record_.width);
-  answers_in_order(answers);
-  add_products(answers);
+  for (int first = 0; first < x.rows; first += kSlice) add_products(first, std::min(kSlice, x.rows - first));
   add_choices();
   add_streams(middle, z);
   add_means();
 }
 
-// Rank after rank, token after token.
-void LayerObserver::answers_in_order(Matrix<float> answers) const {
-  threads_.for_each(capture_.tokens(), [&](int t) {
-    for (int r = 0; r < record_.ranks; ++r)
-      std::copy_n(capture_.answer(t, r, record_.width), record_.width, answers[t * record_.ranks + r]);
+// Every token is a group whose answers, rank after rank, are multiplied with themselves. Few tokens at a time: their
+// copies stay in the cache.
+void LayerObserver::add_products(int first, int tokens) {
+  const int m = record_.ranks;
+  answers_.reserve(area(tokens * m, record_.width));
+  products_.reserve(area(tokens * m, m));
+  const Matrix<float> answers = answers_.matrix(tokens * m, record_.width), products = products_.matrix(tokens * m, m);
+  threads_.for_each(tokens, [&](int t) {
+    for (int r = 0; r < m; ++r)
+      std::copy_n(capture_.answer(first + t, r, record_.width), record_.width, answers[t * m + r]);
   });
-}
-
-// Every token is a group whose answers are multiplied with themselves.
-void LayerObserver::add_products(Matrix<const float> answers) {
-  const int m = record_.ranks, tokens = answers.rows / m;
   std::vector<int32_t> offset;
   std::vector<tensor::Weight> own;
   for (int t = 0; t <= tokens; ++t) offset.push_back(t * m);
-  for (int t = 0; t < tokens; ++t) own.emplace_back(answers.slice_rows(t * m, m));
-  products_.reserve(area(answers.rows, m));
-  const Matrix<float> products = products_.matrix(answers.rows, m);
+  for (int t = 0; t < tokens; ++t) own.emplace_back(Matrix<const float>(answers).slice_rows(t * m, m));
   kernels::grouped_forward({offset, {}}, answers, own, products, threads_);
   for (int row = 0; row < products.rows; ++row) append<float>(record_.gram, products.row(row).subspan(row % m));
 }

@@ -42,8 +42,7 @@ class LayerObserver {
   void finish();  // turns sums into means
 
  private:
-  void answers_in_order(Matrix<float> answers) const;
-  void add_products(Matrix<const float> answers);
+  void add_products(int first, int tokens);
   void add_choices();
   void add_streams(Matrix<const float> middle, Matrix<const float> z);
   void add_means();

@@ -21,53 +21,67 @@ float worth(std::span<const float> key, std::span<const uint8_t> kept, bool top_
   return top_two && std::isfinite(second) ? first + second : first;
 }
 
-// Marks the experts of the groups that a token may choose from. Of equal groups the lower one stays.
-std::vector<uint8_t> within_groups(const LayerRecord& record, int token, std::span<const uint8_t> kept) {
+// Whether a token may choose from each group. Of equal groups the lower one comes first.
+std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span<const uint8_t> kept) {
   const moe::SubsetRule& rule = record.rule;
-  const size_t size = static_cast<size_t>(record.experts / rule.groups);
+  const size_t size = static_cast<size_t>(record.experts / rule.groups), groups = static_cast<size_t>(rule.groups);
   const std::span<const float> key(record.keys(token), static_cast<size_t>(record.experts));
-  std::vector<std::pair<float, int>> groups;
-  for (int g = 0; g < rule.groups; ++g) {
-    const size_t first = static_cast<size_t>(g) * size;
-    groups.emplace_back(-worth(key.subspan(first, size), kept.subspan(first, size), rule.by_top_two), g);
-  }
-  std::ranges::sort(groups);
-  std::vector<uint8_t> may(kept.size(), 0);
+  std::vector<float> value(groups);
+  for (size_t g = 0; g < groups; ++g)
+    value[g] = worth(key.subspan(g * size, size), kept.subspan(g * size, size), rule.by_top_two);
+  std::vector<uint8_t> open(groups, 0);
   for (int i = 0; i < rule.kept_groups; ++i) {
-    const size_t first = static_cast<size_t>(groups[static_cast<size_t>(i)].second) * size;
-    std::ranges::copy(kept.subspan(first, size), may.begin() + static_cast<std::ptrdiff_t>(first));
+    size_t best = groups;
+    for (size_t g = 0; g < groups; ++g)
+      if (!open[g] && (best == groups || value[g] > value[best])) best = g;
+    open[best] = 1;
   }
-  return may;
-}
-
-double divisor(const LayerRecord& record, int token, std::span<const uint8_t> kept, const std::vector<double>& p) {
-  double sum = 0;
-  if (record.rule.over == Over::kNothing) return 1;
-  if (record.rule.over == Over::kChosen)
-    for (const double v : p) sum += v;
-  else
-    for (int e = 0; e < record.experts; ++e) sum += kept[static_cast<size_t>(e)] ? record.gains(token)[e] : 0;
-  return sum;
+  return open;
 }
 
 }  // namespace
 
-Choice choose(const LayerRecord& record, int token, std::span<const uint8_t> kept) {
-  std::vector<uint8_t> limited;
-  std::span<const uint8_t> may = kept;
-  if (record.rule.groups > 1) may = limited = within_groups(record, token, kept);
-  Choice choice;
+// The column above the diagonal, whose entries come nearer with each row, then the row.
+void LayerRecord::add_products(int t, int i, double factor, std::span<double> sum) const {
+  const float* at = gram.data() + static_cast<size_t>(t) * triangle() + i;
+  for (int r = 0; r < i; at += ranks - ++r) sum[r] += factor * *at;
+  for (int r = i; r < ranks; ++r) sum[r] += factor * at[r - i];
+}
+
+size_t chosen_ranks(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<int> rank) {
+  const bool grouped = record.rule.groups > 1;
+  const auto size = static_cast<size_t>(record.experts / record.rule.groups), k = static_cast<size_t>(record.rule.k);
+  std::vector<uint8_t> open;
+  if (grouped) open = open_groups(record, token, kept);
   const std::span<const int32_t> ranking = record.ranking(token);
-  const auto k = static_cast<size_t>(record.rule.k);
-  for (int r = 0; r < record.ranks && choice.rank.size() < k; ++r) {
-    const auto e = static_cast<size_t>(ranking[static_cast<size_t>(r)]);
-    if (!may[e]) continue;
-    choice.rank.push_back(r);
-    choice.gain.push_back(record.gains(token)[e]);
+  size_t count = 0;
+  for (size_t r = 0; r < ranking.size() && count < k; ++r) {
+    const auto e = static_cast<size_t>(ranking[r]);
+    if (kept[e] && (!grouped || open[e / size])) rank[count++] = static_cast<int>(r);
   }
+  return count;
+}
+
+double divisor(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<const int> rank) {
+  const float* p = record.gains(token);
+  double sum = 0;
+  if (record.rule.over == Over::kNothing) return 1;
+  if (record.rule.over == Over::kChosen)
+    for (const int r : rank) sum += p[record.ranking(token)[static_cast<size_t>(r)]];
+  else
+    for (size_t e = 0; e < kept.size(); ++e) sum += kept[e] ? p[e] : 0;
+  return sum;
+}
+
+Choice choose(const LayerRecord& record, int token, std::span<const uint8_t> kept) {
+  const auto k = static_cast<size_t>(record.rule.k);
+  Choice choice;
+  choice.rank.resize(k);
+  choice.rank.resize(chosen_ranks(record, token, kept, choice.rank));
   choice.short_of = choice.rank.size() < k && record.ranks < record.experts;
-  const double scale = record.rule.scale / divisor(record, token, kept, choice.gain);
-  for (double& gain : choice.gain) gain *= scale;
+  const double scale = record.rule.scale / divisor(record, token, kept, choice.rank);
+  for (const int r : choice.rank)
+    choice.gain.push_back(scale * record.gains(token)[record.ranking(token)[static_cast<size_t>(r)]]);
   return choice;
 }
 

@@ -43,6 +43,8 @@ struct LayerRecord {
     const size_t m = static_cast<size_t>(ranks), r = static_cast<size_t>(i);
     return gram[static_cast<size_t>(t) * triangle() + r * m - r * (r - 1) / 2 + static_cast<size_t>(j - i)];
   }
+  // sum[r] += factor <f_i, f_r> for every rank r.
+  void add_products(int t, int i, double factor, std::span<double> sum) const;
 };
 
 // The chosen experts of a token as ranks, the best first, and what they get.
@@ -54,6 +56,12 @@ struct Choice {
 
 // What the layer's own rule makes of the kept experts: kept[e] != 0. Group-limited choices need every rank captured.
 Choice choose(const LayerRecord& record, int token, std::span<const uint8_t> kept);
+
+// The same without the gains: the chosen ranks go into `rank`, which has room for k. Returns how many.
+size_t chosen_ranks(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<int> rank);
+
+// What the rule divides the gains of the chosen ranks by, before the scale; 0 where nobody is left.
+double divisor(const LayerRecord& record, int token, std::span<const uint8_t> kept, std::span<const int> rank);
 
 // The choice with every expert there, whose gains are the a of the formulas.
 Choice own_choice(const LayerRecord& record, int token);

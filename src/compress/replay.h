@@ -1,13 +1,10 @@
 // Taking experts out of a layer and putting them back, on its record: the loss of every step without the model.
 #pragma once
 
-#include "base/threads.h"
-#include "compress/record.h"
+#include "compress/set_loss.h"
 #include "tensor/view.h"
 
 namespace choir::compress {
-
-using base::Threads;
 
 // The loss of the kept set is J = sum over tokens of weight_t |z_t - z'_t|^2, where z' is what the layer's own rule
 // makes of the kept experts (docs/compress.md, C10). Where the rule divides by the chosen or by nothing, and where it
@@ -21,8 +18,10 @@ class Replay {
   void keep(const std::vector<int>& kept);
   void remove(int expert);
   void add(int expert);
+  void swap(int out, int in);
 
   double loss() const { return loss_; }
+  const LayerRecord& record() const { return record_; }
   const std::vector<uint8_t>& kept() const { return kept_; }
   int count() const { return count_; }
   // Tokens that should have chosen an expert beyond the captured ranks, and went without it.
@@ -32,8 +31,9 @@ class Replay {
   std::vector<double> removals() const;
   // Change of J when expert e alone comes back: [E], 0 for those that are there.
   std::vector<double> additions() const;
-  // Change of J when e goes and i comes: [E*E] at e * E + i, 0 elsewhere.
-  std::vector<double> swaps() const;
+  // Change of J when e goes and i comes: [E*E] at e * E + i, 0 elsewhere. `within_groups`: only where both are of one
+  // group of the rule, which so stays as large as it is.
+  std::vector<double> swaps(bool within_groups = false) const;
 
   // J and sum over batches of the norm, of the weights given: the loss of the paper and that of its code.
   double batched_norms() const;
@@ -50,15 +50,17 @@ class Replay {
     double divisor = 0;     // what the divisor grows by besides, where it counts all that are there
   };
 
-  void prepare();
+  void find_ranks();
   void settle(int token);
   void settle_all();
-  void settle_touched(int expert);
+  void settle_touched(std::span<const int> experts);
   double after(int token, const Change& change) const;
   Change removal(int token, int rank) const;
   Change addition(int token, int rank) const;
   Change exchange(int token, int out, int in) const;
   double rerouted(int token, int out, int in) const;
+  void mark_active(int token, std::span<uint8_t> active) const;
+  std::vector<double> single_swaps(bool within_groups) const;
   template <class Function>
   std::vector<double> sum_over_tokens(size_t size, const Function& function) const;
 
@@ -67,7 +69,7 @@ class Replay {
   }
   bool is_chosen(int t, int rank) const;
   double weight(int t) const { return weight_.empty() ? 1 : weight_[static_cast<size_t>(t)]; }
-  double g(int t, int rank) const { return g_[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
+  double g(int t, int rank) const { return target_.g[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
   double h(int t, int rank) const { return h_[static_cast<size_t>(t) * m_ + static_cast<size_t>(rank)]; }
   double p(int t, int rank) const;
   bool over_all() const { return record_.rule.over == moe::SubsetRule::Over::kAll; }
@@ -77,12 +79,10 @@ class Replay {
   std::span<const double> weight_;
   Threads& threads_;
   size_t k_, m_;
-  std::vector<uint8_t> kept_;     // [E]
-  int count_ = 0;                 // of them
-  std::vector<int32_t> rank_;     // [N*E] of each expert; m where it was not captured
-  std::vector<Choice> own_;       // [N]
-  std::vector<double> g_;         // [N*m] <f_r, z>
-  std::vector<double> zz_;        // [N] |z|^2
+  std::vector<uint8_t> kept_;  // [E]
+  int count_ = 0;              // of them
+  std::vector<int32_t> rank_;  // [N*E] of each expert; m where it was not captured
+  Target target_;
   std::vector<double> h_;         // [N*m] sum over S of p_i <f_r, f_i>
   std::vector<int> chosen_;       // [N*k] ranks of S, ascending
   std::vector<size_t> count_of_;  // [N] how many
