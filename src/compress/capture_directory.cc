@@ -224,7 +224,8 @@ CaptureDirectory use_capture(const std::string& path, const Model& model, std::s
       base::input_error("the capture is not finished: layer " + std::to_string(found.next_layer()) + " is missing",
                         path, "give the text that it was made from, and it goes on");
   }
-  if (batches.empty()) base::usage_error("no capture is there, and no text to make one from", path, "give text or token ids");
+  if (batches.empty())
+    base::usage_error("no capture is there, and no text to make one from", path, "give text or token ids");
   return capture_to(path, model, batches, options, threads, progress);
 }
 
