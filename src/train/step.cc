@@ -90,7 +90,7 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
   const model::TrainingLoss loss =
       model::forward_backward(model_, training, scales, activations_, parameters_.gradients(), threads_);
   model::observe(model_, training, activations_, sums.router_sums, threads_);
-  sums.loss += static_cast<double>(scales.cross_entropy) * loss.cross_entropy;
+  sums.loss += static_cast<double>(scales.tokens) * loss.cross_entropy;
   sums.tokens += tokens_of(batch);
   for (const model::Sequence& s : batch.sequences) sums.attended += attended_by(s, model_.config().attention.window);
   for (size_t l = 0; l < activations_.blocks.size(); ++l) {
