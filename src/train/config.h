@@ -47,7 +47,7 @@ struct Placement {
 // What a smaller model learns from a teacher: weight w and temperature T of its losses (model::Teaching).
 struct Distillation {
   std::string teacher;  // a model directory, or empty
-  double weight = 0.5, temperature = 1;
+  double weight = 1, temperature = 1;
 };
 
 enum class Task { kText, kExamples };  // plain text, or answers to prompts (supervised fine-tuning)

@@ -105,15 +105,15 @@ TEST_CASE("train config: a teacher, and a model that is another one's") {
   CHECK(read(sound_config()).distillation.teacher.empty());
   Json json = sound_config();
   json["teacher"] = "full";
-  CHECK(read(json).distillation.weight == 0.5);
+  CHECK(read(json).distillation.weight == 1);
   CHECK(read(json).distillation.temperature == 1);
-  json["distill"] = {{"weight", 1}, {"temperature", 2.5}};
+  json["distill"] = {{"weight", 0.25}, {"temperature", 2.5}};
   json["from"] = "small";
   json.erase("model");
   json.erase("tokenizer");
   const TrainConfig config = read(json);
   CHECK(config.distillation.teacher == "full");
-  CHECK(config.distillation.weight == 1);
+  CHECK(config.distillation.weight == 0.25);
   CHECK(config.distillation.temperature == 2.5);
   CHECK(config.model.empty());
   CHECK(config.tokenizer.path == "small/tokenizer.json");
