@@ -1,0 +1,144 @@
+"""Prunes a trained model in many ways and prints the tables of docs/results/pruning.md.
+
+pruning_study.py CHOIR MODEL DATA OUT [--keep R...] [--seeds N] [--domains NAME...] [--characters N] [--jobs J]
+
+DATA is what tools/prepare_text.py wrote, MODEL what `choir train` made of it. Calibration text is the beginning of each
+domain's training documents, `mixed` short pieces of each in turn; distances are measured on the beginning of each domain's held-out
+text, continuations are told apart on what follows it. What is finished is not made again.
+"""
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+
+DOMAINS = ("prose", "code", "problems", "literature")
+SEARCH = ["--method", "search", "--objective", "stream"]
+# `shared`: as many experts in all, but each layer as many as a budget gives it; the others keep equal counts.
+METHODS = {"frequency": ["--method", "frequency"], "reap": ["--method", "reap"], "ean": ["--method", "ean"],
+           "msan": ["--method", "msan"], "NAEE": None, "search": SEARCH, "reap, shared": ["--method", "reap"],
+           "search, shared": SEARCH, "search, shared, repaired": SEARCH + ["--repair"]}
+FOR_DOMAINS = ("NAEE", "search, shared", "search, shared, repaired")
+PIECE = 400  # characters of each domain in turn, in the mixed text
+CALIBRATION = ["--sequences", "64", "--length", "128", "--batch", "16"]
+
+
+def choir(options, *words):
+    done = subprocess.run([str(options.choir), *map(str, words), "--threads", "1", "--json"], capture_output=True,
+                          text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def documents(path):
+    return [json.loads(line)["text"] for line in path.open()]
+
+
+def write_texts(options):
+    """Calibration, held-out text and items; the same for every model."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    size = options.characters
+    for domain in DOMAINS:
+        text = "\n".join(documents(options.data / f"{domain}.jsonl")[:400])
+        (options.out / f"calibrate-{domain}.txt").write_text(text[:8 * size])
+        held = (options.data / f"{domain}.held-out.txt").read_text()
+        (options.out / f"test-{domain}.txt").write_text(held[:size])
+        (options.out / f"rest-{domain}.txt").write_text(held[size:])
+    texts = [(options.out / f"calibrate-{domain}.txt").read_text() for domain in DOMAINS]
+    pieces = [text[first:first + PIECE] for first in range(0, 2 * size, PIECE) for text in texts]
+    (options.out / "calibrate-mixed.txt").write_text("".join(pieces))
+    rng, items = random.Random(1), []
+    for domain in DOMAINS:
+        words = (options.out / f"rest-{domain}.txt").read_text().split(" ")
+        for _ in range(30):
+            places = rng.sample(range(60, len(words) - 20), 4)
+            choices = [" " + " ".join(words[place:place + 10]) for place in places]
+            gold, context = rng.randrange(4), " ".join(words[places[0] - 40:places[0]])
+            choices[0], choices[gold] = choices[gold], choices[0]
+            items.append({"context": context, "choices": choices, "gold": gold})
+    (options.out / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def measured(options, model, full):
+    """Distance and perplexity on each domain, and the share of continuations told apart."""
+    place = model.with_name(model.name + ".measured.json") if model != full else options.out / "full.measured.json"
+    if place.exists():
+        return json.loads(place.read_text())
+    result = {}
+    for domain in DOMAINS:
+        text = options.out / f"test-{domain}.txt"
+        found = choir(options, "eval", model, "--against", full, "--text", text, "--context", 128)
+        result[domain] = {"kl": found["kl_mean"], "perplexity": found["perplexity"], "agreement": found["top1_agreement"]}
+    result["accuracy"] = choir(options, "eval", model, "--choices", options.out / "items.jsonl")["acc_norm"]
+    place.write_text(json.dumps(result))
+    return result
+
+
+def row(options, name, keep, domain):
+    """What a method makes of the model, calibrated on a domain; several seeds where it draws."""
+    draws = name == "random" or (name == "NAEE" and options.sampled)
+    seeds = range(1, options.seeds + 1) if draws else [1]
+    found = []
+    for seed in seeds:
+        out = options.out / f"{name.replace(', ', '-')}.{keep}.{domain}.{seed}"
+        words = METHODS.get(name) or ["--method", "random" if name == "random" else
+                                      "sampled" if options.sampled else "exact"]
+        if not (out / "model.safetensors").exists():
+            counts = ["--keep-total", keep * options.layers] if "shared" in name else ["--keep", keep]
+            report = choir(options, "prune", options.model, "--out", out, *counts, *words, "--calibrate",
+                           options.out / f"calibrate-{domain}.txt", *CALIBRATION, "--seed", seed)
+            out.with_name(out.name + ".report.json").write_text(json.dumps(report))
+        found.append(measured(options, out, options.model))
+    return name, keep, domain, found
+
+
+def cells(found, key):
+    values = [[one[domain][key] for domain in DOMAINS] for one in found]
+    return [statistics.mean(column) for column in zip(*values)]
+
+
+def line(name, keep, found):
+    kl, perplexity = cells(found, "kl"), cells(found, "perplexity")
+    mean = [statistics.mean(one[domain]["kl"] for domain in DOMAINS) for one in found]
+    spread = f" ± {(max(mean) - min(mean)) / 2:.3f}" if len(mean) > 1 else ""
+    accuracy = 100 * statistics.mean(one["accuracy"] for one in found)
+    return (f"| {name} | {keep} | {statistics.mean(mean):.3f}{spread} | " + " | ".join(f"{value:.3f}" for value in kl) +
+            " | " + " | ".join(f"{value:.1f}" for value in perplexity) + f" | {accuracy:.0f} % |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for argument in ("choir", "model", "data", "out"):
+        parser.add_argument(argument, type=pathlib.Path)
+    parser.add_argument("--keep", type=int, nargs="+", default=[6, 4])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--domains", nargs="+", default=["mixed", *DOMAINS])
+    parser.add_argument("--characters", type=int, default=16000)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    config = json.loads((options.model / "config.json").read_text())
+    experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
+    options.sampled = experts > 16
+    write_texts(options)
+    names = ["random", *METHODS]
+    wanted = [(name, keep, domain) for domain in options.domains for keep in options.keep for name in names
+              if domain == "mixed" or name in FOR_DOMAINS]
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        rows = [pool.submit(row, options, *one) for one in wanted]
+        full = measured(options, options.model, options.model)
+        rows = [one.result() for one in rows]
+    head = " | ".join(f"KL {domain}" for domain in DOMAINS) + " | " + " | ".join(f"ppl {domain}" for domain in DOMAINS)
+    for domain in options.domains:
+        print(f"\ncalibrated on {domain}\n\n| method | keep | KL, mean | {head} | choices |\n|---|---|---|" +
+              "---|" * (2 * len(DOMAINS) + 1))
+        print(line("full", experts, [full]))
+        for name, keep, of, found in rows:
+            if of == domain:
+                print(line(name, keep, found))
+
+
+if __name__ == "__main__":
+    main()
