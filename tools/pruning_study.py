@@ -2,9 +2,10 @@
 
 pruning_study.py CHOIR MODEL DATA OUT [--keep R...] [--seeds N] [--domains NAME...] [--characters N] [--jobs J]
 
-DATA is what tools/prepare_text.py wrote, MODEL what `choir train` made of it. Calibration text is the beginning of each
-domain's training documents, `mixed` short pieces of each in turn; distances are measured on the beginning of each domain's held-out
-text, continuations are told apart on what follows it. What is finished is not made again.
+DATA is what tools/prepare_text.py wrote. MODEL is trained on it when it is not there and is called e8 or e64.
+Calibration text is the beginning of each domain's training documents, `mixed` short pieces of each in turn; distances
+are measured on the beginning of each domain's held-out text, continuations are told apart on what follows it. What is
+finished is not made again.
 """
 import argparse
 import concurrent.futures
@@ -23,6 +24,28 @@ METHODS = {"frequency": ["--method", "frequency"], "reap": ["--method", "reap"],
 FOR_DOMAINS = ("NAEE", "search, shared", "search, shared, repaired")
 PIECE = 400  # characters of each domain in turn, in the mixed text
 CALIBRATION = ["--sequences", "64", "--length", "128", "--batch", "16"]
+
+
+SHAPES = {"e8": (8, 2, 320), "e64": (64, 4, 48)}  # experts, experts a token, their width
+
+
+def train(options):
+    experts, top_k, width = SHAPES[options.model.name]
+    config = {"router": f"linear > top_k({top_k}) > all > chosen + load(0.01)",
+              "model": {"model_type": "mixtral", "hidden_size": 160, "intermediate_size": width, "num_hidden_layers": 4,
+                        "num_attention_heads": 4, "num_key_value_heads": 4, "num_local_experts": experts,
+                        "num_experts_per_tok": top_k, "max_position_embeddings": 256, "rope_theta": 10000.0,
+                        "rms_norm_eps": 1e-5},
+              "data": [{"name": name, "weight": weight, "files": [f"{name}.jsonl"]}
+                       for name, weight in zip(DOMAINS, (4, 2, 2, 1))],
+              "tokenizer": {"vocab_size": 1024},
+              "training": {"steps": 2000, "warmup_steps": 100, "learning_rate": 0.002, "min_learning_rate": 0.0001,
+                           "batch_size": 16, "sequence_length": 128, "checkpoint_every": 250, "seed": 1}}
+    path = options.model.with_name(options.model.name + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config, indent=1))
+    subprocess.run([str(options.choir), "train", "--config", path, "--data", options.data, "--out", options.model],
+                   check=True)
 
 
 def choir(options, *words):
@@ -71,7 +94,7 @@ def measured(options, model, full):
     for domain in DOMAINS:
         text = options.out / f"test-{domain}.txt"
         found = choir(options, "eval", model, "--against", full, "--text", text, "--context", 128)
-        result[domain] = {"kl": found["kl_mean"], "perplexity": found["perplexity"], "agreement": found["top1_agreement"]}
+        result[domain] = {"kl": found["kl_mean"], "perplexity": found["perplexity"]}
     result["accuracy"] = choir(options, "eval", model, "--choices", options.out / "items.jsonl")["acc_norm"]
     place.write_text(json.dumps(result))
     return result
@@ -119,6 +142,8 @@ def main():
     parser.add_argument("--characters", type=int, default=16000)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    if not options.model.exists():
+        train(options)
     config = json.loads((options.model / "config.json").read_text())
     experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
     options.sampled = experts > 16
