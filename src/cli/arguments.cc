@@ -90,6 +90,42 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   return verb;
 }
 
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
+  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+  verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
+}
+
+// With --explore the verb prune writes no model: it needs no --out and no --keep, and tries every method.
+void add_explore(CLI::App* verb, Explore& o) {
+  CLI::Option* explore = verb->add_flag_callback(
+      "--explore",
+      [verb, &o] {
+        o.asked = true;
+        for (const char* name : {"--out", "--keep"}) verb->get_option(name)->required(false);
+      },
+      "write no model: measure the frontier of smaller ones on held-out text");
+  for (const char* name : {"--out", "--keep", "--method", "--progressive", "--all-losses"})
+    explore->excludes(verb->get_option(name));
+  const CLI::Range share(1e-6, 1.0);
+  verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")
+      ->delimiter(',')
+      ->check(share)
+      ->needs(explore);
+  verb->add_option("--skip-shares", o.skip_shares, "shares of the expert evaluations to keep: 0.8,0.6")
+      ->delimiter(',')
+      ->check(share)
+      ->needs(explore);
+  verb->add_flag("--combine", o.combine, "also skip in each model that the search prunes")->needs(explore);
+  add_held_out(verb, o.held_out, o.context);
+  verb->get_option("--held-out")->needs(explore);
+  verb->get_option("--context")->needs(explore);
+  verb->add_option("--choices", o.choices, "JSONL of {context, choices, gold} to answer too")->needs(explore);
+  verb->add_option("--page", o.page, "FILE.html for the frontier as charts")->needs(explore);
+  verb->add_option("--rounds", o.rounds, "timed runs of each model; 0: none")
+      ->check(CLI::Range(0, 1000))
+      ->needs(explore);
+}
+
 CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
   CLI::App* verb = add_verb(app, call, "prune", "drop the experts that matter least",
                             "choir prune models/choir-tiny --out small --keep 6 --calibrate docs/*.md");
@@ -103,6 +139,20 @@ CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
       ->check(CLI::IsMember({"exact", "random", "frequency"}));
   verb->add_flag("--progressive", o.progressive, "each layer sees the inputs of the layers pruned before it");
   verb->add_flag("--all-losses", o.all_losses, "report the loss of every subset");
+  add_calibration(verb, o.calibration);
+  add_explore(verb, o.explore);
+  return verb;
+}
+
+CLI::App* add_fit(CLI::App& app, Call& call, Fit& o) {
+  CLI::App* verb = add_verb(app, call, "fit", "the best model of a size: fewer experts or fewer bits",
+                            "choir fit models/choir-tiny --budget 12MB --calibrate docs/*.md --out small");
+  add_model(verb, o.model);
+  verb->add_option("--budget", o.budget, "bytes of the file of weights, 6GB or 900MB, or a share of the present: 0.5")
+      ->required();
+  CLI::Option* out = verb->add_option("--out", o.out, "where the best model goes; otherwise it is only named");
+  verb->add_flag("--force", o.force, "replace what stands there")->needs(out);
+  add_held_out(verb, o.held_out, o.context);
   add_calibration(verb, o.calibration);
   return verb;
 }
@@ -179,16 +229,17 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Generate generate;
   Eval eval;
   Prune prune;
+  Fit fit;
   Skip skip;
   Train train;
   Route route;
   Report report;
   Doctor doctor;
-  const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
-                             add_generate(app, call, generate), add_eval(app, call, eval),
-                             add_prune(app, call, prune),       add_skip(app, call, skip),
-                             add_train(app, call, train),       add_route(app, call, route),
-                             add_report(app, call, report),     add_doctor(app, call, doctor)};
+  const CLI::App* asked[] = {
+      add_inspect(app, call, inspect), add_forward(app, call, forward), add_generate(app, call, generate),
+      add_eval(app, call, eval),       add_prune(app, call, prune),     add_fit(app, call, fit),
+      add_skip(app, call, skip),       add_train(app, call, train),     add_route(app, call, route),
+      add_report(app, call, report),   add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -197,7 +248,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, skip, train, route, report, doctor};
+  const Verb filled[] = {inspect, forward, generate, eval, prune, fit, skip, train, route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

@@ -46,11 +46,29 @@ struct Calibration {
   int sequences = 0, length = 256, batch = 8;  // of text: blocks (0: up to 128), their tokens, blocks of a batch
 };
 
+// The frontier of a model instead of one smaller model: choir prune --explore.
+struct Explore {
+  bool asked = false, combine = false;
+  std::vector<double> keep_ratios, skip_shares;  // none: the usual ones
+  std::vector<std::string> held_out;             // none: the last fifth of the calibration's blocks
+  std::string choices, page;
+  int context = 0, rounds = 5;  // tokens of a window; timed runs of each model, 0: none
+};
+
 struct Prune {
   std::string model, out, method;  // no method: exact where it fits, else frequency
   std::vector<int> keep;
   Calibration calibration;
   bool progressive = false, all_losses = false, force = false;
+  Explore explore;
+};
+
+struct Fit {
+  std::string model, budget, out;  // budget: 6GB, 900MB or a share of the present size; no out: nothing is written
+  std::vector<std::string> held_out;
+  Calibration calibration;
+  int context = 0;
+  bool force = false;
 };
 
 struct Skip {
@@ -83,7 +101,7 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Skip, Train, Route, Report, Doctor>;
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, Skip, Train, Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -96,10 +114,13 @@ void run(const Forward& options, const Common& common);
 void run(const Generate& options, const Common& common);
 void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
+void run(const Fit& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
 void run(const Report& options, const Common& common);
 void run(const Doctor& options, const Common& common);
+
+void explore(const Prune& options, const Common& common);
 
 }  // namespace choir::cli

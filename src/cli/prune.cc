@@ -42,6 +42,7 @@ void warn_of_rare(const compress::LayerChoice& layer) {
 }  // namespace
 
 void run(const Prune& o, const Common& common) {
+  if (o.explore.asked) return explore(o, common);
   check_model_output(o.out, o.model, o.force);
   const runtime::Bundle bundle(o.model);
   compress::PruneOptions options;
