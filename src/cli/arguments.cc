@@ -90,6 +90,11 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   return verb;
 }
 
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
+  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+  verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
+}
+
 void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option("--keep", o.keep,
                    "experts to keep: a number or a share of them (0.75, rounded to the nearest number), for all layers "
@@ -132,10 +137,39 @@ void add_prune_files(CLI::App* verb, Prune& o) {
                  "try repairs and keep those that lower the divergence on text held out: all, or --repair=drop,novice,"
                  "merge,scalar,ridge");
   verb->add_option("--hold-out", o.hold_out,
-                   "share of the calibration sequences, from the end, that only measure the result; 0.1 for repairs")
+                   "share of the calibration sequences, from the end, that only measure the result; 0.1 for repairs, "
+                   "0.2 to explore")
       ->check(CLI::Range(0.0, 0.9));
   verb->add_option("--least-tokens", o.least_tokens, "name the experts that saw fewer calibration tokens")
       ->check(CLI::NonNegativeNumber);
+}
+
+// With --explore the verb prune writes no model, and tries methods and counts of its own.
+void add_explore(CLI::App* verb, Explore& o) {
+  CLI::Option* explore =
+      verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
+  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
+                           "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
+                           "--capture-tokens", "--capture-least", "--save-plan", "--plan", "--repair"})
+    explore->excludes(verb->get_option(name));
+  const CLI::Range share(1e-6, 1.0);
+  verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")
+      ->delimiter(',')
+      ->check(share)
+      ->needs(explore);
+  verb->add_option("--skip-shares", o.skip_shares, "shares of the expert evaluations to keep: 0.8,0.6")
+      ->delimiter(',')
+      ->check(share)
+      ->needs(explore);
+  verb->add_flag("--combine", o.combine, "also skip in each model that the search prunes")->needs(explore);
+  add_held_out(verb, o.held_out, o.context);
+  verb->get_option("--held-out")->needs(explore);
+  verb->get_option("--context")->needs(explore);
+  verb->add_option("--choices", o.choices, "JSONL of {context, choices, gold} to answer too")->needs(explore);
+  verb->add_option("--page", o.page, "FILE.html for the frontier as charts")->needs(explore);
+  verb->add_option("--rounds", o.rounds, "timed runs of each model; 0: none")
+      ->check(CLI::Range(0, 1000))
+      ->needs(explore);
 }
 
 CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
@@ -147,6 +181,20 @@ CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
   add_prune_choice(verb, o);
   add_calibration(verb, o.calibration);
   add_prune_files(verb, o);
+  add_explore(verb, o.explore);
+  return verb;
+}
+
+CLI::App* add_fit(CLI::App& app, Call& call, Fit& o) {
+  CLI::App* verb = add_verb(app, call, "fit", "the best model of a size: fewer experts or fewer bits",
+                            "choir fit models/choir-tiny --budget 12MB --calibrate docs/*.md --out small");
+  add_model(verb, o.model);
+  verb->add_option("--budget", o.budget, "bytes of the file of weights, 6GB or 900MB, or a share of the present: 0.5")
+      ->required();
+  CLI::Option* out = verb->add_option("--out", o.out, "where the best model goes; otherwise it is only named");
+  verb->add_flag("--force", o.force, "replace what stands there")->needs(out);
+  add_held_out(verb, o.held_out, o.context);
+  add_calibration(verb, o.calibration);
   return verb;
 }
 
@@ -230,17 +278,25 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Generate generate;
   Eval eval;
   Prune prune;
+  Fit fit;
   MergeCaptures merge_captures;
   Skip skip;
   Train train;
   Route route;
   Report report;
   Doctor doctor;
-  const CLI::App* asked[] = {
-      add_inspect(app, call, inspect), add_forward(app, call, forward), add_generate(app, call, generate),
-      add_eval(app, call, eval),       add_prune(app, call, prune),     add_merge_captures(app, call, merge_captures),
-      add_skip(app, call, skip),       add_train(app, call, train),     add_route(app, call, route),
-      add_report(app, call, report),   add_doctor(app, call, doctor)};
+  const CLI::App* asked[] = {add_inspect(app, call, inspect),
+                             add_forward(app, call, forward),
+                             add_generate(app, call, generate),
+                             add_eval(app, call, eval),
+                             add_prune(app, call, prune),
+                             add_fit(app, call, fit),
+                             add_merge_captures(app, call, merge_captures),
+                             add_skip(app, call, skip),
+                             add_train(app, call, train),
+                             add_route(app, call, route),
+                             add_report(app, call, report),
+                             add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -249,7 +305,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, merge_captures, skip, train, route, report, doctor};
+  const Verb filled[] = {inspect,        forward, generate, eval,  prune,  fit,
+                         merge_captures, skip,    train,    route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

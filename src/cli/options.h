@@ -46,6 +46,15 @@ struct Calibration {
   int sequences = 0, length = 256, batch = 8;  // of text: blocks (0: up to 128), their tokens, blocks of a batch
 };
 
+// The frontier of a model instead of one smaller model: choir prune --explore.
+struct Explore {
+  bool asked = false, combine = false;
+  std::vector<double> keep_ratios, skip_shares;  // none: the usual ones
+  std::vector<std::string> held_out;             // none: the last fifth of the calibration's blocks
+  std::string choices, page;
+  int context = 0, rounds = 5;  // tokens of a window; timed runs of each model, 0: none
+};
+
 struct Prune {
   std::string model, out, method, objective;  // no method: exact where it fits, else search
   std::vector<std::string> keep;              // numbers of experts, or shares of them: 6, or 0.75
@@ -58,6 +67,15 @@ struct Prune {
   int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16;
   int samples = 1000, capture_least = 0;
   bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
+  Explore explore;
+};
+
+struct Fit {
+  std::string model, budget, out;  // budget: 6GB, 900MB or a share of the present size; no out: nothing is written
+  std::vector<std::string> held_out;
+  Calibration calibration;
+  int context = 0;
+  bool force = false;
 };
 
 struct MergeCaptures {
@@ -95,7 +113,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, MergeCaptures, Skip, Train, Route, Report, Doctor>;
+using Verb =
+    std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Train, Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -108,11 +127,14 @@ void run(const Forward& options, const Common& common);
 void run(const Generate& options, const Common& common);
 void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
+void run(const Fit& options, const Common& common);
 void run(const MergeCaptures& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
 void run(const Report& options, const Common& common);
 void run(const Doctor& options, const Common& common);
+
+void explore(const Prune& options, const Common& common);
 
 }  // namespace choir::cli

@@ -162,6 +162,7 @@ void prune_and_write(Session& session, const Asked& asked) {
 }  // namespace
 
 void run(const Prune& o, const Common& common) {
+  if (o.explore.asked) return explore(o, common);
   check_call(o);
   const runtime::Bundle bundle(o.model);
   if (!o.plan.empty()) {

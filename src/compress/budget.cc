@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "compress/kept_counts.h"
+#include "compress/knee.h"
 
 namespace choir::compress {
 namespace {
@@ -158,23 +159,15 @@ double total_loss(std::span<const LayerCurve> layers, const std::vector<int>& co
 }
 
 std::optional<int> knee(const LayerCurve& layer) {
-  std::vector<int> known;
-  for (int r = 1; r <= layer.experts(); ++r)
-    if (std::isfinite(layer.loss[static_cast<size_t>(r)])) known.push_back(r);
-  if (known.size() < 3) return {};
-  const int first = known.front(), last = known.back();
-  const double top = layer.loss[static_cast<size_t>(first)], bottom = layer.loss[static_cast<size_t>(last)];
-  if (!(top > bottom)) return {};
-  std::optional<int> bend;
-  double furthest = 0;
-  for (const int r : known) {
-    const double x = static_cast<double>(r - first) / (last - first);
-    const double below = 1 - x - (layer.loss[static_cast<size_t>(r)] - bottom) / (top - bottom);
-    if (below <= 0 || below < furthest) continue;
-    furthest = below;
-    bend = r;
+  std::vector<double> count, loss;
+  for (int r = 1; r <= layer.experts(); ++r) {
+    if (!std::isfinite(layer.loss[static_cast<size_t>(r)])) continue;
+    count.push_back(r);
+    loss.push_back(layer.loss[static_cast<size_t>(r)]);
   }
-  return bend;
+  const auto bend = knee(count, loss);
+  if (!bend) return {};
+  return static_cast<int>(count[*bend]);
 }
 
 }  // namespace choir::compress

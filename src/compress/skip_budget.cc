@@ -173,18 +173,11 @@ GainRule own_rule(const std::string& router, const moe::SubsetRule& rule) {
   return moe::with_weights(router, weigh_word(rule, kept)) == router ? kept : GainRule{};
 }
 
-void check_budget(const model::Config& config, const SkipBudget& budget) {
-  int64_t choices = 0;
-  for (int l = 0; l < config.depth(); ++l) {
-    choices += config.layers[l].top_k;
-    if (budget.by == Skip::By::kRatio && config.layers[l].top_k != 2)
+void check_feature(const model::Config& config, Skip::By by) {
+  for (int l = 0; l < config.depth() && by == Skip::By::kRatio; ++l)
+    if (config.layers[l].top_k != 2)
       base::usage_error("the ratio of weights is defined for top-2 routing", "layer " + std::to_string(l),
                         fmt::format("this one uses {} experts for each token: tail or ser", config.layers[l].top_k));
-  }
-  const double least = static_cast<double>(config.depth()) / static_cast<double>(choices);
-  if (!(budget.keep >= least && budget.keep <= 1))
-    base::usage_error(fmt::format("a budget of {} of the expert evaluations", budget.keep), "--budget",
-                      fmt::format("one expert always stays: from {:.4g} to 1", least));
 }
 
 int64_t target_of(std::span<const SkipCurve> curves, double keep) {
@@ -276,36 +269,49 @@ SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target) {
   return less.saved >= target && less.error < plan.error ? less : plan;
 }
 
-BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,
-                             Threads& threads, const Progress& progress) {
-  check_budget(model.config(), budget);
-  const Model full = model.with_admission("all");
-  BudgetResult result;
-  result.config = full.config();
-  std::vector<SkipCurve> curves;
-  std::vector<moe::SubsetRule> kinds;
-  const auto take = [&](int l, const LayerRecord& record) {
-    const auto finite = [](const auto& list) {
-      return std::ranges::all_of(list, [](auto v) { return std::isfinite(v); });
-    };
-    if (!finite(record.p) || !finite(record.gram)) model.refuse_result("the answers of layer " + std::to_string(l));
-    const GainRule own = own_rule(full.router(l).expression(), record.rule);
-    std::vector<GainRule> rules{own};
-    for (const GainRule& rule : gain_rules(record.rule, record.rule.k, record.experts))
-      if (!budget.own_gains && rule != own) rules.push_back(rule);
-    curves.push_back(skip_curve(record, budget.by, rules));
-    kinds.push_back(record.rule);
+SkipStudy::SkipStudy(const Model& model, Skip::By by, bool own_gains)
+    : full_(model.with_admission("all")), by_(by), own_gains_(own_gains) {
+  check_feature(model.config(), by);
+}
+
+double SkipStudy::least() const {
+  int64_t choices = 0;
+  for (const model::LayerConfig& layer : full_.config().layers) choices += layer.top_k;
+  return static_cast<double>(full_.config().depth()) / static_cast<double>(choices);
+}
+
+void SkipStudy::check(double keep) const {
+  if (!(keep >= least() && keep <= 1))
+    base::usage_error(fmt::format("a budget of {} of the expert evaluations", keep), "--budget",
+                      fmt::format("one expert always stays: from {:.4g} to 1", least()));
+}
+
+void SkipStudy::add(const LayerRecord& record) {
+  const auto l = static_cast<int>(curves_.size());
+  const auto finite = [](const auto& list) {
+    return std::ranges::all_of(list, [](auto v) { return std::isfinite(v); });
   };
-  int ranks = 1;
-  for (const model::LayerConfig& layer : model.config().layers) ranks = std::max(ranks, layer.top_k);
-  observe(full, batches, {.ranks = ranks}, take, threads, progress);
-  const SkipPlan plan = plan_skipping(curves, target_of(curves, budget.keep));
+  if (!finite(record.p) || !finite(record.gram)) full_.refuse_result("the answers of layer " + std::to_string(l));
+  const GainRule own = own_rule(full_.router(l).expression(), record.rule);
+  std::vector<GainRule> rules{own};
+  for (const GainRule& rule : gain_rules(record.rule, record.rule.k, record.experts))
+    if (!own_gains_ && rule != own) rules.push_back(rule);
+  curves_.push_back(skip_curve(record, by_, rules));
+  kinds_.push_back(record.rule);
+}
+
+BudgetResult SkipStudy::at(double keep) const {
+  check(keep);
+  CHOIR_CHECK(static_cast<int>(curves_.size()) == full_.config().depth(), "a record of each layer");
+  BudgetResult result;
+  result.config = full_.config();
+  const SkipPlan plan = plan_skipping(curves_, target_of(curves_, keep));
   int64_t evaluations = 0;
-  for (size_t l = 0; l < curves.size(); ++l) {
-    const SkipCurve& curve = curves[l];
+  for (size_t l = 0; l < curves_.size(); ++l) {
+    const SkipCurve& curve = curves_[l];
     const auto [rule, cut] = plan.layers[l];
     const auto tokens = static_cast<double>(curve.tokens);
-    const Skip skip{.beta = curve.threshold[cut], .by = budget.by};
+    const Skip skip{.beta = curve.threshold[cut], .by = by_};
     LayerSaving& layer = result.layers.emplace_back();
     layer.layer = static_cast<int>(l);
     layer.threshold = skip.beta;
@@ -315,15 +321,34 @@ BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatc
         static_cast<double>(layer.saved) / static_cast<double>(std::max<int64_t>(1, curve.evaluations - curve.tokens));
     layer.error = curve.error_of(rule, cut) / tokens;
     layer.own_error = curve.error_of(0, cut) / tokens;
-    const GainRule& gain = curve.rules[rule];
-    layer.weights = weigh_word(kinds[l], gain);
-    const std::string skipping = moe::with_admission(full.router(layer.layer).expression(), skip.text());
+    layer.weights = weigh_word(kinds_[l], curve.rules[rule]);
+    const std::string skipping = moe::with_admission(full_.router(layer.layer).expression(), skip.text());
     result.config.layers[l].router = moe::with_weights(skipping, layer.weights);
     evaluations += curve.evaluations;
   }
   result.kept_share = 1 - static_cast<double>(plan.saved) / static_cast<double>(evaluations);
   result.lambda = plan.lambda;
-  result.frontier = frontier_of(curves);
+  return result;
+}
+
+std::vector<SkipFrontier> SkipStudy::frontier() const { return frontier_of(curves_); }
+
+SkipStudy study_skipping(const Model& model, std::span<const CalibrationBatch> batches, SkipStudy study,
+                         Threads& threads, const Progress& progress) {
+  int ranks = 1;
+  for (const model::LayerConfig& layer : model.config().layers) ranks = std::max(ranks, layer.top_k);
+  const auto take = [&](int, const LayerRecord& record) { study.add(record); };
+  observe(model.with_admission("all"), batches, {.ranks = ranks}, take, threads, progress);
+  return study;
+}
+
+BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,
+                             Threads& threads, const Progress& progress) {
+  SkipStudy study(model, budget.by, budget.own_gains);
+  study.check(budget.keep);
+  study = study_skipping(model, batches, std::move(study), threads, progress);
+  BudgetResult result = study.at(budget.keep);
+  result.frontier = study.frontier();
   return result;
 }
 

@@ -66,6 +66,34 @@ struct BudgetResult {
   model::Config config;  // the given one with the policies as router expressions
 };
 
+// What skipping can do in every layer of a model, and the policies of any budget from that.
+class SkipStudy {
+ public:
+  // With every expert at work: thresholds that the model has are left out. Throws Error (usage) for kRatio where a
+  // layer is not top-2.
+  SkipStudy(const Model& model, moe::Skip::By by, bool own_gains = false);
+
+  double least() const;           // the share of the evaluations that always stays: one expert a token
+  void check(double keep) const;  // throws Error (usage) for a share out of range
+
+  // The record of the next layer. Throws Error (input) where it is not finite.
+  void add(const LayerRecord& record);
+  // With a record of every layer; throws as check() does. The result has no frontier.
+  BudgetResult at(double keep) const;
+  std::vector<SkipFrontier> frontier() const;
+
+ private:
+  Model full_;
+  moe::Skip::By by_;
+  bool own_gains_;
+  std::vector<SkipCurve> curves_;       // [L]
+  std::vector<moe::SubsetRule> kinds_;  // [L]
+};
+
+// `study`, of this model and without records, with those of a pass over the batches.
+SkipStudy study_skipping(const Model& model, std::span<const CalibrationBatch> batches, SkipStudy study,
+                         Threads& threads, const Progress& progress = {});
+
 // Measures with every expert at work, as calibrate_skipping does. Throws Error (usage) for a budget that cannot be met
 // or kRatio where a layer is not top-2, (input) for a router that is not one of pruning's.
 BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,

@@ -148,6 +148,12 @@ void write_safetensors(const std::string& path, std::span<const Tensor> tensors,
   file.commit();
 }
 
+size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata) {
+  size_t size = sizeof(uint64_t) + format_header(in_writing_order(tensors), metadata).size();
+  for (const Tensor& t : tensors) size += t.bytes.size();
+  return size;
+}
+
 // A number is a NaN or an infinity exactly when all bits of its exponent are set; asking the bits works at any address.
 bool all_finite(const Tensor& tensor) {
   switch (tensor.type) {

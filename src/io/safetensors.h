@@ -61,6 +61,9 @@ class SafetensorsFile {
 void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
                        base::Existing existing);
 
+// How many bytes that file would have.
+size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata);
+
 // False when a floating-point tensor holds a NaN or an infinity.
 bool all_finite(const Tensor& tensor);
 

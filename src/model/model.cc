@@ -61,6 +61,8 @@ bool passed_over(const Config& config, const std::string& name) {
   return name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
 }
 
+const io::Metadata kMetadata{{"format", "pt"}};  // of model.safetensors
+
 constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for heads of width 128
 
 }  // namespace
@@ -260,12 +262,18 @@ io::Tensor Model::to_store(const TensorInfo& info, const Weight& weight) const {
   return same ? *found : as_stored(info, weight);
 }
 
-void Model::save(const std::string& directory, const nlohmann::json& base) const {
-  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
+std::vector<io::Tensor> Model::stored() const {
   std::vector<io::Tensor> tensors;
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) { tensors.push_back(to_store(info, weight)); });
-  io::write_safetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
+  return tensors;
 }
+
+void Model::save(const std::string& directory, const nlohmann::json& base) const {
+  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
+  io::write_safetensors(directory + "/model.safetensors", stored(), kMetadata, base::Existing::kRefuse);
+}
+
+int64_t Model::file_bytes() const { return static_cast<int64_t>(io::safetensors_size(stored(), kMetadata)); }
 
 int64_t bytes_of(const Model& model) {
   int64_t bytes = 0;

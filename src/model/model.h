@@ -58,6 +58,8 @@ class Model {
 
   // Writes config.json and model.safetensors into an existing directory. `base` is the config.json to start from.
   void save(const std::string& directory, const nlohmann::json& base) const;
+  // What model.safetensors then takes, to the byte.
+  int64_t file_bytes() const;
 
  private:
   Weight copy(const Weight& weight, tensor::DType type);
@@ -66,6 +68,7 @@ class Model {
   void finish();
   void check_layer(size_t l) const;
   io::Tensor to_store(const TensorInfo& info, const Weight& weight) const;
+  std::vector<io::Tensor> stored() const;
 
   std::string where_ = "model";  // its directory, for messages
   Config config_;

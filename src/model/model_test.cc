@@ -121,6 +121,7 @@ TEST_CASE("model: saved, loaded and saved again it is the same, byte for byte") 
     const Directory again;
     model.save(again.path(), Json::parse(base::read_file(stored.directory.file("config.json"))));
     CHECK(again.weights() == stored.directory.weights());
+    CHECK(model.file_bytes() == static_cast<int64_t>(again.weights().size()));
     CHECK(base::read_file(again.file("config.json")) == base::read_file(stored.directory.file("config.json")));
   }
 }
@@ -133,6 +134,7 @@ TEST_CASE("model: files in half precision compute as their numbers in float do, 
     Directory again;
     half.save(again.path(), json_of(stored.config));
     CHECK(again.weights() == stored.directory.weights());
+    CHECK(half.file_bytes() == static_cast<int64_t>(again.weights().size()));
     CHECK(bytes_of(Model(again.path())) == bytes_of(half));
 
     for (auto& [t, bytes] : stored.tensors) {

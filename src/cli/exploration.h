@@ -1,0 +1,50 @@
+// What choir prune --explore has measured, and the ways to show it.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/speed.h"
+#include "eval/distance.h"
+
+namespace choir::cli {
+
+// One model of the frontier beside the full one.
+struct ExploredModel {
+  std::string method;                            // full, a method of pruning, skip, or search + skip
+  std::optional<double> keep_ratio, skip_share;  // asked for
+  std::vector<int> experts;                      // [L] that are there
+  double evaluations = 1;                        // share of the expert evaluations of the calibration text that stay
+  int64_t bytes = 0;                             // of the file of weights
+  std::optional<double> loss;                    // on the calibration text, what the search makes small
+  eval::Distance distance;                       // from the full model on the held-out text
+  std::optional<double> accuracy;                // of the choices
+  std::optional<Speed> speed;
+  bool knee = false;
+
+  std::string name() const;  // "search, 75 % of the experts"
+};
+
+struct Exploration {
+  std::string model, held_out;  // held_out: which text, in words
+  int64_t calibration_tokens = 0, held_out_tokens = 0;
+  uint64_t seed = 1;
+  SpeedRun speed_run;
+  int threads = 1;
+  ExploredModel full;
+  std::vector<ExploredModel> models;
+
+  std::string timing() const;  // how speeds were measured; empty where they were not
+};
+
+// Marks the knees: of the searched models KL against bytes, of the skipping ones KL against their evaluations; both
+// lines end with the full model.
+void mark_knees(Exploration& exploration);
+
+nlohmann::ordered_json json_of(const Exploration& exploration);
+std::string table_of(const Exploration& exploration);
+std::string page_of(const Exploration& exploration);
+
+}  // namespace choir::cli
