@@ -3,7 +3,7 @@ import re
 import unittest
 
 import cli_models as models
-from cli_case import TEXT, CliTest
+from cli_case import TEXT, CliTest, snapshot
 
 COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "bytes", "bytes_share", "calibration_loss",
            "kl_mean", "kl_p99", "perplexity", "top1_agreement", "accuracy", "decode_tokens_per_second",
@@ -74,6 +74,25 @@ class ExploreTest(CliTest):
         for field in ("decode_tokens_per_second", "decode_speedup", "accuracy"):
             self.assertIsNone(model[field])
 
+    def test_a_searched_model_can_be_pruned_by_hand(self):
+        told = self.json_of(*self.explore("--keep-ratios", "0.6,0.4", "--seed", 3, rounds=0))
+        text = ("--calibrate", self.text, "--length", 16, "--hold-out", 0.2, "--seed", 3)
+        for model in (m for m in told["models"] if m["method"] in ("search", "uniform")):
+            out = self.dir / f"{model['method']} {model['keep_ratio']}"
+            by_hand = self.json_of("prune", self.model, "--keep", ",".join(map(str, model["experts"])), "--method",
+                                   "search", "--objective", "stream", *text, "--out", out)
+            self.assertEqual(by_hand["held_out"]["kl_mean"], model["kl_mean"])
+            self.assertEqual((out / "model.safetensors").stat().st_size, model["bytes"])
+
+    def test_a_capture_serves_again(self):
+        start = self.explore("--capture", self.dir / "capture", "--keep-ratios", "0.5", "--skip-shares", "0.6", rounds=0)
+        told = self.json_of(*start)
+        before = snapshot(self.dir / "capture")
+        self.assertEqual(self.json_of(*start), told)
+        self.assertEqual(snapshot(self.dir / "capture"), before)
+        self.assertEqual(self.json_of(*self.explore("--keep-ratios", "0.5", "--skip-shares", "0.6", rounds=0)), told)
+        self.refused(*start, "--hold-out", "0.4", says="capture")
+
     def test_usual_ratios_and_knees(self):
         told = self.json_of(*self.explore(rounds=0))
         searched = [m for m in told["models"] if m["method"] == "search"]
@@ -116,7 +135,7 @@ class ExploreTest(CliTest):
                      says="--explore")
         self.refused(*start, "--explore", "--held-out", self.text, code=2, says="held out")
         self.refused("prune", self.model, "--explore", "--calibrate", self.text, "--sequences", 1, "--length", 16,
-                     says="hold out")
+                     says="too few sequences")
         self.refused("prune", self.model, "--explore", code=2, says="--calibrate")
         self.refused(*start, code=2, says="--")
 
@@ -154,9 +173,9 @@ class ExploreTest(CliTest):
         self.assertIn("all experts in bf16", text)
 
     def test_wrong_budgets(self):
-        for budget, words in {"6XB": "unknown unit", "900": "without a unit", "GB": "not a size", "-1GB": "not a size",
-                              "nan": "not a size", "0": "not a size", "1": "nothing to do", "1GB": "nothing to do",
-                              "9e99GB": "too large", "1kB": "takes", "0.05": "takes"}.items():
+        for budget, words in {"6XB": "is no size", "900": "takes", "GB": "is no size", "-1GB": "is no size",
+                              "nan": "is no size", "0": "is no size", "1": "nothing to do", "1GB": "nothing to do",
+                              "9e99GB": "is no size", "1kB": "takes", "0.05": "takes"}.items():
             self.refused(*self.fit(f"{budget}"), code=2, says=["--budget", words])
         self.refused("fit", self.model, "--budget", "0.8", code=2, says="--calibrate")
         self.refused(*self.fit("0.5", "--out", self.model), code=2, says=str(self.model))

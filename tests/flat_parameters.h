@@ -76,7 +76,7 @@ struct FlatBatch {
 // What forward_backward gives the gradient of.
 template <class S>
 S scaled_loss(const ReferenceOutcome<S>& outcome, const model::LossScales& scales) {
-  return static_cast<double>(scales.cross_entropy) * outcome.cross_entropy +
+  return static_cast<double>(scales.tokens) * outcome.cross_entropy +
          static_cast<double>(scales.balance) * outcome.balance;
 }
 

@@ -1,6 +1,8 @@
 // The loss, the logits and every gradient of a whole model against the reference and its complex step.
 #include <doctest/doctest.h>
 
+#include "kernels/reference/compare.h"
+#include "kernels/reference/soft_cross_entropy.h"
 #include "tests/flat_parameters.h"
 #include "tests/gradients/complex_step.h"
 
@@ -77,6 +79,59 @@ TEST_CASE("model: the same with a sliding window and experts that are skipped") 
   config.layers[1].skip_beta = 0.4f;
   const RandomModel owner = random_model(config, 3);
   check_gradients(owner.model(), random_batch({7, 6}, 17, 7));
+}
+
+// (1 - w) times the cross entropy of the targets and w times that of a teacher, a mean over the counted tokens.
+struct Lesson {
+  double weight, temperature;
+  std::vector<double> logits;  // (N,V)
+
+  template <class S>
+  S teach(const ReferenceOutcome<S>& outcome, std::span<const int32_t> targets) const {
+    S sum = 0;
+    double counted = 0;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      if (targets[i] < 0) continue;
+      const size_t vocab = outcome.logits[i].size();
+      const auto begin = logits.begin() + static_cast<ptrdiff_t>(i * vocab);
+      sum += kernels::reference::soft_cross_entropy(
+          outcome.logits[i], std::vector<double>(begin, begin + static_cast<ptrdiff_t>(vocab)), temperature);
+      counted += 1;
+    }
+    return sum / counted;
+  }
+};
+
+TEST_CASE("model: a teacher's part of the loss and of every gradient agrees with the reference") {
+  const RandomModel owner = random_model(tiny_config(), 6);
+  const ReferenceBatch batch = random_batch({7, 6}, 17, 8);
+  const FlatBatch flat(batch);
+  const Lesson lesson{0.375, 2.5, kernels::reference::random(13 * 17, 2, 9)};
+  const std::vector<float> teacher = kernels::reference::narrow(lesson.logits);
+  const model::LossScales scales{0.75f, 0.5f};
+  model::TrainingBatch training = flat.training();
+  training.teaching = {{teacher.data(), 13, 17}, 0.375f, 2.5f};
+  base::Threads threads(2);
+  model::TrainingActivations activations;
+  Gradients gradients(owner.model().config());
+  const auto loss = forward_backward(owner.model(), training, scales, activations, gradients.tensors, threads);
+
+  const Config& config = owner.model().config();
+  const std::vector<double> parameters = flat_parameters(owner.model());
+  const ReferenceOutcome<double> want = ReferenceModel<double>(config, parameters).run(batch);
+  REQUIRE(want.margin > 1e-3);
+  CHECK(loss.cross_entropy == doctest::Approx(want.cross_entropy).epsilon(1e-5));
+  CHECK(loss.distillation == doctest::Approx(lesson.teach(want, flat.targets)).epsilon(1e-5));
+  const std::vector<double> derivative = complex_step(parameters, [&](const std::vector<std::complex<double>>& z) {
+    const auto outcome = ReferenceModel<std::complex<double>>(config, z).run(batch);
+    return scaled_loss(outcome, {0.75f * (1 - 0.375f), 0.5f}) + 0.75 * 0.375 * lesson.teach(outcome, flat.targets);
+  });
+  const double* next = derivative.data();
+  for (size_t i = 0; i < gradients.count(); ++i) {
+    CAPTURE(gradients.name(i));
+    CHECK(error(next, gradients.numbers(i)) < 1e-5);
+    next += gradients.numbers(i).size();
+  }
 }
 
 TEST_CASE("model: gradients are added to what is there") {

@@ -95,16 +95,62 @@ void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context)
   verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
 }
 
-// With --explore the verb prune writes no model: it needs no --out and no --keep, and tries every method.
+void add_prune_choice(CLI::App* verb, Prune& o) {
+  verb->add_option("--keep", o.keep,
+                   "experts to keep: a number or a share of them (0.75, rounded to the nearest number), for all layers "
+                   "or for each: 6,4,6,8")
+      ->delimiter(',');
+  verb->add_option("--keep-total", o.keep_total, "experts to keep in all layers together, where they lose least")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--budget", o.budget, "bytes that the model may have: 6GB, 500MiB");
+  verb->add_flag("--uniform", o.uniform, "under a budget or a total, the same number in every layer");
+  verb->add_option("--method", o.method,
+                   "exact: the least error of all sets (default where it fits); search: elimination, swaps and "
+                   "restarts (default elsewhere); nested: elimination alone; genetic; sampled; or by a score: random, "
+                   "frequency, mass, ean, reap, man, msan, seer, easy_ep");
+  verb->add_option(
+          "--objective", o.objective,
+          "what a search makes small: the squared error of all tokens (published), beside each token's output, "
+          "or beside the stream")
+      ->check(CLI::IsMember({"published", "output", "stream"}));
+  verb->add_option("--samples", o.samples, "sets that --method sampled draws")->check(CLI::PositiveNumber);
+  verb->add_option("--prove", o.prove_nodes, "after a search, partial sets to bound for a proof that it is the best")
+      ->check(CLI::PositiveNumber);
+  verb->add_flag("--progressive", o.progressive, "each layer sees the inputs of the layers pruned before it");
+  verb->add_flag("--all-losses", o.all_losses, "report the loss of every subset");
+}
+
+void add_prune_files(CLI::App* verb, Prune& o) {
+  CLI::Option* capture = verb->add_option("--capture", o.capture,
+                                          "directory of what the layers did with the text: made, gone on with, or used "
+                                          "as it is");
+  verb->add_flag("--capture-only", o.capture_only, "stop when the capture is finished")->needs(capture);
+  verb->add_option("--capture-tokens", o.capture_tokens, "tokens to calibrate on at most, in whole sequences")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--capture-least", o.capture_least,
+                   "the fewest experts of a layer that the capture is to serve; otherwise a quarter of them")
+      ->check(CLI::PositiveNumber)
+      ->needs(capture);
+  verb->add_option("--save-plan", o.save_plan, "write what was chosen as a plan; nested methods give every count");
+  verb->add_option("--plan", o.plan, "keep what a plan says, without calibration");
+  verb->add_flag("--repair", o.repair,
+                 "try repairs and keep those that lower the divergence on text held out: all, or --repair=drop,novice,"
+                 "merge,scalar,ridge");
+  verb->add_option("--hold-out", o.hold_out,
+                   "share of the calibration sequences, from the end, that only measure the result; 0.1 for repairs, "
+                   "0.2 to explore")
+      ->check(CLI::Range(0.0, 0.9));
+  verb->add_option("--least-tokens", o.least_tokens, "name the experts that saw fewer calibration tokens")
+      ->check(CLI::NonNegativeNumber);
+}
+
+// With --explore the verb prune writes no model, and tries methods and counts of its own.
 void add_explore(CLI::App* verb, Explore& o) {
-  CLI::Option* explore = verb->add_flag_callback(
-      "--explore",
-      [verb, &o] {
-        o.asked = true;
-        for (const char* name : {"--out", "--keep"}) verb->get_option(name)->required(false);
-      },
-      "write no model: measure the frontier of smaller ones on held-out text");
-  for (const char* name : {"--out", "--keep", "--method", "--progressive", "--all-losses"})
+  CLI::Option* explore =
+      verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
+  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
+                           "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
+                           "--capture-tokens", "--capture-least", "--save-plan", "--plan", "--repair"})
     explore->excludes(verb->get_option(name));
   const CLI::Range share(1e-6, 1.0);
   verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")
@@ -130,16 +176,11 @@ CLI::App* add_prune(CLI::App& app, Call& call, Prune& o) {
   CLI::App* verb = add_verb(app, call, "prune", "drop the experts that matter least",
                             "choir prune models/choir-tiny --out small --keep 6 --calibrate docs/*.md");
   add_model(verb, o.model);
-  add_out(verb, o.out, o.force);
-  verb->add_option("--keep", o.keep, "experts to keep: one number, or one for each layer: 6,4,6,8")
-      ->delimiter(',')
-      ->required()
-      ->check(CLI::PositiveNumber);
-  verb->add_option("--method", o.method, "exact: least reconstruction error of all subsets; random; frequency")
-      ->check(CLI::IsMember({"exact", "random", "frequency"}));
-  verb->add_flag("--progressive", o.progressive, "each layer sees the inputs of the layers pruned before it");
-  verb->add_flag("--all-losses", o.all_losses, "report the loss of every subset");
+  verb->add_option("--out", o.out, "where the result goes");
+  verb->add_flag("--force", o.force, "replace what stands there");
+  add_prune_choice(verb, o);
   add_calibration(verb, o.calibration);
+  add_prune_files(verb, o);
   add_explore(verb, o.explore);
   return verb;
 }
@@ -154,6 +195,14 @@ CLI::App* add_fit(CLI::App& app, Call& call, Fit& o) {
   verb->add_flag("--force", o.force, "replace what stands there")->needs(out);
   add_held_out(verb, o.held_out, o.context);
   add_calibration(verb, o.calibration);
+  return verb;
+}
+
+CLI::App* add_merge_captures(CLI::App& app, Call& call, MergeCaptures& o) {
+  CLI::App* verb = add_verb(app, call, "merge-captures", "put captures of one model on several texts together",
+                            "choir merge-captures on-prose on-code --out on-both");
+  verb->add_option("CAPTURE", o.from, "directories that choir prune --capture made")->required();
+  verb->add_option("--out", o.out, "the new capture, or one that was stopped half-way")->required();
   return verb;
 }
 
@@ -230,16 +279,24 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Eval eval;
   Prune prune;
   Fit fit;
+  MergeCaptures merge_captures;
   Skip skip;
   Train train;
   Route route;
   Report report;
   Doctor doctor;
-  const CLI::App* asked[] = {
-      add_inspect(app, call, inspect), add_forward(app, call, forward), add_generate(app, call, generate),
-      add_eval(app, call, eval),       add_prune(app, call, prune),     add_fit(app, call, fit),
-      add_skip(app, call, skip),       add_train(app, call, train),     add_route(app, call, route),
-      add_report(app, call, report),   add_doctor(app, call, doctor)};
+  const CLI::App* asked[] = {add_inspect(app, call, inspect),
+                             add_forward(app, call, forward),
+                             add_generate(app, call, generate),
+                             add_eval(app, call, eval),
+                             add_prune(app, call, prune),
+                             add_fit(app, call, fit),
+                             add_merge_captures(app, call, merge_captures),
+                             add_skip(app, call, skip),
+                             add_train(app, call, train),
+                             add_route(app, call, route),
+                             add_report(app, call, report),
+                             add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -248,7 +305,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval, prune, fit, skip, train, route, report, doctor};
+  const Verb filled[] = {inspect,        forward, generate, eval,  prune,  fit,
+                         merge_captures, skip,    train,    route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

@@ -38,7 +38,9 @@ class Explorer {
  private:
   void show(const std::string& what, int done, int total) {
     progress_.show(fmt::format("{} {}/{}", what, done, total));
-    if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o_.model, "nothing was written");
+    if (interrupted())
+      throw base::Error(base::Fault::kInterrupted, "interrupted", o_.model,
+                        o_.capture.empty() ? "nothing was written" : "the capture stays");
   }
   compress::Progress shown(const std::string& what) {
     return [this, what](int done, int total) { show(what, done, total); };
@@ -57,7 +59,8 @@ class Explorer {
   ProgressLine progress_;
   std::optional<model::Model> full_;  // with every expert at work
   Split split_;
-  std::vector<compress::LayerRecord> records_;
+  std::optional<compress::RecordSource> records_;
+  const compress::Progress calibrating_ = shown("calibrating");
   std::vector<int32_t> prompt_;
   std::vector<Speed> full_speeds_;
   std::vector<double> keep_ratios_, skip_shares_;
@@ -67,12 +70,18 @@ class Explorer {
 // A layer may keep fewer than the ratio where others keep more.
 double Explorer::least_ratio() const { return std::min(0.25, std::ranges::min(keep_ratios_)); }
 
+// The one pass over the text, into memory or into a directory.
 void Explorer::capture() {
   int least = INT32_MAX;
   for (const model::LayerConfig& layer : full_->config().layers)
     least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
-  const auto take = [&](int, compress::LayerRecord record) { records_.push_back(std::move(record)); };
-  compress::observe(*full_, split_.calibration, {.least_keep = least}, take, threads_, shown("calibrating"));
+  const compress::ObserveOptions options{.least_keep = least};
+  if (!o_.capture.empty()) {
+    records_.emplace(compress::use_capture(o_.capture, bundle_.model, split_.batches, options, threads_, calibrating_));
+    return;
+  }
+  records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
+  records_->all();
 }
 
 void Explorer::measure_full() {
@@ -103,9 +112,8 @@ void Explorer::prune() {
   for (int l = 0; l < full_->config().depth(); ++l) bytes.push_back(compress::expert_bytes(*full_, l));
   compress::FrontierOptions options;
   options.least = least_ratio();
-  options.search.seed = common_.seed;
-  const compress::PruningFrontier frontier(compress::records_in(records_), bytes, options, threads_,
-                                           shown("eliminating"));
+  options.seed = common_.seed;
+  compress::PruningFrontier frontier(*records_, bytes, options, threads_, shown("eliminating"));
   const auto choices = frontier.choices(keep_ratios_, shown("searching"));
   std::map<Sets, size_t> measured;  // what several methods choose alike is measured once
   for (size_t i = 0; i < choices.size(); ++i) {
@@ -128,7 +136,7 @@ void Explorer::prune() {
   for (const compress::KeptChoice& choice : choices) {
     if (choice.method != "search") continue;
     const model::Model pruned = compress::planned_model(*full_, choice.keep);
-    const auto study = compress::study_skipping(pruned, split_.calibration, {pruned, moe::Skip::By::kTail}, threads_,
+    const auto study = compress::study_skipping(pruned, split_.batches, {pruned, moe::Skip::By::kTail}, threads_,
                                                 shown("calibrating skipping"));
     ExploredModel like;
     like.method = "search + skip";
@@ -161,13 +169,15 @@ Exploration Explorer::run() {
   full_ = bundle_.model.with_admission("all");
   keep_ratios_ = asked_or(o_.explore.keep_ratios, compress::kKeepRatios);
   skip_shares_ = asked_or(o_.explore.skip_shares, compress::kSkipShares);
-  split_ = split(o_.calibration, o_.explore.held_out, bundle_);
+  const double share = o_.hold_out > 0 ? o_.hold_out : kHeldOut;
+  split_ = split_text(o_.calibration, o_.explore.held_out, share, bundle_);
   for (const eval::Document& document : split_.held_out)
     if (document.ids.size() > prompt_.size()) prompt_ = document.ids;
   result_.model = o_.model;
-  result_.held_out = o_.explore.held_out.empty() ? "the last fifth of the calibration's blocks"
-                                                 : fmt::format("{}", fmt::join(o_.explore.held_out, ", "));
-  result_.calibration_tokens = count_tokens(split_.calibration);
+  result_.held_out = o_.explore.held_out.empty()
+                         ? fmt::format("the last {:.4g} % of the calibration's sequences", 100 * share)
+                         : fmt::format("{}", fmt::join(o_.explore.held_out, ", "));
+  result_.calibration_tokens = count_tokens(split_.batches);
   result_.seed = common_.seed;
   result_.threads = threads_.count();
   result_.speed_run = speed_run(*full_, prompt_, o_.explore.rounds);
@@ -175,7 +185,7 @@ Exploration Explorer::run() {
   capture();
   prune();
   compress::SkipStudy study(*full_, moe::Skip::By::kTail);
-  for (const compress::LayerRecord& record : records_) study.add(record);
+  records_->each([&](int, const compress::LayerRecord& record) { study.add(record); });
   ExploredModel like;
   like.method = "skip";
   skip(*full_, study, like);

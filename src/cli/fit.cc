@@ -1,15 +1,15 @@
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "cli/byte_size.h"
 #include "cli/held_out.h"
+#include "cli/prune_call.h"
 #include "cli/terminal.h"
 #include "compress/expert_type.h"
-#include "compress/fingerprint.h"
 #include "compress/frontier.h"
 #include "compress/plan.h"
 #include "compress/repair.h"
@@ -44,6 +44,15 @@ struct Whole {
   std::string type;
   model::Model model;
 };
+
+// Bytes, or a share of the present ones: a number up to 1 without a unit.
+int64_t budget_bytes(const std::string& text, int64_t present) {
+  double share = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), share);
+  const bool whole = failure == std::errc() && end == text.data() + text.size();
+  if (whole && share > 0 && share <= 1) return static_cast<int64_t>(share * static_cast<double>(present));
+  return parse_size(text);
+}
 
 // Experts of no consequence: as many of each group.
 Sets some_sets(const model::Model& model, const std::vector<int>& counts) {
@@ -100,7 +109,7 @@ class Fitter {
   void find_least();
   void capture();
   std::optional<std::vector<int>> counts_for(const compress::PruningFrontier& frontier, const Whole& whole) const;
-  void try_format(const compress::PruningFrontier& frontier, const Whole& whole);
+  void try_format(compress::PruningFrontier& frontier, const Whole& whole);
   void measure(const Whole& whole, model::Model model, std::vector<std::string> repairs);
   double judge(const model::Model& model);
   void write() const;
@@ -122,7 +131,10 @@ class Fitter {
   size_t experts_ = 0;
   Split split_;
   std::vector<eval::Document> for_repairs_, for_choice_;
-  std::vector<compress::LayerRecord> records_;
+  std::optional<compress::RecordSource> records_;
+  const compress::Progress calibrating_ = [this](int done, int total) {
+    show(fmt::format("calibrating {}/{}", done, total));
+  };
   std::vector<Fitted> fitted_;
   size_t best_ = 0;
   std::optional<model::Model> best_model_;
@@ -133,7 +145,7 @@ void Fitter::find_formats() {
   const model::Model full = bundle_.model.with_admission("all");
   for (const model::LayerConfig& layer : full.config().layers) experts_ += static_cast<size_t>(layer.experts);
   present_ = full.file_bytes();
-  budget_ = byte_size(o_.budget, present_);
+  budget_ = budget_bytes(o_.budget, present_);
   if (budget_ >= present_)
     base::usage_error(fmt::format("the weights take {} bytes, the budget is {}", present_, budget_), "--budget",
                       "nothing to do: the model fits as it is");
@@ -163,14 +175,14 @@ void Fitter::find_least() {
 }
 
 void Fitter::capture() {
-  split_ = split(o_.calibration, o_.held_out, bundle_);
+  split_ = split_text(o_.calibration, o_.held_out, kHeldOut, bundle_);
   for_repairs_ = part_of(split_.held_out, true);
   for_choice_ = part_of(split_.held_out, false);
   const model::Model& full = wholes_[0].model;
   const std::vector<int> counts = compress::least_counts(full, least_share_);
-  const auto take = [&](int, compress::LayerRecord record) { records_.push_back(std::move(record)); };
-  compress::observe(full, split_.calibration, {.least_keep = std::ranges::min(counts)}, take, threads_,
-                    [&](int done, int total) { show(fmt::format("calibrating {}/{}", done, total)); });
+  records_.emplace(full, split_.batches, compress::ObserveOptions{.least_keep = std::ranges::min(counts)}, threads_,
+                   calibrating_);
+  records_->all();
 }
 
 double Fitter::judge(const model::Model& model) {
@@ -208,14 +220,14 @@ std::optional<std::vector<int>> Fitter::counts_for(const compress::PruningFronti
   return {};
 }
 
-void Fitter::try_format(const compress::PruningFrontier& frontier, const Whole& whole) {
+void Fitter::try_format(compress::PruningFrontier& frontier, const Whole& whole) {
   if (whole.model.file_bytes() <= budget_) return measure(whole, whole.model, {});
   const auto counts = counts_for(frontier, whole);
   if (!counts) return;
   const Sets keep = frontier.searched(*counts);
   measure(whole, compress::planned_model(whole.model, keep), {});
   compress::RepairResult repaired = compress::repair(
-      {whole.model, keep, records_, split_.calibration}, {}, [&](const model::Model& model) { return judge(model); },
+      {whole.model, keep, records_->all(), split_.batches}, {}, [&](const model::Model& model) { return judge(model); },
       threads_);
   std::vector<std::string> repairs;
   for (size_t i = 1; i < repaired.steps.size(); ++i)
@@ -225,10 +237,6 @@ void Fitter::try_format(const compress::PruningFrontier& frontier, const Whole& 
 
 void Fitter::write() const {
   write_model(*best_model_, o_.model, o_.out, o_.force);
-  const model::Model again(o_.out);
-  base::Threads threads(common_.threads);
-  if (compress::fingerprint(again, threads) != compress::fingerprint(*best_model_, threads))
-    base::input_error("the model that was written is not the one that was made", o_.out, "check the disk");
   const auto bytes = std::filesystem::file_size(o_.out + "/model.safetensors");
   CHOIR_CHECK(static_cast<int64_t>(bytes) <= budget_, "within the budget");
 }
@@ -250,7 +258,7 @@ Json Fitter::json() const {
   return {{"budget", budget_},
           {"present", present_},
           {"perplexity", fitted_[best_].distance.perplexity},
-          {"calibration_tokens", count_tokens(split_.calibration)},
+          {"calibration_tokens", count_tokens(split_.batches)},
           {"held_out_tokens", fitted_[best_].distance.tokens},
           {"models", models},
           {"out", o_.out.empty() ? Json(nullptr) : Json(o_.out)}};
@@ -280,9 +288,8 @@ void Fitter::run() {
   for (int l = 0; l < bundle_.model.config().depth(); ++l) bytes.push_back(compress::expert_bytes(bundle_.model, l));
   compress::FrontierOptions options;
   options.least = least_share_;
-  options.search.seed = common_.seed;
-  const compress::PruningFrontier frontier(compress::records_in(records_), bytes, options, threads_,
-                                           [&](int, int) { show("eliminating"); });
+  options.seed = common_.seed;
+  compress::PruningFrontier frontier(*records_, bytes, options, threads_, [&](int, int) { show("eliminating"); });
   for (const Whole& whole : wholes_) try_format(frontier, whole);
   if (!o_.out.empty()) write();
   if (common_.json) return print_json(json());

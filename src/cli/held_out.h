@@ -2,20 +2,17 @@
 #pragma once
 
 #include "cli/inputs.h"
+#include "cli/prune_repair.h"
 
 namespace choir::cli {
 
-struct Split {
-  std::vector<compress::CalibrationBatch> calibration;
-  std::vector<eval::Document> held_out;
-};
+constexpr double kHeldOut = 0.2;  // of the calibration's sequences, where no other text is given
 
-// Held out are the files `held_out` or, where there are none, the last fifth of the calibration's blocks, one at least,
-// which then are not calibrated on. Throws Error (usage) for a file that is both, (input) for a single block.
-Split split(const Calibration& options, const std::vector<std::string>& held_out, const runtime::Bundle& bundle);
+// Held out are the files `held_out` or, where there are none, `share` of the calibration's sequences. Throws Error
+// (usage) for a file that is both, (input) as hold_out() does.
+Split split_text(const Calibration& options, const std::vector<std::string>& held_out, double share,
+                 const runtime::Bundle& bundle);
 
-// Tokens of either.
 int64_t count_tokens(const std::vector<compress::CalibrationBatch>& batches);
-int64_t count_tokens(const std::vector<eval::Document>& documents);
 
 }  // namespace choir::cli

@@ -48,6 +48,25 @@ std::vector<compress::CalibrationBatch> batches_of(const Ids& ids, const std::st
   return result;
 }
 
+// Of a few tokens that any vocabulary has.
+std::vector<float> sample_logits(const model::Model& model) {
+  const int rows = std::min(8, model.positions());
+  std::vector<int32_t> ids;
+  for (int i = 0; i < rows; ++i) ids.push_back(static_cast<int32_t>((7LL * i * i + 3 * i) % model.config().vocab));
+  const std::vector<kernels::Sequence> sequences{{0, rows, 0, 0}};
+  model::Scratch scratch;
+  std::vector<float> logits(ids.size() * static_cast<size_t>(model.config().vocab));
+  base::Threads threads(1);
+  model::forward(model, {ids, sequences}, {}, scratch, {logits.data(), rows, model.config().vocab}, threads);
+  return logits;
+}
+
+void check_written(const model::Model& model, const std::string& directory, const std::string& out) {
+  const std::vector<float> given = sample_logits(model), written = sample_logits(model::Model(directory));
+  if (given.size() != written.size() || std::memcmp(given.data(), written.data(), given.size() * sizeof(float)) != 0)
+    base::input_error("what was written is not the model that was made", out, "check the disk, and report this");
+}
+
 }  // namespace
 
 TensorPlace tensor_place(const std::string& argument, const std::string& otherwise) {
@@ -125,6 +144,7 @@ void write_model(const model::Model& model, const std::string& source, const std
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
     if (exists(source + "/" + name))
       base::write_file(directory.path() + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
+  check_written(model, directory.path(), out);
   directory.commit();
 }
 

@@ -39,6 +39,8 @@ std::vector<compress::CalibrationBatch> calibration_batches(const Calibration& o
 void check_model_output(const std::string& out, const std::string& source, bool force);
 
 // Writes `model` as a whole directory: config.json from the source's, safetensors, and the source's tokenizer files.
+// Before the directory appears it is loaded again, and its logits of a few tokens are compared bit for bit with those
+// of `model`; throws Error (input) where they differ.
 void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force);
 
 base::Existing existing(bool force);

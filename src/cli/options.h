@@ -56,10 +56,17 @@ struct Explore {
 };
 
 struct Prune {
-  std::string model, out, method;  // no method: exact where it fits, else frequency
-  std::vector<int> keep;
+  std::string model, out, method, objective;  // no method: exact where it fits, else search
+  std::vector<std::string> keep;              // numbers of experts, or shares of them: 6, or 0.75
+  int64_t keep_total = 0;                     // experts of all layers together; 0: not asked for
+  std::string budget;                         // bytes of the model, such as 6GB
   Calibration calibration;
-  bool progressive = false, all_losses = false, force = false;
+  std::string capture, plan, save_plan;
+  std::string repair;    // true: all; or names with commas
+  double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
+  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16;
+  int samples = 1000, capture_least = 0;
+  bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };
 
@@ -69,6 +76,11 @@ struct Fit {
   Calibration calibration;
   int context = 0;
   bool force = false;
+};
+
+struct MergeCaptures {
+  std::vector<std::string> from;
+  std::string out;
 };
 
 struct Skip {
@@ -101,7 +113,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, Skip, Train, Route, Report, Doctor>;
+using Verb =
+    std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Train, Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -115,6 +128,7 @@ void run(const Generate& options, const Common& common);
 void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
 void run(const Fit& options, const Common& common);
+void run(const MergeCaptures& options, const Common& common);
 void run(const Skip& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);

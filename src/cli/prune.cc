@@ -1,79 +1,181 @@
-#include "compress/prune.h"
-
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "cli/inputs.h"
+#include "cli/prune_call.h"
+#include "cli/prune_report.h"
 #include "cli/terminal.h"
+#include "compress/fingerprint.h"
 
 namespace choir::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-compress::Method method(const std::string& name, const model::Config& config) {
-  if (name.empty() && !compress::exact_fits(config)) {
-    fmt::print(stderr, "the exact search does not fit these layers: experts are kept by frequency\n");
-    return compress::Method::kFrequency;
+constexpr double kHeldForRepairs = 0.1;
+
+std::string fingerprint_of(const model::Model& model, base::Threads& threads) {
+  return compress::fingerprint(model.with_admission("all"), threads);
+}
+
+// --plan: no calibration.
+void apply_plan(const Prune& o, const Common& common, const runtime::Bundle& bundle, base::Threads& threads) {
+  const base::Stopwatch watch;
+  const compress::Plan plan = compress::read_plan(o.plan);
+  compress::check_plan(plan, bundle.model, fingerprint_of(bundle.model, threads), o.plan);
+  std::vector<int> counts;
+  if (!o.keep.empty()) counts = counts_to_keep(o.keep, bundle.model);
+  const std::vector<std::vector<int>> keep = compress::keep_lists(plan, counts);
+  write_model(compress::planned_model(bundle.model, keep), o.model, o.out, o.force);
+  Json layers = Json::array();
+  for (size_t l = 0; l < keep.size(); ++l) {
+    Json loss;
+    for (const compress::PlanSet& set : plan.layers[l].sets)
+      if (set.keep == keep[l] && set.loss) loss = *set.loss;
+    layers.push_back({{"layer", l}, {"keep", keep[l]}, {"loss", loss}, {"candidates", 0}});
+    if (!common.json) fmt::print("layer {:3}  keeps {}\n", l, Json(keep[l]).dump());
   }
-  if (name == "random") return compress::Method::kRandom;
-  if (name == "frequency") return compress::Method::kFrequency;
-  return compress::Method::kExact;
+  if (common.json)
+    print_json({{"layers", layers}, {"seconds", watch.seconds()}, {"objective", plan.objective}});
+  else
+    fmt::print("{}  ({:.1f} s)\n", o.out, watch.seconds());
 }
 
-Json layer_json(const compress::LayerChoice& layer, bool all_losses) {
-  Json json{{"layer", layer.layer}, {"keep", layer.keep}, {"loss", nullptr}, {"candidates", layer.candidates}};
-  if (layer.loss) json["loss"] = *layer.loss;
-  json["coverage"] = layer.coverage;
-  if (!all_losses) return json;
-  json["losses"] = Json::array();
-  for (const compress::SubsetLoss& loss : layer.losses)
-    json["losses"].push_back(Json::array({loss.dropped, loss.loss}));
-  return json;
+// What a user would wait for in vain is refused here, and the counts are settled where they can be.
+struct Asked {
+  bool published = false;
+  compress::SetOptions set;
+  std::vector<int> counts;  // empty: a budget decides
+};
+
+Asked asked_of(const Prune& o, const Common& common, const model::Model& model) {
+  compress::check_observable(model);
+  Asked asked;
+  asked.published = is_published(o, model.config());
+  if (!asked.published) asked.set = set_options(o, common, model.config());
+  if (!o.keep.empty()) {
+    asked.counts = counts_to_keep(o.keep, model);
+    if (asked.published) published_options(o, common, model.config(), asked.counts);
+  } else {
+    budget_of(o, model);
+  }
+  return asked;
 }
 
-void warn_of_rare(const compress::LayerChoice& layer) {
-  for (const int e : layer.rarely_seen)
-    fmt::print(stderr, "layer {}: expert {} saw only {} calibration tokens\n", layer.layer, e, layer.coverage[e]);
+// The ranks that the records of a pass must have.
+compress::ObserveOptions ranks_for(const Prune& o, const Asked& asked) {
+  compress::ObserveOptions options;
+  const bool many = !o.capture.empty() || asked.counts.empty() || (!o.save_plan.empty() && asked.set.nested());
+  options.least_keep = many ? o.capture_least : *std::ranges::min_element(asked.counts);
+  return options;
+}
+
+// The calibration, what is held out of it, and who is told how far it is.
+struct Session {
+  const Prune& o;
+  const Common& common;
+  const runtime::Bundle& bundle;
+  base::Threads threads;
+  ProgressLine line;
+  Split text;
+  const compress::Progress progress = [this](int done, int total) {
+    line.show(fmt::format("calibrating {}/{}", done, total));
+    if (interrupted())
+      throw base::Error(base::Fault::kInterrupted, "interrupted", o.capture.empty() ? o.out : o.capture,
+                        o.capture.empty() ? "nothing was written" : "its finished layers stay; the same call goes on");
+  };
+
+  Session(const Prune& options, const Common& c, const runtime::Bundle& b)
+      : o(options), common(c), bundle(b), threads(c.threads) {
+    if (o.calibration.files.empty() && o.calibration.ids.empty()) return;
+    text = hold_out(calibration_batches(o.calibration, bundle), o.hold_out >= 0    ? o.hold_out
+                                                                : o.repair.empty() ? 0
+                                                                                   : kHeldForRepairs);
+    text.batches = at_most(std::move(text.batches), o.capture_tokens);
+  }
+
+  PruneWork work() { return {o, common, bundle.model, text.batches, threads, progress}; }
+  compress::RecordSource records(const compress::ObserveOptions& options) {
+    if (o.capture.empty()) return {bundle.model, text.batches, options, threads, progress};
+    return compress::RecordSource(
+        compress::use_capture(o.capture, bundle.model, text.batches, options, threads, progress));
+  }
+};
+
+void capture_alone(Session& session) {
+  const base::Stopwatch watch;
+  const compress::RecordSource source = session.records({.least_keep = session.o.capture_least});
+  const compress::CaptureInfo& info = source.capture()->info();
+  Pruning seen;
+  for (std::vector<int64_t>& tokens : compress::coverage_of(*source.capture()).tokens) {
+    seen.layers.emplace_back();
+    seen.layers.back().coverage = std::move(tokens);
+  }
+  warn(seen, session.o);
+  if (!session.common.json)
+    return void(fmt::print("{}  {} tokens, {} layers  ({:.1f} s)\n", session.o.capture, info.tokens(), info.depth(),
+                           watch.seconds()));
+  Json layers = Json::array();
+  for (size_t l = 0; l < seen.layers.size(); ++l)
+    layers.push_back({{"layer", l}, {"ranks", info.layers[l].ranks}, {"coverage", seen.layers[l].coverage}});
+  print_json({{"layers", layers}, {"tokens", info.tokens()}, {"seconds", watch.seconds()}});
+}
+
+void save_plan(const Prune& o, const Pruning& pruning, const PruneWork& work) {
+  compress::Plan plan = compress::empty_plan(work.model, fingerprint_of(work.model, work.threads));
+  plan.calibration = pruning.calibration;
+  plan.tokens = pruning.tokens;
+  plan.criterion = pruning.method;
+  plan.objective = pruning.objective;
+  plan.seed = work.common.seed;
+  plan.nested = pruning.nested;
+  for (size_t l = 0; l < plan.layers.size(); ++l) {
+    plan.counts.push_back(static_cast<int>(pruning.layers[l].keep.size()));
+    plan.layers[l].sets = pruning.sets[l];
+  }
+  compress::write_plan(o.save_plan, plan, existing(o.force));
+}
+
+void prune_and_write(Session& session, const Asked& asked) {
+  const base::Stopwatch watch;
+  const PruneWork work = session.work();
+  compress::RecordSource source = session.records(ranks_for(session.o, asked));
+  const Pruning pruning = asked.published ? prune_as_published(work, asked.counts)
+                                          : prune_on_records(work, asked.set, asked.counts, source);
+  const Repaired result = smaller_model(work, pruning, source, session.text.held_out);
+  std::optional<eval::Distance> held_out;
+  if (!session.text.held_out.empty())
+    held_out = eval::distance(work.model.with_admission("all"), result.model, session.text.held_out, {}, work.threads);
+  const PruneReport report{pruning, result.steps, held_out, watch.seconds()};
+  if (!session.o.out.empty()) write_model(result.model, session.o.model, session.o.out, session.o.force);
+  if (!session.o.save_plan.empty()) save_plan(session.o, pruning, work);
+  warn(pruning, session.o);
+  if (session.common.json)
+    print_json(json_of(report, session.o));
+  else
+    print_text(report, session.o);
 }
 
 }  // namespace
 
 void run(const Prune& o, const Common& common) {
   if (o.explore.asked) return explore(o, common);
-  check_model_output(o.out, o.model, o.force);
+  check_call(o);
   const runtime::Bundle bundle(o.model);
-  compress::PruneOptions options;
-  options.keep = o.keep;
-  options.progressive = o.progressive;
-  options.all_losses = o.all_losses;
-  options.seed = common.seed;
-  options.method = method(o.method, bundle.model.config());
-  compress::check_prune(bundle.model.config(), options);
-  bundle.model.check_finite();
-  const auto batches = calibration_batches(o.calibration, bundle);
-  base::Threads threads(common.threads);
-  ProgressLine progress;
-  const compress::PruneResult result =
-      compress::prune(bundle.model, batches, options, threads, [&](int done, int total) {
-        progress.show(fmt::format("calibrating {}/{}", done, total));
-        if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "nothing was written");
-      });
-  write_model(compress::pruned_model(bundle.model, result), o.model, o.out, o.force);
-  Json layers = Json::array();
-  for (const compress::LayerChoice& layer : result.layers) {
-    warn_of_rare(layer);
-    layers.push_back(layer_json(layer, o.all_losses));
-    if (!common.json)
-      fmt::print("layer {:3}  keeps {}  loss {}  of {} candidates\n", layer.layer, Json(layer.keep).dump(),
-                 layer.loss ? fmt::format("{:.6g}", *layer.loss) : "not measured", layer.candidates);
+  if (!o.plan.empty()) {
+    base::Threads threads(common.threads);
+    return apply_plan(o, common, bundle, threads);
   }
-  if (common.json)
-    print_json({{"layers", layers}, {"seconds", result.seconds}});
-  else
-    fmt::print("{}  ({:.1f} s)\n", o.out, result.seconds);
+  Asked asked;
+  if (!o.capture_only) asked = asked_of(o, common, bundle.model);
+  bundle.model.check_finite();
+  Session session(o, common, bundle);
+  if (o.capture_only) return capture_alone(session);
+  if (has_shares(o.keep)) fmt::print(stderr, "shares rounded: keeps {}\n", told(asked.counts, bundle.model.config()));
+  prune_and_write(session, asked);
 }
 
 }  // namespace choir::cli

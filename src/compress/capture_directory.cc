@@ -210,6 +210,25 @@ CaptureDirectory capture_to(const std::string& path, const Model& model, std::sp
   return capture;
 }
 
+CaptureDirectory use_capture(const std::string& path, const Model& model, std::span<const CalibrationBatch> batches,
+                             const ObserveOptions& options, Threads& threads, const Progress& progress) {
+  std::error_code ignored;
+  if (fs::exists(description(path), ignored)) {
+    CaptureDirectory found(path);
+    check_observable(model);
+    found.check_model(fingerprint(model.with_admission("all"), threads));
+    if (!batches.empty() && found.info().calibration != calibration_hash(batches))
+      base::input_error("the capture is of another text", path, "give the text that it was made from, or none");
+    if (found.complete()) return found;
+    if (batches.empty())
+      base::input_error("the capture is not finished: layer " + std::to_string(found.next_layer()) + " is missing",
+                        path, "give the text that it was made from, and it goes on");
+  }
+  if (batches.empty())
+    base::usage_error("no capture is there, and no text to make one from", path, "give text or token ids");
+  return capture_to(path, model, batches, options, threads, progress);
+}
+
 CoverageTable coverage_of(const CaptureDirectory& capture) {
   CoverageTable table;
   for (int l = 0; l < capture.info().depth(); ++l) table.tokens.push_back(capture.load(l).coverage);

@@ -71,6 +71,12 @@ class CaptureDirectory {
 CaptureDirectory capture_to(const std::string& path, const Model& model, std::span<const CalibrationBatch> batches,
                             ObserveOptions options, Threads& threads, const Progress& progress = {});
 
+// The capture at `path`: opened where it is finished, otherwise made, or gone on with. A finished one needs no batches,
+// and its ranks may be others than the options ask for. Throws Error (input) when it is of another model or text, or of
+// no text and not finished, (usage) when there is none and no text either, and as capture_to does.
+CaptureDirectory use_capture(const std::string& path, const Model& model, std::span<const CalibrationBatch> batches,
+                             const ObserveOptions& options, Threads& threads, const Progress& progress = {});
+
 // Tokens of each layer's experts; reads every layer, one at a time.
 CoverageTable coverage_of(const CaptureDirectory& capture);
 

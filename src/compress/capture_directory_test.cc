@@ -140,6 +140,29 @@ TEST_CASE("capture: a directory of something else, or of another capture, is ref
   CHECK(!refusal_of([&] { CaptureDirectory(f.place.file("d")); }).empty());
 }
 
+TEST_CASE("capture: a finished one is used without text, a stopped one goes on with its text") {
+  Fixture f;
+  const std::string path = f.place.file("used");
+  const auto use = [&](std::span<const CalibrationBatch> batches) {
+    return use_capture(path, *f.made.model, batches, f.options, f.threads);
+  };
+  CHECK(contains(fault_of([&] { use({}); }), "no text to make one from"));
+  CHECK(!std::filesystem::exists(path));
+  const Progress stop = [](int done, int) {
+    if (done == 4) throw base::Error(base::Fault::kInterrupted, "interrupted", "", "");
+  };
+  CHECK_THROWS_AS(use_capture(path, *f.made.model, f.batches, f.options, f.threads, stop), base::Error);
+  CHECK(contains(fault_of([&] { use({}); }), "not finished"));
+  const auto others = random_batches(2, 2, 9, 31, 8);
+  CHECK(contains(fault_of([&] { use(others); }), "another text"));
+  CHECK(use(f.batches).complete());
+  const CaptureInfo whole = f.capture("whole").info();
+  f.options.ranks = 3;  // the finished one has its own
+  CHECK(use({}).info() == whole);
+  const TestModel other(mixed_config(3), 6);
+  CHECK(contains(fault_of([&] { use_capture(path, *other.model, {}, f.options, f.threads); }), "another model"));
+}
+
 TEST_CASE("capture: a router that experts cannot be taken from is refused before anything is written") {
   Fixture f;
   model::Config config = small_config(4, 2, 1);

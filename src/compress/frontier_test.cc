@@ -28,18 +28,17 @@ model::Config config_of(bool groups) {
 struct Observed {
   TestModel made;
   std::vector<CalibrationBatch> batches = random_batches(2, 3, 40, 31);
-  std::vector<LayerRecord> records;
   std::vector<int64_t> bytes;
   base::Threads threads{2};
+  Progress progress = [](int, int) {};
+  RecordSource source;
+  const std::vector<LayerRecord>& records;
 
-  explicit Observed(bool groups = false) : made(config_of(groups)) {
-    const auto take = [&](int, LayerRecord record) { records.push_back(std::move(record)); };
-    observe(*made.model, batches, {}, take, threads);
+  explicit Observed(bool groups = false)
+      : made(config_of(groups)), source(*made.model, batches, {}, threads, progress), records(source.all()) {
     for (int l = 0; l < 3; ++l) bytes.push_back(expert_bytes(*made.model, l));
   }
-  PruningFrontier frontier(const FrontierOptions& options = {}) {
-    return {records_in(records), bytes, options, threads};
-  }
+  PruningFrontier frontier(const FrontierOptions& options = {}) { return {source, bytes, options, threads}; }
   int64_t bytes_of(const Sets& keep) const {
     int64_t sum = 0;
     for (size_t l = 0; l < keep.size(); ++l) sum += static_cast<int64_t>(keep[l].size()) * bytes[l];
@@ -119,12 +118,12 @@ TEST_CASE("frontier: a searched set of a small layer is the best of all") {
 
 TEST_CASE("frontier: counts that a layer's rule or its least share forbids are left out, repeated ones too") {
   Observed o(true);
-  const PruningFrontier frontier = o.frontier();
+  PruningFrontier frontier = o.frontier();
   CHECK(least_counts(*o.made.model, 0.25) == std::vector<int>{2, 6, 2});  // two of three groups must hold three experts
-  CHECK(frontier.counts_at(0.8) == std::vector<int>{6, 9, 6});            // 9.6, and groups of equal size
+  CHECK(frontier.counts_at(0.8) == std::vector<int>{6, 9, 6});            // 6.4, and 9.6 of groups of equal size
   CHECK(frontier.counts_at(0.5) == std::vector<int>{4, 6, 4});
-  CHECK(!frontier.counts_at(0.45));
-  const auto choices = frontier.choices(std::vector<double>{1.0, 0.8, 0.79, 0.45});
+  CHECK(!frontier.counts_at(0.3));  // 3.6 of 12 is one of each group
+  const auto choices = frontier.choices(std::vector<double>{1.0, 0.8, 0.79, 0.3});
   CHECK(choices.size() == 5);
   for (const KeptChoice& choice : choices) CHECK(choice.ratio == 0.8);
   CHECK(least_counts(*o.made.model, 0.6) == std::vector<int>{4, 9, 4});
@@ -134,7 +133,7 @@ TEST_CASE("frontier: counts that a layer's rule or its least share forbids are l
 
 TEST_CASE("frontier: counts within a budget never exceed it, and are searched to such sets") {
   Observed o(true);
-  const PruningFrontier frontier = o.frontier();
+  PruningFrontier frontier = o.frontier();
   const std::vector<int64_t> other{100, 37, 250};
   for (const int64_t total : {1000, 1500, 2222}) {
     const std::vector<int> counts = frontier.counts_within(total, other);
@@ -150,8 +149,8 @@ TEST_CASE("frontier: a capture on disk gives what records in memory give, for an
   const auto expected = o.frontier().choices(kKeepRatios);
   const tests::TemporaryDirectory place;
   base::Threads one(1);
-  const CaptureDirectory capture = capture_to(place.file("capture"), *o.made.model, o.batches, {}, one);
-  const auto found = PruningFrontier(records_in(capture), o.bytes, {}, one).choices(kKeepRatios);
+  RecordSource source(capture_to(place.file("capture"), *o.made.model, o.batches, {}, one));
+  const auto found = PruningFrontier(source, o.bytes, {}, one).choices(kKeepRatios);
   REQUIRE(found.size() == expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
     CHECK(found[i].method == expected[i].method);

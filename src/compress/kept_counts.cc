@@ -1,6 +1,7 @@
 #include "compress/kept_counts.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace choir::compress {
 
@@ -23,6 +24,10 @@ int least_count(const moe::SubsetRule& rule, int experts) {
   int keep = 1;
   while (keep < experts && !misfit(rule, experts, keep).empty()) ++keep;
   return keep;
+}
+
+int count_of_share(const moe::SubsetRule& rule, int experts, double share) {
+  return rule.groups * static_cast<int>(std::floor(share * experts / rule.groups + 0.5));
 }
 
 }  // namespace choir::compress

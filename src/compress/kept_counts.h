@@ -15,4 +15,8 @@ std::string misfit(const moe::SubsetRule& rule, int experts, int keep);
 // The smallest number that fits.
 int least_count(const moe::SubsetRule& rule, int experts);
 
+// The number nearest to a share of the experts, of two equally near ones the larger; where the router has groups, the
+// nearest multiple of these. It need not fit.
+int count_of_share(const moe::SubsetRule& rule, int experts, double share);
+
 }  // namespace choir::compress

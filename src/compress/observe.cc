@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "compress/stream.h"
 #include "kernels/grouped_gemm.h"
-#include "moe/logistic.h"
 #include "nn/residual.h"
 
 namespace choir::compress {
@@ -34,14 +33,6 @@ double chance_below(int m, double share, int least) {
 template <class T>
 void append(std::vector<T>& to, std::span<const T> from) {
   to.insert(to.end(), from.begin(), from.end());
-}
-
-float gain_of(moe::SubsetRule::Gain kind, float z, float most) {
-  switch (kind) {
-    case moe::SubsetRule::Gain::kSigmoid: return moe::logistic(z);
-    case moe::SubsetRule::Gain::kSqrtSoftplus: return moe::sqrt_softplus(z);
-    default: return std::exp(z - most);
-  }
 }
 
 // Choices within groups need every rank; any other at least those of a token's own experts.
@@ -119,7 +110,7 @@ void LayerObserver::add_choices() {
     append<float>(record_.key, routing.compared(tokens, experts).row(t));
     const auto logits = routing.scores(experts).row(t);
     const float most = *std::ranges::max_element(logits);
-    for (const float z : logits) record_.p.push_back(gain_of(record_.rule.gain, z, most));
+    for (const float z : logits) record_.p.push_back(moe::gain_of_logit(record_.rule.gain, z, most));
   }
 }
 

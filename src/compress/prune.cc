@@ -260,8 +260,10 @@ void check_prune(const Config& config, const PruneOptions& options) {
 }
 
 bool exact_fits(const Config& config) {
-  return std::ranges::all_of(config.layers,
-                             [](const LayerConfig& layer) { return SubsetErrors::fits(layer.experts, layer.top_k); });
+  return std::ranges::all_of(config.layers, [](const LayerConfig& layer) {
+    const bool plain = layer.router.empty() || is_plain(moe::parse_router(layer.router));
+    return plain && layer.idle() == 0 && SubsetErrors::fits(layer.experts, layer.top_k);
+  });
 }
 
 PruneResult prune(const Model& model, std::span<const CalibrationBatch> batches, const PruneOptions& options,

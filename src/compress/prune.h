@@ -43,7 +43,7 @@ struct PruneResult {
   double seconds = 0;
 };
 
-// Whether every layer is small enough for the exact search.
+// Whether every layer is small enough for the exact search, and its router one that the search knows.
 bool exact_fits(const model::Config& config);
 
 // Throws Error (usage) when the options do not suit the model, so that nobody waits for a calibration in vain.

@@ -9,6 +9,8 @@
 namespace choir::compress {
 namespace {
 
+constexpr const char* kNames[] = {"drop", "novice", "merge", "scalar", "ridge"};
+
 class Repairs {
  public:
   Repairs(const RepairCalibration& calibration, const RepairOptions& options, const Judge& judge, Threads& threads)
@@ -27,6 +29,9 @@ class Repairs {
   Model refitted(Model model, const Change& change) const;
   Model merged(const Model& model) const;
 
+  bool wanted(const std::string& name) const {
+    return options_.only.empty() || std::ranges::count(options_.only, name) > 0;
+  }
   bool loses(size_t l) const { return static_cast<int>(layers_[l].kept.size()) < c_.records[l].experts; }
   bool may_stay(size_t l) const { return loses(l) && c_.records[l].rule.groups == 1; }
   bool ridge_fits() const {
@@ -52,6 +57,8 @@ bool Repairs::attempt(RepairResult& result, const std::string& name, Model candi
 
 void Repairs::try_policies(RepairResult& result) {
   for (const GainPolicy policy : {GainPolicy::kDrop, GainPolicy::kNovice}) {
+    const char* name = policy == GainPolicy::kDrop ? "drop" : "novice";
+    if (!wanted(name)) continue;
     std::vector<KeptLayer> other = layers_;
     bool differs = false;
     for (size_t l = 0; l < other.size(); ++l) {
@@ -63,7 +70,6 @@ void Repairs::try_policies(RepairResult& result) {
       other[l].constants = record.gained_mean;
       differs = true;
     }
-    const char* name = policy == GainPolicy::kDrop ? "drop" : "novice";
     if (differs && attempt(result, name, with_policies(full_, other))) layers_ = other;
   }
 }
@@ -112,20 +118,30 @@ RepairResult Repairs::run() {
   if (!any) return result;
   try_policies(result);
   const bool fits = ridge_fits();
-  if (fits && attempt(result, "merge", merged(result.model))) return result;
+  if (fits && wanted("merge") && attempt(result, "merge", merged(result.model))) return result;
   const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
-  if (std::ranges::any_of(layers_, scalable)) attempt(result, "scalar", scaled(result.model));
-  if (fits) attempt(result, "ridge", refitted(result.model, [](const Model& model, int) { return model; }));
+  if (wanted("scalar") && std::ranges::any_of(layers_, scalable)) attempt(result, "scalar", scaled(result.model));
+  if (fits && wanted("ridge"))
+    attempt(result, "ridge", refitted(result.model, [](const Model& model, int) { return model; }));
   return result;
 }
 
 }  // namespace
+
+void check_repairs(const RepairOptions& options) {
+  std::string names;
+  for (const char* name : kNames) names += (names.empty() ? "" : ", ") + std::string(name);
+  for (const std::string& name : options.only)
+    if (!std::ranges::count(kNames, name))
+      base::usage_error("no repair is called " + name, "repair", "there are " + names);
+}
 
 RepairResult repair(const RepairCalibration& calibration, const RepairOptions& options, const Judge& judge,
                     Threads& threads) {
   const auto depth = static_cast<size_t>(calibration.full.config().depth());
   CHOIR_CHECK(calibration.keep.size() == depth && calibration.records.size() == depth, "one entry for each layer");
   check_batches(calibration.batches);
+  check_repairs(options);
   return Repairs(calibration, options, judge, threads).run();
 }
 

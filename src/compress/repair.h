@@ -12,7 +12,11 @@ using Judge = std::function<double(const Model&)>;
 struct RepairOptions {
   double scalar_lambda = 1e-3;  // refit_scales
   RidgeOptions ridge;
+  std::vector<std::string> only;  // of the repairs below; empty: all
 };
+
+// Throws Error (usage) for a name that is none.
+void check_repairs(const RepairOptions& options);
 
 struct RepairStep {
   std::string name;      // "pruned", "drop", "novice", "merge", "scalar", "ridge"
@@ -40,7 +44,8 @@ struct RepairCalibration {
 //   scalar   a constant for each kept expert, unless novices are there or the experts were merged (C52)
 //   ridge    down projections anew, unless merging has brought it (C54)
 // A repair that cannot change the model, or that experts are too wide for, is not tried. Memory: the residual streams
-// of all tokens, one layer's inputs and outputs. Skipping is taken from the model.
+// of all tokens, one layer's inputs and outputs. Skipping is taken from the model. Throws Error (usage) as
+// check_repairs does.
 RepairResult repair(const RepairCalibration& calibration, const RepairOptions& options, const Judge& judge,
                     Threads& threads);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "compress/observe.h"
 #include "compress/prune.h"
 #include "compress/test_model.h"
@@ -97,6 +98,21 @@ TEST_CASE("repair: a judge that likes nothing gets the pruned model, and each re
   CHECK(names == std::vector<std::string>{"pruned", "novice", "merge", "scalar", "ridge"});
   CHECK(result.model.config().layers[0].idle() == 0);
   CHECK(p.distance(result.model) == p.distance(p.made.model->with_layers(result.model.config(), p.keep)));
+}
+
+TEST_CASE("repair: only what is asked for is tried, and a name that is none is refused") {
+  Pruned p;
+  const Judge strict = [](const Model&) { return 1.0; };
+  RepairOptions options;
+  options.only = {"ridge", "drop"};
+  std::vector<std::string> tried;
+  for (const RepairStep& step : repair(p.calibration(), options, strict, p.threads).steps) tried.push_back(step.name);
+  CHECK(tried.front() == "pruned");
+  CHECK(tried.back() == "ridge");
+  for (const char* name : {"novice", "merge", "scalar"}) CHECK(!std::ranges::count(tried, name));
+  options.only = {"pray"};
+  CHECK_THROWS_WITH_AS(repair(p.calibration(), options, strict, p.threads), doctest::Contains("drop, novice"),
+                       base::Error);
 }
 
 TEST_CASE("repair: where nothing was dropped nothing is tried") {

@@ -82,45 +82,90 @@ SkipPlan plan_at(std::span<const SkipCurve> curves, double lambda) {
   return plan;
 }
 
-// The point with the least error that saves `least` evaluations, if any does.
-std::optional<SkipPlan::Point> cheapest(const SkipCurve& curve, int64_t least) {
-  const auto first = static_cast<size_t>(std::ranges::lower_bound(curve.saved, least) - curve.saved.begin());
-  if (first == curve.saved.size()) return {};
-  SkipPlan::Point best{0, first};
-  for (size_t r = 0; r < curve.rules.size(); ++r)
-    for (size_t c = first; c < curve.threshold.size(); ++c)
-      if (curve.error_of(r, c) < curve.error_of(best.rule, best.cut)) best = {r, c};
-  return best;
-}
+// Of each cut of a layer the best rule, and the best point from there on.
+struct Stairs {
+  std::vector<SkipPlan::Point> at, from;
 
-// Moves the one layer to another point that then saves the target with the least error; false where no move is better
-// than the plan, or where the plan does not save enough, than none.
-bool move_one(std::span<const SkipCurve> curves, int64_t target, SkipPlan& plan) {
-  double least = plan.saved >= target ? 0 : HUGE_VAL;  // change of the error
-  size_t where = curves.size();
-  SkipPlan::Point to;
-  for (size_t l = 0; l < curves.size(); ++l) {
-    const SkipPlan::Point now = plan.layers[l];
-    const auto point = cheapest(curves[l], curves[l].saved[now.cut] - (plan.saved - target));
-    if (!point) continue;
-    const double change = curves[l].error_of(point->rule, point->cut) - curves[l].error_of(now.rule, now.cut);
-    if (change >= least) continue;
-    least = change;
-    where = l;
-    to = *point;
+  explicit Stairs(const SkipCurve& curve) {
+    const auto worse = [&](SkipPlan::Point a, SkipPlan::Point b) {
+      return curve.error_of(a.rule, a.cut) > curve.error_of(b.rule, b.cut);
+    };
+    for (size_t c = 0; c < curve.threshold.size(); ++c) {
+      at.push_back({0, c});
+      for (size_t r = 1; r < curve.rules.size(); ++r)
+        if (worse(at.back(), {r, c})) at.back() = {r, c};
+    }
+    from = at;
+    for (size_t c = from.size() - 1; c-- > 0;)
+      if (worse(from[c], from[c + 1])) from[c] = from[c + 1];
   }
-  if (where == curves.size()) return false;
-  plan.saved += curves[where].saved[to.cut] - curves[where].saved[plan.layers[where].cut];
-  plan.error += least;
-  plan.layers[where] = to;
-  return true;
-}
+};
 
-// A multiplier alone meets few targets exactly, for layers are not convex everywhere.
-void meet(std::span<const SkipCurve> curves, int64_t target, SkipPlan& plan) {
-  while (move_one(curves, target, plan)) {
+// A multiplier alone meets few targets exactly, for layers are not convex everywhere: one layer or two at a time move
+// to where the target is met with less error.
+class Exchange {
+ public:
+  Exchange(std::span<const SkipCurve> curves, int64_t target) : curves_(curves), target_(target) {
+    for (const SkipCurve& curve : curves) stairs_.emplace_back(curve);
   }
-}
+
+  // Afterwards the plan saves the target, or no two layers can make it do so.
+  void improve(SkipPlan& plan) const {
+    while (step(plan)) {
+    }
+  }
+
+ private:
+  struct Move {
+    size_t layer = SIZE_MAX, other = SIZE_MAX;
+    SkipPlan::Point to, other_to;
+    double change = 0;
+  };
+
+  double change(const SkipPlan& plan, size_t layer, SkipPlan::Point to) const {
+    const SkipPlan::Point now = plan.layers[layer];
+    return curves_[layer].error_of(to.rule, to.cut) - curves_[layer].error_of(now.rule, now.cut);
+  }
+  int64_t gain(const SkipPlan& plan, size_t layer, SkipPlan::Point to) const {
+    return curves_[layer].saved[to.cut] - curves_[layer].saved[plan.layers[layer].cut];
+  }
+
+  // The best that `layer` can do when `spare` evaluations beyond the target may be given back, after `first`.
+  void consider(const SkipPlan& plan, size_t layer, int64_t spare, const Move& first, Move& best) const {
+    const std::vector<int64_t>& saved = curves_[layer].saved;
+    const auto cut = std::ranges::lower_bound(saved, saved[plan.layers[layer].cut] - spare) - saved.begin();
+    if (cut == std::ssize(saved)) return;
+    const SkipPlan::Point to = stairs_[layer].from[static_cast<size_t>(cut)];
+    const double sum = first.change + change(plan, layer, to);
+    if (sum < best.change) best = {first.layer, layer, first.to, to, sum};
+  }
+
+  bool step(SkipPlan& plan) const {
+    constexpr double kWorthIt = 1e-9;  // of the error
+    const int64_t spare = plan.saved - target_;
+    Move best;
+    best.change = spare >= 0 ? -kWorthIt * plan.error : HUGE_VAL;
+    for (size_t l = 0; l < curves_.size(); ++l) {
+      consider(plan, l, spare, {}, best);
+      for (const SkipPlan::Point to : stairs_[l].at)
+        for (size_t other = 0; other < curves_.size(); ++other)
+          if (other != l)
+            consider(plan, other, spare + gain(plan, l, to), {l, SIZE_MAX, to, {}, change(plan, l, to)}, best);
+    }
+    if (best.other == SIZE_MAX) return false;
+    for (const auto& [layer, to] : {std::pair{best.layer, best.to}, {best.other, best.other_to}}) {
+      if (layer == SIZE_MAX) continue;
+      plan.saved += gain(plan, layer, to);
+      plan.layers[layer] = to;
+    }
+    plan.error += best.change;
+    return true;
+  }
+
+  std::span<const SkipCurve> curves_;
+  int64_t target_;
+  std::vector<Stairs> stairs_;
+};
 
 // What the layer's own weigh word is when experts are skipped.
 GainRule own_rule(const std::string& router, const moe::SubsetRule& rule) {
@@ -177,7 +222,7 @@ SkipCurve skip_curve(const LayerRecord& record, Skip::By by, std::span<const Gai
   for (int t = 0; t < record.tokens(); ++t) {
     const SkipPrefix prefix = skip_prefix(record, t, best);
     const int k = static_cast<int>(prefix.weight.size());
-    const double stream = record.residual[static_cast<size_t>(t)], weight = stream > 0 ? 1 / stream : 0;
+    const double stream = record.residual[static_cast<size_t>(t)] + prefix.answer, weight = stream > 0 ? 1 / stream : 0;
     feature.resize(prefix.weight.size());
     Skip::features(by, prefix.weight, feature);
     curve.evaluations += k;
@@ -218,8 +263,9 @@ SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target) {
     (tried.saved < target ? low : high) = middle;
     (tried.saved < target ? less : plan) = std::move(tried);
   }
-  meet(curves, target, plan);
-  meet(curves, target, less);
+  const Exchange exchange(curves, target);
+  exchange.improve(plan);
+  exchange.improve(less);
   return less.saved >= target && less.error < plan.error ? less : plan;
 }
 

@@ -13,8 +13,8 @@ struct SkipCurve {
   std::vector<float> threshold;  // [C] rising; the first, 0, skips nothing
   std::vector<int64_t> saved;    // [C] of the calibration tokens' evaluations, rising
   std::vector<GainRule> rules;   // [R]
-  std::vector<double> error;     // [R*C] sum over tokens of |z - z'|^2 / |h|^2, h the stream that the layer adds to
-  int64_t evaluations = 0;       // sum over tokens of the experts chosen
+  std::vector<double> error;  // [R*C] sum over tokens of |z - z'|^2 / (|h|^2 + |z|^2), h the stream that z is added to
+  int64_t evaluations = 0;    // sum over tokens of the experts chosen
   int64_t tokens = 0;
 
   double error_of(size_t rule, size_t cut) const { return error[rule * threshold.size() + cut]; }
@@ -22,7 +22,7 @@ struct SkipCurve {
 
 // Cuts between all different features, or where there are more, between `most` - 1 of them, evenly by evaluations.
 // `by` is kRatio (top-2 alone), kTail or kBest; one expert a token always stays.
-SkipCurve skip_curve(const LayerRecord& record, moe::Skip::By by, std::span<const GainRule> rules, int most = 4096);
+SkipCurve skip_curve(const LayerRecord& record, moe::Skip::By by, std::span<const GainRule> rules, int most = 1024);
 
 struct SkipPlan {
   struct Point {
@@ -35,8 +35,8 @@ struct SkipPlan {
 };
 
 // Saves at least `target` evaluations. Every layer takes its least error - lambda saved, lambda by bisection; from the
-// plans on both sides of the target single layers then move to where it is met with the least error. Throws Error
-// (usage) when that many cannot be saved.
+// plans on both sides of the target one layer or two at a time then move to where it is met with less error. Throws
+// Error (usage) when that many cannot be saved.
 SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target);
 
 struct SkipBudget {
@@ -50,7 +50,7 @@ struct LayerSaving {
   float threshold = 0;
   int64_t evaluations = 0, saved = 0;  // of the calibration tokens, with every other layer at full work
   double skipped_share = 0;            // of those that could be skipped: all but the best of each token
-  double error = 0;                    // mean over tokens of |z - z'|^2 / |h|^2
+  double error = 0;                    // mean over tokens, weighed as in a curve
   double own_error = 0;                // the same at this threshold with the layer's own weigh word
   std::string weights;                 // the weigh word
 };

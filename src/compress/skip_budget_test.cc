@@ -44,7 +44,10 @@ struct Again {
     int64_t edges = 0;
     const auto errors = layer.run_again(
         moe::with_weights(moe::with_admission(full, text), weigh_word(layer.record.rule, curve.rules[rule])), &edges);
-    for (size_t t = 0; t < errors.size(); ++t) error += errors[t] / static_cast<double>(layer.record.residual[t]);
+    for (size_t t = 0; t < errors.size(); ++t) {
+      const double answer = skip_prefix(layer.record, static_cast<int>(t), 0).answer;
+      error += errors[t] / (static_cast<double>(layer.record.residual[t]) + answer);
+    }
     saved = curve.evaluations - edges;
   }
 };

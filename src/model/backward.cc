@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
+#include "kernels/soft_cross_entropy.h"
 #include "nn/embedding.h"
 
 namespace choir::model {
@@ -24,7 +25,8 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
   for (BlockActivations& block : a.blocks)
     for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
-  for (Buffer<float>* buffer : {&a.inverse_rms, &a.loss, &a.log_sum}) buffer->reserve(area(n, 1));
+  for (Buffer<float>* buffer : {&a.inverse_rms, &a.loss, &a.log_sum, &a.soft_loss, &a.soft_log_sum, &a.teacher_log_sum})
+    buffer->reserve(area(n, 1));
   a.logits.reserve(area(n, model.config().vocab));
 }
 
@@ -34,7 +36,21 @@ Matrix<float> scores_before(const Model& model, const std::vector<BlockActivatio
   return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].routed());
 }
 
-TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<const int32_t> targets,
+kernels::SoftTargets soft_targets(const TrainingBatch& batch) {
+  return {batch.teaching.logits, batch.targets, batch.teaching.temperature};
+}
+
+kernels::SoftSums soft_sums(const TrainingActivations& a, size_t rows) {
+  return {a.soft_log_sum.span().first(rows), a.teacher_log_sum.span().first(rows)};
+}
+
+double mean_over(int tokens, std::span<const float> loss) {
+  double sum = 0;
+  for (const float of_token : loss) sum += static_cast<double>(of_token);
+  return sum / std::max(1, tokens);
+}
+
+TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch,
                          TrainingActivations& a, Threads& threads) {
   const int n = pass.rows(), d = model.config().width;
   TrainingLoss loss;
@@ -49,21 +65,32 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, std::span<
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
   pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.inverse_rms.span().first(rows), logits);
-  kernels::cross_entropy_forward(logits, targets, a.loss.span().first(rows), a.log_sum.span().first(rows), threads);
-  loss.tokens = static_cast<int>(std::ranges::count_if(targets, [](int32_t t) { return t >= 0; }));
-  for (const float nll : a.loss.span().first(rows)) loss.cross_entropy += static_cast<double>(nll);
-  loss.cross_entropy /= std::max(1, loss.tokens);
+  kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
+                                 threads);
+  loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
+  loss.cross_entropy = mean_over(loss.tokens, a.loss.span().first(rows));
+  if (batch.teaching.logits.data) {
+    kernels::soft_cross_entropy_forward(logits, soft_targets(batch), a.soft_loss.span().first(rows), soft_sums(a, rows),
+                                        threads);
+    loss.distillation = mean_over(loss.tokens, a.soft_loss.span().first(rows));
+  }
   return loss;
 }
 
 // From the logits to dh, the gradient of the residual stream behind the last block.
-void head_backward(const Model& model, std::span<const int32_t> targets, float scale, TrainingActivations& a,
+void head_backward(const Model& model, const TrainingBatch& batch, float scale, TrainingActivations& a,
                    ModelTensors<Matrix<float>>& gradients, Threads& threads) {
-  const int n = static_cast<int>(targets.size()), d = model.config().width;
+  const int n = static_cast<int>(batch.targets.size()), d = model.config().width;
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
   const Matrix<float> dnormed = a.dnormed.matrix(n, d);
-  kernels::cross_entropy_backward(dlogits, targets, a.log_sum.span().first(rows), scale, threads);
+  const std::span<const float> log_sum = a.log_sum.span().first(rows);
+  if (batch.teaching.logits.data) {
+    const kernels::MixedScale mixed{scale * (1 - batch.teaching.weight), scale * batch.teaching.weight};
+    kernels::mixed_cross_entropy_backward(dlogits, soft_targets(batch), log_sum, soft_sums(a, rows), mixed, threads);
+  } else {
+    kernels::cross_entropy_backward(dlogits, batch.targets, log_sum, scale, threads);
+  }
   kernels::gemm_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, threads);
   kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
                                threads);
@@ -115,9 +142,8 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   routing.balancing = moe::Balancing::kOn;
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
-  const TrainingLoss loss = run_forward(model, pass, batch.targets, a, threads);
-  head_backward(model, batch.targets, scales.cross_entropy / static_cast<float>(std::max(1, loss.tokens)), a, gradients,
-                threads);
+  const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
+  head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
   for (size_t l = a.blocks.size(); l-- > 0;)
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);

@@ -8,32 +8,41 @@ namespace choir::model {
 // Buffers of a training pass; they grow as needed and are reused from step to step.
 struct TrainingActivations {
   std::vector<BlockActivations> blocks;
-  Buffer<float> h, normed, inverse_rms;  // after the last block; normed for the head
-  Buffer<float> logits, loss, log_sum;   // (N,V), (N), (N)
-  Buffer<float> dh, dnormed;             // (N,D)
-  Buffer<float> dhidden;                 // moe::MoeBackward::dhidden
-  std::vector<Buffer<float>> dscore;     // [L] (N,E) of a layer's scores by the router behind it, where that reads them
+  Buffer<float> h, normed, inverse_rms;                    // after the last block; normed for the head
+  Buffer<float> logits, loss, log_sum;                     // (N,V), (N), (N)
+  Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (N), with a teacher
+  Buffer<float> dh, dnormed;                               // (N,D)
+  Buffer<float> dhidden;                                   // moe::MoeBackward::dhidden
+  std::vector<Buffer<float>> dscore;  // [L] (N,E) of a layer's scores by the router behind it, where that reads them
+};
+
+// What a teacher says about the rows of a batch, and how much it is listened to.
+struct Teaching {
+  Matrix<const float> logits{};       // (N,V); none: the targets teach alone
+  float weight = 0, temperature = 1;  // w, the targets weigh 1 - w; T
 };
 
 struct TrainingBatch {
   Batch batch;                                           // without a cache
   std::span<const int32_t> targets;                      // the token that follows each row; -1: not counted
   RoutingOptions routing{.rule = moe::Rule::kTraining};  // balance losses are always on
+  Teaching teaching = {};
 };
 
 struct TrainingLoss {
   double cross_entropy = 0;  // nats per counted token
+  double distillation = 0;   // T^2 KL(teacher || model) at that temperature, likewise; 0 without a teacher
   double balance = 0;        // sum over layers, weights included
   int tokens = 0;            // counted
 };
 
-// What each loss of a call weighs in the whole: one is a mean over counted targets, the other over tokens.
+// What the losses of a call weigh in the whole: that of the tokens is a mean over counted targets, balance over tokens.
 struct LossScales {
-  float cross_entropy = 1, balance = 1;
+  float tokens = 1, balance = 1;
 };
 
-// Adds the gradient of scales.cross_entropy * cross_entropy + scales.balance * balance to `gradients`. The model's
-// tensors must be float.
+// Adds the gradient of scales.tokens * ((1 - w) * cross_entropy + w * distillation) + scales.balance * balance to
+// `gradients`, w = 0 without a teacher. The model's tensors must be float.
 TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, const LossScales& scales,
                               TrainingActivations& activations, ModelTensors<Matrix<float>>& gradients,
                               Threads& threads);

@@ -1,7 +1,9 @@
 #include "moe/subset_rule.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "moe/logistic.h"
 #include "moe/words.h"
 
 namespace choir::moe {
@@ -26,6 +28,7 @@ bool read(const Groups& word, SubsetRule& rule) {
 bool read(const ChosenWeights& word, SubsetRule&) { return word.over == 0; }
 
 bool read(const SoftmaxWeights& word, SubsetRule& rule) {
+  if (word.release) return false;
   rule.over = word.renorm ? Over::kChosen : Over::kAll;
   rule.scale = word.scale;
   return true;
@@ -67,6 +70,14 @@ bool only_a_bias(const std::vector<Balance>& words) {
 }
 
 }  // namespace
+
+float gain_of_logit(Gain gain, float z, float most) {
+  switch (gain) {
+    case Gain::kSigmoid: return logistic(z);
+    case Gain::kSqrtSoftplus: return sqrt_softplus(z);
+    default: return std::exp(z - most);
+  }
+}
 
 std::optional<Gain> gain_of(const Words& words) {
   if (std::holds_alternative<ChosenWeights>(words.weigh)) return Gain::kSoftmax;

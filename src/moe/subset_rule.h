@@ -25,6 +25,9 @@ struct SubsetRule {
 // How the weigh word makes a weight of one logit before it divides it; nothing for weights of another kind.
 std::optional<SubsetRule::Gain> gain_of(const Words& words);
 
+// p of a logit; `most` is the token's largest.
+float gain_of_logit(SubsetRule::Gain gain, float z, float most);
+
 // Nothing for a router that is another one without some of its experts.
 std::optional<SubsetRule> subset_rule_of(const Words& words);
 

@@ -22,10 +22,11 @@ struct Section {
 const std::vector<Section>& sections() {
   static const std::vector<Section> known{
       {"",
-       {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "freeze", "moments", "tokenizer", "data",
-        "evaluation", "nodes", "pin", "training", "dtype"}},
+       {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "teacher", "distill", "freeze", "moments",
+        "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
       {"tokenizer", {"path", "vocab_size"}},
       {"data", {"name", "weight", "files"}},
+      {"distill", {"weight", "temperature"}},
       {"evaluation", {"every", "tokens", "files"}},
       {"training",
        {"steps", "warmup_steps", "learning_rate", "min_learning_rate", "batch_size", "accumulate", "sequence_length",
@@ -129,6 +130,35 @@ void read_placement(const Fields& fields, const std::string& where, Placement& p
   placement.pin = pin == "domain" ? Placement::Pin::kDomain : Placement::Pin::kBatch;
 }
 
+// A softening beyond these bounds leaves differences that floats do not hold.
+void read_distillation(const Fields& fields, const std::string& where, Distillation& distillation) {
+  distillation.teacher = fields.get_string("teacher", "");
+  if (!fields.has("distill")) return;
+  if (distillation.teacher.empty())
+    base::input_error("distill without a teacher", where + ": distill", "name a model directory as teacher");
+  const Fields own = fields.get_object("distill");
+  distillation.weight = own.get_number("weight", 0, 1, distillation.weight);
+  distillation.temperature = own.get_number("temperature", 0.1, 100, distillation.temperature);
+}
+
+// A run that begins as another model has its shape and its tokenizer, unless it says otherwise.
+void read_model(const Json& json, const Fields& fields, TrainConfig& config) {
+  config.from = fields.get_string("from", "");
+  config.router = fields.get_string("router", "");
+  if (config.from.empty() || json.contains("model")) {
+    fields.get_object("model");
+    config.model = json["model"].dump();
+  }
+  if (!config.from.empty() && !json.contains("tokenizer")) {
+    config.tokenizer.path = config.from + "/tokenizer.json";
+    return;
+  }
+  const Fields tokenizer = fields.get_object("tokenizer");
+  config.tokenizer.path = tokenizer.get_string("path", "");
+  if (config.tokenizer.path.empty())
+    config.tokenizer.vocab_size = static_cast<int>(tokenizer.get_int("vocab_size", 257, 1 << 20));
+}
+
 tensor::DType saved_type(const std::string& name, const std::string& where) {
   if (name == "float32") return tensor::DType::kF32;
   if (name == "bfloat16") return tensor::DType::kBF16;
@@ -152,13 +182,7 @@ TrainConfig read_train_config(const std::string& path) {
   check_keys(json, "", path);
   for (const Section& section : sections())
     if (*section.name && json.contains(section.name)) check_keys(json[section.name], section.name, path);
-  fields.get_object("model");
-  config.model = json["model"].dump();
-  config.router = fields.get_string("router", "");
-  const Fields tokenizer = fields.get_object("tokenizer");
-  config.tokenizer.path = tokenizer.get_string("path", "");
-  if (config.tokenizer.path.empty())
-    config.tokenizer.vocab_size = static_cast<int>(tokenizer.get_int("vocab_size", 257, 1 << 20));
+  read_model(json, fields, config);
   const std::string task = fields.get_string("task", "text");
   if (task != "text" && task != "sft")
     base::input_error("unknown task \"" + task + "\"", path + ": task", "use text or sft");
@@ -168,7 +192,7 @@ TrainConfig read_train_config(const std::string& path) {
   read_evaluation(json, path, config);
   read_placement(fields, path, config.placement);
   read_training(fields.get_object("training"), path, config);
-  config.from = fields.get_string("from", "");
+  read_distillation(fields, path, config.distillation);
   config.upcycle_noise = fields.get_number("upcycle_noise", 0, 10, 0.0);
   if (json.contains("freeze")) config.freeze = strings(json["freeze"], path + ": freeze");
   const std::string moments = fields.get_string("moments", "float32");

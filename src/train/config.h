@@ -44,10 +44,16 @@ struct Placement {
   Pin pin = Pin::kBatch;
 };
 
+// What a smaller model learns from a teacher: weight w and temperature T of its losses (model::Teaching).
+struct Distillation {
+  std::string teacher;  // a model directory, or empty
+  double weight = 1, temperature = 1;
+};
+
 enum class Task { kText, kExamples };  // plain text, or answers to prompts (supervised fine-tuning)
 
 struct TrainConfig {
-  std::string model;   // a config.json, as text
+  std::string model;   // a config.json, as text; empty: that of `from`
   std::string router;  // an expression or alias for every layer; empty: what the model's config says
   TokenizerSource tokenizer;
   Task task = Task::kText;
@@ -56,6 +62,7 @@ struct TrainConfig {
   double upcycle_noise = 0;                     // of experts that are copies: relative deviation
   std::vector<std::string> freeze;              // patterns of names (pattern.h) that are not trained
   tensor::DType moments = tensor::DType::kF32;  // kBF16: half the memory
+  Distillation distillation;
   EvaluationPlan evaluation;
   Placement placement;
   Schedule schedule;
@@ -70,7 +77,7 @@ struct TrainConfig {
 };
 
 // Throws Error (input) that names the field; a key that is not known is one. vocab_size of the model may be missing:
-// the tokenizer gives it.
+// the tokenizer gives it. With `from`, model and tokenizer may be: they are those of its directory.
 TrainConfig read_train_config(const std::string& path);
 
 }  // namespace choir::train

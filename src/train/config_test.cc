@@ -101,6 +101,26 @@ TEST_CASE("train config: evaluations and nodes") {
   CHECK(plain.placement.nodes == 1);
 }
 
+TEST_CASE("train config: a teacher, and a model that is another one's") {
+  CHECK(read(sound_config()).distillation.teacher.empty());
+  Json json = sound_config();
+  json["teacher"] = "full";
+  CHECK(read(json).distillation.weight == 1);
+  CHECK(read(json).distillation.temperature == 1);
+  json["distill"] = {{"weight", 0.25}, {"temperature", 2.5}};
+  json["from"] = "small";
+  json.erase("model");
+  json.erase("tokenizer");
+  const TrainConfig config = read(json);
+  CHECK(config.distillation.teacher == "full");
+  CHECK(config.distillation.weight == 0.25);
+  CHECK(config.distillation.temperature == 2.5);
+  CHECK(config.model.empty());
+  CHECK(config.tokenizer.path == "small/tokenizer.json");
+  json.erase("from");
+  CHECK(contains(refusal_of([&] { read(json); }), "model"));
+}
+
 TEST_CASE("train config: a key that nobody knows is a typo") {
   for (const char* pointer :
        {"/evalution", "/tokenizer/size", "/data/1/wieght", "/training/step", "/evaluation/evry"}) {
@@ -153,6 +173,16 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/freeze", {1}, "freeze");
   refuses("/from", 1, "from");
   refuses("/upcycle_noise", -1, "upcycle_noise");
+  refuses("/teacher", 1, "teacher");
+  refuses("/distill", Json::object(), "distill without a teacher");
+  for (const Json& value : {Json(5), Json{{"weight", 1.5}}, Json{{"weight", -0.1}}, Json{{"temperature", 0}},
+                            Json{{"temperature", 200}}, Json{{"heat", 2}}}) {
+    Json json = sound_config();
+    json["teacher"] = "full";
+    json["distill"] = value;
+    CAPTURE(value.dump());
+    CHECK(contains(refusal_of([&] { read(json); }), value.is_object() ? value.begin().key() : "distill"));
+  }
   for (const char* key : {"steps", "learning_rate"}) refuses((std::string("/training/") + key).c_str(), nullptr, key);
   for (const char* key : {"steps", "batch_size", "sequence_length", "checkpoint_every"})
     for (const Json& value : {Json(0), Json(-1), Json(2.5), Json("2"), Json(int64_t{1} << 40)})

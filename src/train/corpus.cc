@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "text/bpe_trainer.h"
+#include "train/hash.h"
 
 namespace choir::train {
 namespace {
@@ -37,13 +38,6 @@ void keep_first(std::vector<Example>& examples, int64_t most) {
     if (count > 0 && tokens > most) break;
   }
   examples.resize(count);
-}
-
-// FNV-1a, by numbers in place of bytes.
-void add_to_hash(std::span<const int32_t> numbers, uint64_t& hash) {
-  const auto add = [&](uint64_t number) { hash = (hash ^ number) * 0x100000001b3; };
-  add(numbers.size());
-  for (const int32_t number : numbers) add(static_cast<uint32_t>(number));
 }
 
 void add_texts(const std::string& path, Task task, text::BpeTrainer& trainer) {
@@ -122,12 +116,13 @@ int64_t Corpus::tokens() const {
 }
 
 uint64_t Corpus::hash() const {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const DomainTokens& domain : texts_) add_to_hash(domain.tokens, hash);
+  uint64_t hash = kHashStart;
+  const auto add = [&](std::span<const int32_t> numbers) { add_to_hash(std::as_bytes(numbers), hash); };
+  for (const DomainTokens& domain : texts_) add(domain.tokens);
   for (const Example& example : examples_) {
-    add_to_hash({&example.domain, 1}, hash);
-    add_to_hash(example.ids, hash);
-    add_to_hash(example.targets, hash);
+    add({&example.domain, 1});
+    add(example.ids);
+    add(example.targets);
   }
   return hash;
 }

@@ -104,6 +104,7 @@ std::string to_json(const StepReport& r) {
             {"dropped_token_share", r.dropped_token_share},
             {"peak_memory", r.peak_memory}};
   if (r.local_share) json["local_share"] = *r.local_share;
+  if (r.distill_loss) json["distill_loss"] = *r.distill_loss;
   json["layers"] = layers_json(r.layers);
   return json.dump();
 }

@@ -25,7 +25,9 @@ LayerReport layer_report(const moe::RoutingStats& stats) {
   return layer;
 }
 
-bool StepReport::finite() const { return std::isfinite(loss) && std::isfinite(gradient_norm); }
+bool StepReport::finite() const {
+  return std::isfinite(loss) && std::isfinite(distill_loss.value_or(0)) && std::isfinite(gradient_norm);
+}
 
 void sum_up(StepReport& report) {
   const double part = 1.0 / static_cast<double>(std::max<size_t>(1, report.layers.size()));

@@ -29,9 +29,10 @@ struct LayerReport {
 
 struct StepReport {
   int step = 0, steps = 0;
-  double loss = 0;           // cross-entropy of the step's tokens before the update, nats a token
-  double balance_loss = 0;   // summed over layers, weights included
-  double gradient_norm = 0;  // before clipping
+  double loss = 0;                          // cross-entropy of the step's tokens before the update, nats a token
+  std::optional<double> distill_loss = {};  // T^2 KL(teacher || model) of the same tokens, likewise; with a teacher
+  double balance_loss = 0;                  // summed over layers, weights included
+  double gradient_norm = 0;                 // before clipping
   double learning_rate = 0;
   int64_t tokens = 0;  // of the run so far
   double seconds = 0;  // of this step
@@ -44,7 +45,7 @@ struct StepReport {
   int64_t peak_memory = 0;  // bytes of the process so far; 0 where the system does not say
   std::vector<LayerReport> layers = {};
 
-  bool finite() const;  // loss and gradient
+  bool finite() const;  // losses and gradient
 };
 
 // What counting alone can tell: no losses, no gradient, no nodes.

@@ -8,6 +8,7 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "tensor/buffer.h"
+#include "train/data.h"
 
 namespace choir::train {
 namespace {
@@ -49,6 +50,10 @@ io::Json model_json(const TrainConfig& config) {
 }
 
 }  // namespace
+
+void complete_model(TrainConfig& config, const std::string& data_directory) {
+  if (config.model.empty()) config.model = io::read_json(place_of(data_directory, config.from) + "/config.json").dump();
+}
 
 void check_model(const TrainConfig& config) {
   io::Json json = model_json(config);

@@ -7,6 +7,9 @@
 
 namespace choir::train {
 
+// Gives a configuration without a model that of the directory `from`. Throws Error (input).
+void complete_model(TrainConfig& config, const std::string& data_directory);
+
 // Throws Error (input) for a model that nobody could train, or sequences that it does not take: before any data is
 // read.
 void check_model(const TrainConfig& config);

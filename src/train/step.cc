@@ -8,18 +8,17 @@ namespace choir::train {
 
 // Over the micro-batches of a step.
 struct Stepper::Sums {
-  double loss = 0;
-  int64_t tokens = 0;
+  double loss = 0, distillation = 0;
+  Passed passed;
   bool swept = false;                           // the proposals were counted in a forward of their own
-  double attended = 0;                          // twice the pairs of a token and one that it sees
+  double taught = 0;                            // FLOP of the teacher
   std::vector<double> balance;                  // [L]
-  std::vector<moe::RoutingStats> routing;       // [L]
   std::vector<int64_t> local;                   // [L] pairs on the node of their token
   std::vector<std::optional<double>> gates;     // [L] gradient norms, frozen or not
   std::vector<std::vector<float>> router_sums;  // [L] of Router::observe
 
   explicit Sums(const model::Model& model)
-      : balance(model.config().layers.size()), routing(balance.size()), local(balance.size()) {
+      : passed(model.config()), balance(model.config().layers.size()), local(balance.size()) {
     for (int l = 0; l < model.config().depth(); ++l)
       router_sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(model.config().layers[l].routed())));
   }
@@ -27,19 +26,11 @@ struct Stepper::Sums {
 
 namespace {
 
-double area(int rows, int cols) { return static_cast<double>(rows) * cols; }
-
 float share(int64_t part, int64_t whole) {
   return static_cast<float>(static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)));
 }
 
 int64_t tokens_of(const TokenBatch& batch) { return static_cast<int64_t>(batch.ids.size()); }
-
-// A token sees what is before it, half of all on average, and no more than the window.
-double attended_by(const model::Sequence& sequence, int window) {
-  const double count = sequence.count, most = window > 0 ? std::min(window, sequence.count) : sequence.count;
-  return most * (2 * count - most);
-}
 
 model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const int32_t> nodes, int count) {
   return {.rule = moe::Rule::kTraining, .seed = seed + 0xd1342543de82ef95 * batch, .node = nodes, .nodes = count};
@@ -48,13 +39,14 @@ model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const in
 }  // namespace
 
 Stepper::Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, double peak,
-                 base::Threads& threads)
-    : config_(config), model_(model), parameters_(parameters), peak_(peak), threads_(threads) {
-  const model::Config& c = model.config();
-  shared_ = static_cast<double>(model::count_parameters(c).total);
-  if (!c.tied) shared_ -= area(c.vocab, c.width);  // the embedding is looked up
-  for (const model::LayerConfig& layer : c.layers) shared_ -= 3.0 * c.width * static_cast<double>(layer.total_width());
-}
+                 base::Threads& threads, Teacher* teacher)
+    : config_(config),
+      model_(model),
+      parameters_(parameters),
+      peak_(peak),
+      threads_(threads),
+      teacher_(teacher),
+      work_(model.config()) {}
 
 // [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
 // must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
@@ -86,17 +78,23 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
 
 void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options,
                             const model::LossScales& scales, Sums& sums) {
-  const model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
+  model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
+  if (teacher_) {
+    const Teacher::Answer answer = teacher_->answer(batch, threads_);
+    training.teaching = {answer.logits, static_cast<float>(config_.distillation.weight),
+                         static_cast<float>(config_.distillation.temperature)};
+    sums.taught += answer.flop;
+  }
   const model::TrainingLoss loss =
       model::forward_backward(model_, training, scales, activations_, parameters_.gradients(), threads_);
   model::observe(model_, training, activations_, sums.router_sums, threads_);
-  sums.loss += static_cast<double>(scales.cross_entropy) * loss.cross_entropy;
-  sums.tokens += tokens_of(batch);
-  for (const model::Sequence& s : batch.sequences) sums.attended += attended_by(s, model_.config().attention.window);
+  sums.loss += static_cast<double>(scales.tokens) * loss.cross_entropy;
+  sums.distillation += static_cast<double>(scales.tokens) * loss.distillation;
+  sums.passed.add(batch, model_.config());
   for (size_t l = 0; l < activations_.blocks.size(); ++l) {
     const moe::Routing& routing = activations_.blocks[l].moe.routing;
     sums.balance[l] += static_cast<double>(scales.balance) * routing.balance_loss;
-    sums.routing[l].add(routing);
+    sums.passed.routing[l].add(routing);
     sums.local[l] += moe::local_pairs(routing.plan, routing_options.node, routing_options.nodes);
   }
 }
@@ -110,34 +108,25 @@ void Stepper::update_routers(const Sums& sums) {
 }
 
 // FLOP of the products that were computed: multiply-adds of the forward, times 2, and 3 for forward and both backwards;
-// once more for the sweep that counts, without the head.
+// once more for the sweep that counts, without the head; and the teacher's.
 double Stepper::work(const Sums& sums) const {
-  const model::Config& config = model_.config();
-  const auto& a = config.attention;
-  double experts = 0;
-  for (size_t l = 0; l < sums.routing.size(); ++l) {
-    const model::LayerConfig& layer = config.layers[l];
-    for (int e = 0; e < layer.experts; ++e)  // idle ones come last
-      experts += static_cast<double>(sums.routing[l].experts[static_cast<size_t>(e)].kept) * 3 *
-                 area(config.width, layer.width_of(e));
-  }
-  const double attention = static_cast<double>(config.depth()) * a.heads * a.head_width * sums.attended;
-  const auto tokens = static_cast<double>(sums.tokens);
-  const double once = shared_ * tokens + attention + experts;
-  return 6 * once + (sums.swept ? 2 * (once - area(config.vocab, config.width) * tokens) : 0);
+  const double once = work_.multiply_adds(sums.passed);
+  return 6 * once + (sums.swept ? 2 * (once - work_.head(sums.passed)) : 0) + sums.taught;
 }
 
 StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
   StepReport report{.step = progress.step, .steps = config_.schedule.steps, .loss = sums.loss};
+  if (teacher_) report.distill_loss = sums.distillation;
   report.tokens = progress.tokens;
   report.peak_memory = peak_memory();
-  for (size_t l = 0; l < sums.routing.size(); ++l) {
-    LayerReport& layer = report.layers.emplace_back(layer_report(sums.routing[l]));
+  for (size_t l = 0; l < sums.passed.routing.size(); ++l) {
+    const moe::RoutingStats& routing = sums.passed.routing[l];
+    LayerReport& layer = report.layers.emplace_back(layer_report(routing));
     layer.balance_loss = sums.balance[l];
     layer.router_gradient_norm = sums.gates[l];
     if (config_.placement.nodes > 1)
       layer.local_share =
-          static_cast<double>(sums.local[l]) / static_cast<double>(std::max<int64_t>(1, sums.routing[l].kept()));
+          static_cast<double>(sums.local[l]) / static_cast<double>(std::max<int64_t>(1, routing.kept()));
     report.balance_loss += layer.balance_loss;
   }
   sum_up(report);
@@ -167,7 +156,7 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
   parameters_.drop_frozen_gradients();
   const double norm = parameters_.gradient_norm(threads_);
   ++progress.step;
-  progress.tokens += sums.tokens;
+  progress.tokens += sums.passed.tokens;
   StepReport result = report(sums, progress);
   result.gradient_norm = norm;
   result.learning_rate = config_.schedule.at(progress.step);
@@ -177,7 +166,7 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
     update_routers(sums);
   }
   result.seconds = watch.seconds();
-  result.tokens_per_second = static_cast<double>(sums.tokens) / result.seconds;
+  result.tokens_per_second = static_cast<double>(sums.passed.tokens) / result.seconds;
   result.share_of_peak = work(sums) / result.seconds / peak_;
   return result;
 }

@@ -5,18 +5,20 @@
 #include "train/checkpoint.h"
 #include "train/data.h"
 #include "train/report.h"
+#include "train/teacher.h"
 
 namespace choir::train {
 
 // Computes the gradient, clips, updates. What it was made from must outlive it.
 class Stepper {
  public:
-  // peak: multiply-adds of the machine, FLOP/s.
+  // peak: multiply-adds of the machine, FLOP/s. teacher: none where the targets teach alone.
   Stepper(const TrainConfig& config, const model::Model& model, Parameters& parameters, double peak,
-          base::Threads& threads);
+          base::Threads& threads, Teacher* teacher = nullptr);
 
   // Each counted target of all micro-batches weighs the same. Load losses take the shares of all of them; other balance
-  // losses are those of the micro-batches, which weigh by their tokens, counted or not: routers see them all.
+  // losses are those of the micro-batches, which weigh by their tokens, counted or not: routers see them all. A
+  // teacher answers each micro-batch once.
   // A step whose loss or gradient is not finite changes no parameter: its report says so, and the run is over.
   StepReport step(std::span<const TokenBatch> batches, Progress& progress);
 
@@ -34,8 +36,9 @@ class Stepper {
   const model::Model& model_;
   Parameters& parameters_;
   double peak_;
-  double shared_;  // multiply-adds of a token outside experts and attention
   base::Threads& threads_;
+  Teacher* teacher_;
+  ForwardWork work_;
   model::TrainingActivations activations_;
   model::Scratch scratch_;  // of the sweep that counts proposals
   tensor::Buffer<float> logits_;

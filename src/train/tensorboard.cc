@@ -86,6 +86,7 @@ std::vector<Scalar> scalars(const StepReport& r) {
                              {"tokens_per_second", r.tokens_per_second},
                              {"processed_share", r.processed_share},
                              {"max_over_mean_load", r.max_over_mean_load}};
+  if (r.distill_loss) values.push_back({"distill_loss", *r.distill_loss});
   for (size_t l = 0; l < r.layers.size(); ++l)
     if (r.layers[l].capacity) values.push_back({fmt::format("capacity/layer_{}", l), *r.layers[l].capacity * 1.0});
   return values;

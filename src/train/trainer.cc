@@ -32,6 +32,7 @@ class Run {
 
   RunEnd go() {
     if (options_.resume) check_resumable(options_.directory);
+    complete_model(config_, options_.data_directory);
     check_model(config_);
     prepare();
     Parameters parameters(model_config_, config_.moments);
@@ -41,7 +42,7 @@ class Run {
     remove_leftovers(options_.directory);
     write_beginning(options_.directory, config_, model_config_, *tokenizer_);
     RunRecord record(config_, options_.directory, progress.step);
-    Stepper stepper(config_, model, parameters, peak_, threads_);
+    Stepper stepper(config_, model, parameters, peak_, threads_, teacher_ ? &*teacher_ : nullptr);
     while (progress.step < config_.schedule.steps) {
       const StepReport report = stepper.step(corpus_->draw(progress), progress);
       record.add(report);
@@ -75,6 +76,8 @@ class Run {
   void prepare() {
     const base::Stopwatch watch;
     tokenizer_ = tokenizer();
+    if (const std::string& teacher = config_.distillation.teacher; !teacher.empty())
+      teacher_.emplace(place_of(options_.data_directory, teacher), *tokenizer_, config_.sequence_length);
     corpus_.emplace(config_, options_.data_directory, *tokenizer_);
     const std::string examples = corpus_->examples() > 0 ? fmt::format(", {} examples", corpus_->examples()) : "";
     note(fmt::format("data: {} tokens in {} domains{}, vocabulary {}, {:.1f} s", corpus_->tokens(), corpus_->domains(),
@@ -101,6 +104,7 @@ class Run {
                                  {"freeze", c.freeze},
                                  {"nodes", {c.placement.nodes, c.placement.pin == Placement::Pin::kDomain}},
                                  {"seed", c.seed}};
+    if (teacher_) print["teacher"] = {teacher_->hash(), c.distillation.weight, c.distillation.temperature};
     for (const Domain& domain : c.domains) print["domains"].push_back({domain.name, domain.weight});
     return print.dump();
   }
@@ -143,6 +147,7 @@ class Run {
   base::Threads& threads_;
   std::unique_ptr<const text::Tokenizer> tokenizer_;
   std::optional<Corpus> corpus_;
+  std::optional<Teacher> teacher_;
   model::Config model_config_;
   std::string fingerprint_;
   double peak_ = 1;

@@ -116,6 +116,23 @@ TEST_CASE("warm start: the same model goes on whole; of another router a gate of
   CHECK(contains(line_with("noisy > top_k(2) > all > chosen"), "begin anew: model.layers.0.block_sparse_moe.gate"));
 }
 
+// Own numbers of experts in each layer, experts of unequal widths, a novice in the place of those that are gone.
+TEST_CASE("warm start: a pruned model goes on whole, in its own shape") {
+  const TemporaryDirectory place;
+  Layers layers{{5, 2, 24, {}, {0, 2, 3, 5, 7}}, {3, 2, 24, {}, {1, 2, 6}}};
+  layers[1].widths = {16, 24, 8};
+  layers[1].novice_experts = 2;
+  const tests::RandomModel source = write_source(place, layers);
+  const Config config = model::read_config(place.file("config.json"));
+  REQUIRE(config.layers == layers);
+  Parameters parameters(config);
+  parameters.initialize(1);
+  CHECK(contains(warm_start({place.path(), 0, 1}, config, parameters), "nothing begins anew"));
+  const auto ids = tests::random_ids(24, 67, 5);
+  CHECK(tests::all_logits(model::Model(config, parameters.weights()), ids, 2) ==
+        tests::all_logits(source.model(), ids, 2));
+}
+
 TEST_CASE("warm start: what does not fit is refused or left") {
   const TemporaryDirectory place;
   write_source(place, {{3, 2, 24, {}, {}}, {3, 2, 24, {}, {}}});

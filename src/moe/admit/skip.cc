@@ -4,15 +4,9 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "moe/logistic.h"
 
 namespace choir::moe {
 namespace {
-
-// Before it is divided, `most` being the largest logit of the token's choices.
-float weight_of(SubsetRule::Gain gain, float z, float most) {
-  return gain == SubsetRule::Gain::kSigmoid ? logistic(z) : std::exp(z - most);
-}
 
 // The choices of one token as slots and their weights, largest first.
 struct Sorted {
@@ -28,7 +22,7 @@ struct Sorted {
       if (e >= 0) most = std::max(most, z[e]);
     for (size_t s = 0; s < chosen.size(); ++s) {
       if (chosen[s] < 0) continue;
-      const float w = weight_of(skip.gain, z[chosen[s]], most);
+      const float w = gain_of_logit(skip.gain, z[chosen[s]], most);
       size_t at = weight.size();
       while (at > 0 && weight[at - 1] < w) --at;
       weight.insert(weight.begin() + static_cast<std::ptrdiff_t>(at), w);
@@ -42,7 +36,7 @@ struct Sorted {
 
 float weight_ratio(SubsetRule::Gain gain, float one, float other) {
   const auto [low, high] = std::minmax(one, other);
-  return weight_of(gain, low, high) / weight_of(gain, high, high);
+  return gain_of_logit(gain, low, high) / gain_of_logit(gain, high, high);
 }
 
 Skip Skip::read(Arguments& arguments) {

@@ -1,0 +1,51 @@
+// Which experts each layer keeps: by the published search, or on records.
+#pragma once
+
+#include <optional>
+
+#include "cli/options.h"
+#include "compress/choose_sets.h"
+#include "compress/plan.h"
+#include "compress/prune.h"
+#include "compress/record_source.h"
+
+namespace choir::cli {
+
+// What every step of a pruning is given. Views: all must outlive it.
+struct PruneWork {
+  const Prune& o;
+  const Common& common;
+  const model::Model& model;
+  std::span<const compress::CalibrationBatch> batches;  // empty where a finished capture is used alone
+  base::Threads& threads;
+  const compress::Progress& progress;  // stops the work when the user interrupts it
+};
+
+struct PrunedLayer {
+  std::vector<int> keep;
+  std::optional<double> loss;
+  std::optional<int64_t> candidates;
+  std::vector<compress::SubsetLoss> losses;
+  std::vector<int64_t> coverage;
+  std::optional<compress::SetChoice> on_record;
+};
+
+struct Pruning {
+  std::vector<PrunedLayer> layers;
+  std::vector<std::vector<compress::PlanSet>> sets;  // of a plan, by rising count; the chosen one is among them
+  std::string method, objective;                     // for people; what PlanSet::loss is
+  bool nested = false;
+  std::string calibration;  // hash of the text
+  int64_t tokens = 0;
+
+  std::vector<std::vector<int>> keep() const;
+};
+
+// `counts` [L].
+Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts);
+
+// `counts` is empty where a budget decides.
+Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& options, std::vector<int> counts,
+                         compress::RecordSource& source);
+
+}  // namespace choir::cli

@@ -1,0 +1,36 @@
+// The model that a smaller one learns from.
+#pragma once
+
+#include "model/model.h"
+#include "text/tokenizer.h"
+#include "train/work.h"
+
+namespace choir::train {
+
+// One thread at a time.
+class Teacher {
+ public:
+  // Loads a model directory. Throws Error (input) when its vocabulary is not the tokenizer's, when it does not take the
+  // run's sequences, or when a weight is not a finite number.
+  Teacher(const std::string& directory, const text::Tokenizer& tokenizer, int sequence_length);
+  Teacher(const Teacher&) = delete;
+  Teacher& operator=(const Teacher&) = delete;
+
+  uint64_t hash() const;  // of its config.json and every byte of its tensors
+
+  struct Answer {
+    tensor::Matrix<const float> logits;  // (N,V) of a batch; they stand until the next one
+    double flop;                         // of the products
+  };
+  // As it is used: under its own decode rule, without a gradient. A batch's bits depend on nothing else.
+  Answer answer(const TokenBatch& batch, base::Threads& threads);
+
+ private:
+  std::string directory_;
+  const model::Model model_;
+  ForwardWork work_;
+  model::Scratch scratch_;
+  tensor::Buffer<float> logits_;
+};
+
+}  // namespace choir::train
