@@ -44,8 +44,9 @@ def train(options):
     path = options.model.with_name(options.model.name + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config, indent=1))
-    subprocess.run([str(options.choir), "train", "--config", path, "--data", options.data, "--out", options.model],
-                   check=True)
+    resume = ["--resume"] if (options.model / "checkpoint.safetensors").exists() else []
+    subprocess.run([str(options.choir), "train", "--config", path, "--data", options.data, "--out", options.model,
+                    *resume], check=True)
 
 
 def choir(options, *words):
@@ -142,7 +143,7 @@ def main():
     parser.add_argument("--characters", type=int, default=16000)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    if not options.model.exists():
+    if not (options.model / "model.safetensors").exists():
         train(options)
     config = json.loads((options.model / "config.json").read_text())
     experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
