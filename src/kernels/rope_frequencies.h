@@ -19,11 +19,11 @@ struct RopeSpec {
   double beta_slow = 1;         //   those that turn less often are slowed down by the factor
   double mscale = 0;            // yarn: 0 means that the key is missing
   double mscale_all_dim = 0;
-  bool truncate = true;                           // yarn: the bounds between the two are whole pairs
-  double low_freq_factor = 1;                     // llama3: the same bounds, slow ...
-  double high_freq_factor = 4;                    //   ... and fast
-  std::vector<double> short_factor, long_factor;  // longrope: one for each pair
-  double short_mscale = 0, long_mscale = 0;       // longrope of Phi: on cos and sin; 0 means attention_factor
+  bool truncate = true;                               // yarn: the bounds between the two are whole pairs
+  double low_freq_factor = 1;                         // llama3: the same bounds, slow ...
+  double high_freq_factor = 4;                        //   ... and fast
+  std::vector<double> short_factor{}, long_factor{};  // longrope: one for each pair
+  double short_mscale = 0, long_mscale = 0;           // longrope of Phi: on cos and sin; 0 means attention_factor
 };
 
 struct RopeFrequencies {
