@@ -23,6 +23,24 @@ void read_end_tokens(const Json& json, Config& config) {
     if (id.is_number_integer() && id >= 0 && id < config.vocab) config.end_tokens.push_back(id.get<int>());
 }
 
+// Formats of which the files say enough to widen them on loading.
+void read_quantization(const Json& json, const std::string& where, Config& config) {
+  const io::Fields fields(json, where);
+  if (!fields.has("quantization_config")) return;
+  const std::string field = where + ": quantization_config";
+  const io::Fields scheme(json["quantization_config"], field);
+  const std::string method = scheme.get_string("quant_method");
+  if (method == "mxfp4") return;
+  if (method != "fp8" || scheme.get_string("fmt", "e4m3") != "e4m3")
+    base::input_error("quantised by \"" + method + "\"", field, "known: mxfp4, and fp8 in the format e4m3");
+  if (!scheme.has("weight_block_size")) return;
+  const Json& block = json["quantization_config"]["weight_block_size"];
+  const auto whole = [](const Json& side) { return side.is_number_integer() && side >= 1 && side <= kMost; };
+  if (!block.is_array() || block.size() != 2 || !whole(block[0]) || !whole(block[1]))
+    base::input_error("not two whole numbers", field + ".weight_block_size", block.dump());
+  config.fp8_block = {block[0].get<int>(), block[1].get<int>()};
+}
+
 int64_t area(int rows, int cols) { return static_cast<int64_t>(rows) * cols; }
 
 // Of the attention half of a block, its norm included.
@@ -33,7 +51,8 @@ int64_t attention_parameters(const Config& config) {
   int64_t count = area(o, d) + (config.o_bias ? d : 0) + (config.layer_norm ? 2 * d : d);
   if (config.is_latent()) {
     const nn::LatentShape& latent = config.latent;
-    count += area(latent.cached(), d) + latent.kv_rank + area(latent.heads * (latent.nope + latent.value), latent.kv_rank);
+    count +=
+        area(latent.cached(), d) + latent.kv_rank + area(latent.heads * (latent.nope + latent.value), latent.kv_rank);
     if (config.qkv_bias) count += latent.q_rank + latent.cached();
     if (latent.q_rank == 0) return count + area(q, d);
     return count + area(latent.q_rank, d) + latent.q_rank + area(q, latent.q_rank);
@@ -60,7 +79,7 @@ kernels::AttentionShape Config::attention_of(int layer) const {
 
 int Config::rope_switch() const {
   return rope.kind == kernels::RopeSpec::Kind::kLongrope && rope.original_length < max_positions ? rope.original_length
-                                                                                                   : 0;
+                                                                                                 : 0;
 }
 
 std::string router_expression(const Config& config, const LayerConfig& layer) {
@@ -86,6 +105,7 @@ Config parse_config(const Json& json, const std::string& where) {
   } catch (const base::Error& error) {
     base::input_error(error.message, where, error.hint);
   }
+  read_quantization(json, where, config);
   read_extension(json, where, config);
   read_end_tokens(json, config);
   return config;
@@ -96,6 +116,7 @@ Config read_config(const std::string& path) { return parse_config(io::read_json(
 Json config_json(const Config& config, const Json& base) {
   Json json = base.is_object() ? base : Json::object();
   write_extension(config, family_of(config.family, "config.json"), json);
+  json.erase("quantization_config");  // what was read so is written plain
   return json;
 }
 

@@ -56,13 +56,16 @@ struct Config {
   kernels::Pairs pairs = kernels::Pairs::kHalves;
   int max_positions = 0;
   double norm_epsilon = 0;
-  bool layer_norm = false;  // with a bias, instead of RMS norm
+  bool layer_norm = false;      // with a bias, instead of RMS norm
   moe::PublishedRouter router;  // of layers without one of their own; its k and load are said elsewhere
   double load_weight = 0;       // of the balance loss of training (router_aux_loss_coef)
   bool expert_bias = false;
   kernels::Activation activation;
   float embedding_multiplier = 1, residual_multiplier = 1;  // of the embedding; of what each half of a block adds
   float logit_divisor = 1;
+  struct {
+    int rows = 128, cols = 128;
+  } fp8_block;        // of numbers that share a scale, in files with F8_E4M3
   bool tied = false;  // the head is the embedding
   bool head_bias = false;
   std::vector<LayerConfig> layers;

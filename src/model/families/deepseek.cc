@@ -29,8 +29,8 @@ void read_attention(Reader& reader) {
   Config& config = reader.config();
   config.qkv_bias = config.o_bias = reader.fields().get_bool("attention_bias", false);
   reader.rope(1e4);
-  config.pairs = reader.fields().get_bool("rope_interleave", true) ? kernels::Pairs::kNeighbours
-                                                                   : kernels::Pairs::kHalves;
+  config.pairs =
+      reader.fields().get_bool("rope_interleave", true) ? kernels::Pairs::kNeighbours : kernels::Pairs::kHalves;
   // transformers' own code for V2 leaves this factor out; DeepSeek's has it for both.
   if (config.rope.kind == kernels::RopeSpec::Kind::kYarn && config.rope.mscale_all_dim > 0)
     config.latent.scale = nn::yarn_score_scale(config.latent.key(), static_cast<float>(config.rope.factor),
@@ -42,8 +42,7 @@ void read_groups(Reader& reader, int groups, int kept) {
   Router& router = reader.config().router;
   router.groups = static_cast<int>(reader.fields().get_int("n_group", 1, kMostExperts, groups));
   router.keep = static_cast<int>(reader.fields().get_int("topk_group", 1, kMostExperts, kept));
-  reader.require(router.keep <= router.groups,
-                 fmt::format("topk_group {} of {} groups", router.keep, router.groups));
+  reader.require(router.keep <= router.groups, fmt::format("topk_group {} of {} groups", router.keep, router.groups));
 }
 
 void check_word(const Reader& reader, const char* key, const std::string& known) {

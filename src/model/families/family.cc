@@ -7,8 +7,9 @@
 namespace choir::model {
 namespace {
 
-constexpr const Family* kFamilies[] = {&kMixtral,    &kQwen2Moe, &kQwen3Moe,   &kOlmoe,  &kDeepseekV2, &kDeepseekV3, &kPhimoe,
-                                       &kGptOss, &kGraniteMoe, &kLlama,  &kMistral,    &kQwen2,      &kQwen3};
+constexpr const Family* kFamilies[] = {&kMixtral,    &kQwen2Moe, &kQwen3Moe, &kOlmoe,      &kDeepseekV2,
+                                       &kDeepseekV3, &kPhimoe,   &kGptOss,   &kGraniteMoe, &kLlama,
+                                       &kMistral,    &kQwen2,    &kQwen3};
 
 }  // namespace
 

@@ -19,11 +19,11 @@ struct Stacked {
 
 // Names behind "model.layers.N.".
 struct Names {
-  const char* mixture = "mlp.";                                           // in front of the others
-  const char* router = "gate";                                            // then what the tensor is
-  const char *gate = "gate_proj", *up = "up_proj", *down = "down_proj";   // of an expert, behind "experts.E."
-  const char* shared = "shared_expert.";                                  // then gate_proj, up_proj, down_proj
-  const char* state = "router_state";                                     // a router's numbers outside the gradient
+  const char* mixture = "mlp.";                                          // in front of the others
+  const char* router = "gate";                                           // then what the tensor is
+  const char *gate = "gate_proj", *up = "up_proj", *down = "down_proj";  // of an expert, behind "experts.E."
+  const char* shared = "shared_expert.";                                 // then gate_proj, up_proj, down_proj
+  const char* state = "router_state";                                    // a router's numbers outside the gradient
   Stacked stacked = {};
 };
 

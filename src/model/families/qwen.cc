@@ -86,7 +86,8 @@ void read_qwen3(Reader& reader) {
 }
 
 // transformers 5 writes the number of experts under the name that Mixtral has for it.
-constexpr Keys kMixture{.experts = "num_experts", .other_experts = "num_local_experts", .width = "moe_intermediate_size"};
+constexpr Keys kMixture{
+    .experts = "num_experts", .other_experts = "num_local_experts", .width = "moe_intermediate_size"};
 
 }  // namespace
 

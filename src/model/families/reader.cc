@@ -197,8 +197,8 @@ void Reader::rope(std::optional<double> theta) {
   require(spec.theta >= 1, "rope_theta must be 1 or more");
   if (spec.kind == Kind::kNone) return;
   if (spec.original_length == 0)
-    spec.original_length = static_cast<int>(
-        fields_.get_int("original_max_position_embeddings", 1, kMostPositions, config_.max_positions));
+    spec.original_length =
+        static_cast<int>(fields_.get_int("original_max_position_embeddings", 1, kMostPositions, config_.max_positions));
   require(spec.high_freq_factor > spec.low_freq_factor, "llama3: high_freq_factor must exceed low_freq_factor");
   if (spec.kind != Kind::kLongrope) return;
   const auto pairs = static_cast<size_t>(config_.rotary_width() / 2);
@@ -269,8 +269,8 @@ void Reader::share(int width, bool gate) {
 
 // The width that the file says, whatever single layers have.
 void Reader::share_experts(int width, int shared) {
-  const int64_t all = static_cast<int64_t>(count("n_shared_experts", shared, 0)) *
-                      fields_.get_int(family_.keys.width, 1, kMost, width);
+  const int64_t all =
+      static_cast<int64_t>(count("n_shared_experts", shared, 0)) * fields_.get_int(family_.keys.width, 1, kMost, width);
   require(all <= kMost, fmt::format("shared experts of width {}", all));
   if (all > 0) share(static_cast<int>(all), false);
 }
@@ -284,8 +284,7 @@ std::vector<bool> Reader::layer_types() const {
   std::vector<bool> sliding;
   for (const Json& type : types) {
     if (type != "full_attention" && type != "sliding_attention")
-      base::input_error("an unknown kind of layer: " + type.dump(), field,
-                        "known: full_attention, sliding_attention");
+      base::input_error("an unknown kind of layer: " + type.dump(), field, "known: full_attention, sliding_attention");
     sliding.push_back(type == "sliding_attention");
   }
   return sliding;
@@ -311,6 +310,8 @@ int Reader::window_size(int least) const {
   return static_cast<int>(fields_.get_int("sliding_window", least, kMostPositions, 0));
 }
 
-void Reader::balance(const char* key, double fallback) { config_.load_weight = fields_.get_number(key, 0, 1000, fallback); }
+void Reader::balance(const char* key, double fallback) {
+  config_.load_weight = fields_.get_number(key, 0, 1000, fallback);
+}
 
 }  // namespace choir::model

@@ -64,8 +64,8 @@ class Reader {
   // n_shared_experts of the width of the others.
   void share_experts(int width, int shared);
 
-  // After the layers. A window of `size` tokens in the layers that layer_types names; where the file has no such list, in
-  // those of `sliding`, or in all where that is empty. 0: there is none.
+  // After the layers. A window of `size` tokens in the layers that layer_types names; where the file has no such list,
+  // in those of `sliding`, or in all where that is empty. 0: there is none.
   void window(int size, const std::vector<bool>& sliding = {});
   int window_size(int least) const;  // sliding_window; 0 where it is null or missing
   void balance(const char* key, double fallback);
