@@ -130,7 +130,7 @@ Result run(const Shape& shape, const std::vector<double>& variables, const std::
     for (int i = 0; i < length; ++i) positions.push_back(i);
   }
   Buffer<float> rope(64 * kHeadWidth);
-  kernels::rope_table(static_cast<float>(kTheta), rope.matrix(64, kHeadWidth));
+  kernels::rope_table(kernels::rope_frequencies({.theta = kTheta}, kHeadWidth, 64), rope.matrix(64, kHeadWidth));
   const AttentionContext context{shape.attention, static_cast<float>(kEpsilon), rope.matrix(64, kHeadWidth), positions,
                                  sequences};
   const auto weights = tensors_over<Weight>(shape, all);

@@ -39,7 +39,8 @@ struct Layer {
     };
     weights = {weight(norm, 1, kWidth), weight(q, kQ, kWidth), weight(k, kKv, kWidth), weight(v, kKv, kWidth),
                weight(o, kWidth, kQ)};
-    kernels::rope_table(100, rope.matrix(kPositions, kShape.head_width));
+    kernels::rope_table(kernels::rope_frequencies({.theta = 100}, kShape.head_width, kPositions),
+                        rope.matrix(kPositions, kShape.head_width));
   }
 
   // Without a cache, or behind `sequence.first` tokens of one.
