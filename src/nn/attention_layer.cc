@@ -41,16 +41,18 @@ bool refines(const AttentionContext& context, const Weight& norm) { return norm.
 // Rows as wide as the norm: of single heads, or of all of them. m is without gaps.
 template <class T>
 Matrix<T> rows_of(const Weight& norm, Matrix<T> m) {
-  CHOIR_CHECK(m.cols % norm.cols == 0, std::to_string(norm.cols) + " numbers of a norm of " + std::to_string(m.cols));
   return {m.data, m.rows * (m.cols / norm.cols), norm.cols};
 }
 
 void apply_norm(const AttentionContext& context, const Refined& r, Threads& threads) {
   const Matrix<const float> raw = r.raw.matrix(r.y.rows, r.y.cols);
-  if (r.norm.data)
-    norm_forward({r.norm, {}, context.epsilon}, rows_of(r.norm, raw), rows_of(r.norm, r.y), *r.activations, threads);
-  else
+  if (!r.norm.data) {
     std::copy_n(raw.data, area(raw), r.y.data);
+    return;
+  }
+  CHOIR_CHECK(r.norm.cols == context.shape.head_width || r.norm.cols == r.y.cols,
+              "a norm of " + std::to_string(r.norm.cols) + " numbers");
+  norm_forward({r.norm, {}, context.epsilon}, rows_of(r.norm, raw), rows_of(r.norm, r.y), *r.activations, threads);
 }
 
 void project(const AttentionContext& context, Matrix<const float> normed, const Weight& w, const Weight& bias,
