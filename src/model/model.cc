@@ -169,14 +169,12 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     if (!router(l).subset_rule() || config_.layers[l].idle() > 0)
       base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
                         "only linear scores with a weight for each expert by itself can lose some");
-    for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept);
+    const auto gate = router(l).tensors(static_cast<int>(from.w1.size()), config_.width);
+    for (size_t g = 0; g < gate.size(); ++g)
+      to.gate[g] = gate[g].vector ? result.columns_of(from.gate[g], kept) : result.rows_of(from.gate[g], kept);
     if (from.state.data) to.state = result.columns_of(from.state, kept);
-    for (size_t i = 0; i < kept.size(); ++i) {
-      to.w1[i] = from.w1[kept[i]];
-      to.w2[i] = from.w2[kept[i]];
-      to.w3[i] = from.w3[kept[i]];
-    }
-    for (auto* list : {&to.w1, &to.w2, &to.w3}) list->resize(kept.size());
+    static_cast<moe::ExpertTensors<Weight>&>(to) = {};
+    for (const int e : kept) to.add(from, static_cast<size_t>(e));
   }
   result.finish();
   return result;
