@@ -128,7 +128,9 @@ void Model::finish() {
   }
   if (rope_) return;
   tensor::Buffer<float> table(static_cast<size_t>(positions()) * static_cast<size_t>(config_.attention.head_width));
-  kernels::rope_table(static_cast<float>(config_.rope_theta), table.matrix(positions(), config_.attention.head_width));
+  const kernels::RopeSpec plain{.theta = static_cast<double>(static_cast<float>(config_.rope_theta))};
+  kernels::rope_table(kernels::rope_frequencies(plain, config_.attention.head_width, positions()),
+                      table.matrix(positions(), config_.attention.head_width));
   rope_ = std::make_shared<const tensor::Buffer<float>>(std::move(table));
 }
 
