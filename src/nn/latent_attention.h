@@ -2,12 +2,14 @@
 // latent row, which is all that a cache must hold. Forward and backward of the attention half of a block.
 #pragma once
 
+#include <cmath>
 #include <optional>
 
 #include "base/threads.h"
 #include "kernels/attention.h"
 #include "kernels/gemm.h"
 #include "kernels/rope.h"
+#include "nn/norm.h"
 #include "tensor/buffer.h"
 
 namespace choir::nn {
@@ -29,12 +31,13 @@ struct LatentShape {
 
   int key() const { return nope + rotary; }
   int cached() const { return kv_rank + rotary; }  // numbers that a cache holds for each token
+  float factor() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(key())); }
 };
 
-// The scale of the scores where YaRN stretches the positions by `factor`: m^2 / sqrt(key_width) with
-// m = 0.1 mscale_all_dim ln factor + 1, and m = 1 for factor <= 1. As DeepSeek's own code for V2 and V3 has it;
+// The scale of the scores of a model whose positions are stretched as `rope` says: m^2 / sqrt(key_width), where m is
+// kernels::yarn_growth(factor, mscale_all_dim) if that key is there, else 1. So DeepSeek's own code for V2 and V3;
 // transformers leaves m^2 out for V2.
-float yarn_score_scale(int key_width, float factor, float mscale_all_dim);
+float latent_scale(int key_width, const kernels::RopeSpec& rope);
 
 // T is Weight (to compute with) or Matrix<float> (gradients). H heads, R = kv_rank. What the model lacks has null data:
 // q, or the three tensors of the query latent; the biases. kv_b holds [k_nope | v] of each head in turn.
@@ -56,24 +59,24 @@ enum class LatentForm { kNaive, kAbsorbed };
 // What every layer of one call has in common.
 struct LatentContext {
   LatentShape shape;
-  float epsilon = 0;         // of the block's norm; the norms of the latents have their own, as in the models' code
-  Matrix<const float> rope;  // kernels::rope_table of `rotary` columns
+  float epsilon = 0;           // of the block's norm; the norms of the latents have their own, as in the models' code
+  Matrix<const float> rope{};  // kernels::rope_table of `rotary` columns
   kernels::Pairs pairs = kernels::Pairs::kNeighbours;
-  std::span<const int> positions;       // of the N rows
-  std::span<const Sequence> sequences;  // kv_row counts in rows of the cache, or of the call where there is none
+  std::span<const int> positions{};       // of the N rows
+  std::span<const Sequence> sequences{};  // kv_row counts in rows of the cache, or of the call where there is none
   LatentForm form = LatentForm::kAbsorbed;
   kernels::Sums sums = kernels::Sums::kLanes;  // of the linear maps, and of attention in the naive form
 };
 
 // Buffers of one layer and call, kept for the backward; they grow as needed.
 struct LatentActivations {
-  Buffer<float> normed, inverse_rms;
-  Buffer<float> q_squeezed, q_latent, q_inverse_rms;  // the query latent before and after its norm
-  Buffer<float> q;                                    // (N, H*key), rotated
-  Buffer<float> squeezed, latent, kv_inverse_rms;     // (N, cached): [c | k_rope] as kv_a gives it; [norm(c) | rotated]
-  Buffer<float> expanded, keys, values;               // naive: (N, H*(nope+value)) (N, H*key) (N, H*value)
-  Buffer<float> head_q, head_latent, head_value;      // absorbed: some tokens at a time, head after head
-  Buffer<float> mixed, log_sum;                       // (N, H*value) (N, H)
+  Buffer<float> normed, q;                        // (N,D) (N, H*key), q rotated
+  Buffer<float> q_squeezed, q_latent;             // (N,q_rank): the query latent before and after its norm
+  Buffer<float> squeezed, latent;                 // (N,cached): [c | k_rope] as kv_a gives it; [norm(c) | rotated]
+  Buffer<float> expanded, keys, values;           // naive: (N, H*(nope+value)) (N, H*key) (N, H*value)
+  Buffer<float> head_q, head_latent, head_value;  // absorbed: of some tokens at a time, head after head
+  Buffer<float> mixed, log_sum;                   // (N, H*value) (N, H)
+  NormActivations norm, q_norm, kv_norm;
   int rows = 0;
 
   void prepare(int n, int width, const LatentContext& context);
@@ -87,9 +90,10 @@ struct LatentStep {
   std::optional<Matrix<float>> cache;
 };
 
-// output = input + attention. In the absorbed form a row's bits depend on the tokens of its own sequence up to it
-// alone: not on the other rows, on how the tokens were cut into calls, on whether there is a cache, or on threads. The
-// naive form computes the same within rounding, with less work for long sequences; a row depends on its own sequence.
+// output = input + attention. In either form a row's bits depend on the tokens of its own sequence up to it alone, not
+// on the other rows or on threads; in the absorbed form neither on how the tokens were cut into calls, nor on whether
+// there is a cache. The forms agree within rounding. The naive one has less to do where sequences are long: some three
+// times less attention with the widths of the published models.
 void latent_attention_forward(const LatentContext& context, const LatentTensors<Weight>& weights,
                               const LatentStep& step, LatentActivations& activations, Threads& threads);
 
