@@ -107,8 +107,8 @@ class BlockVisit {
     for (size_t i = 0; i < list.size(); ++i) {
       const bool own = list[i].name.starts_with("gate.");  // the family may call it otherwise
       const std::string name = own ? names_.router + list[i].name.substr(4) : list[i].name;
-      TensorInfo info{in + name,       list[i].rows,      list[i].cols,      list[i].vector, Role::kGate,
-                      list[i].initial, list[i].deviation, list[i].orthogonal};
+      TensorInfo info{in + name,   list[i].rows,    list[i].cols,      list[i].vector,
+                      Role::kGate, list[i].initial, list[i].deviation, list[i].orthogonal};
       info.layer = l_;
       visitor_(info, moe.gate[i]);
     }

@@ -114,8 +114,9 @@ void Session::forward(std::span<const int32_t> ids, int first) {
     counts.skipped += std::ranges::count_if(routing.proposed, [](int32_t e) { return e >= 0; }) - routing.plan.edges();
     if (observer_) observer_(layer, routing);
   };
-  model::forward(model_, {ids, {&sequence, 1}, longer_}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer},
-                 scratch_, logits_.matrix(1, model_.config().vocab), threads_);
+  model::forward(model_, {ids, {&sequence, 1}, longer_},
+                 {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer}, scratch_,
+                 logits_.matrix(1, model_.config().vocab), threads_);
 }
 
 // Some models turn longer texts otherwise: what was read for a text of the other kind is then read again.

@@ -26,8 +26,7 @@ std::vector<Trait> traits_of(const Config& config) {
           {"rms_norm_eps", config.norm_epsilon, false}, {"sliding_window", a.window * 1.0, false}};
 }
 
-WarmSource::WarmSource(const std::string& directory, const Config& target)
-    : files_(directory), directory_(directory) {
+WarmSource::WarmSource(const std::string& directory, const Config& target) : files_(directory), directory_(directory) {
   const std::string path = directory + "/config.json";
   if (std::filesystem::exists(path)) read_config(path, target);
   if (config_)
