@@ -24,7 +24,7 @@ const double kAlpha = double(1.702f);
 struct Kind {
   bool routed = true, biases = false, clamped = false, gate_bias = false, shared = false, shared_gate = false;
 
-  double limit() const { return clamped ? 0.75 : 0; }
+  double limit() const { return clamped ? 1.25 : 0; }
   Router router() const {
     if (!routed) return Router();
     return parse_router(std::string(gate_bias ? "linear(bias)" : "linear") + " > top_k(2) > all > chosen + load(0.25)");
@@ -189,7 +189,8 @@ Result check_layer(const Kind& kind) {
     const auto begin = static_cast<std::ptrdiff_t>(part.at), end = begin + part.rows * part.cols;
     const std::vector<double> want(derivative.begin() + begin, derivative.begin() + end);
     CHECK(reference::error(want, std::vector<float>(r.gradient.begin() + begin, r.gradient.begin() + end)) < 1e-5);
-    CHECK(std::ranges::any_of(want, [](double d) { return d != 0; }));
+    if (name[0] != '3')  // of one neuron, which may lie beyond a limit for every token
+      CHECK(std::ranges::any_of(want, [](double d) { return d != 0; }));
   }
   return r;
 }

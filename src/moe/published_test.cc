@@ -126,10 +126,11 @@ std::vector<PlainRule> common_mistakes(const PlainRule& rule) {
 }
 
 TEST_CASE("published: Mixtral, Qwen3-MoE and others with norm_topk_prob") {
-  for (const int k : {2, 4, 8}) {
-    const PlainRule rule{.k = size_t(k)};
-    check_rule({.k = k}, rule, common_mistakes(rule));
-  }
+  for (const int k : {2, 4, 8})
+    for (const float scale : {1.0f, 2.5f}) {
+      const PlainRule rule{.k = size_t(k), .scale = double(scale)};
+      check_rule({.k = k, .scale = scale}, rule, common_mistakes(rule));
+    }
   CHECK(expression_of({.k = 2, .load = 0.02f}) == parse_router("mixtral").expression());
 }
 
