@@ -39,24 +39,33 @@ class Numbers {
   std::vector<model::TensorInfo> infos_;
 };
 
-double loss_of(const Model& model, const FlatBatch& flat, Gradients& gradients) {
+// The loss, and who computes which token in every layer.
+struct Outcome {
+  double loss;
+  std::vector<std::vector<int32_t>> chosen;
+};
+
+Outcome outcome_of(const Model& model, const FlatBatch& flat, Gradients& gradients) {
   base::Threads threads(2);
   model::TrainingActivations activations;
   gradients.clear();
   const model::LossScales scales{1, 0.5f};
   const auto loss = forward_backward(model, flat.training(), scales, activations, gradients.tensors, threads);
-  return loss.cross_entropy + 0.5 * loss.balance;
+  Outcome outcome{loss.cross_entropy + 0.5 * loss.balance, {}};
+  for (const model::BlockActivations& block : activations.blocks) outcome.chosen.push_back(block.moe.routing.chosen);
+  return outcome;
 }
 
-// (L(w + h g) - L(w - h g)) / 2h = |g|^2 for the gradient g of one tensor, h so that the loss moves by about 0.02: far
-// beyond the rounding of a float forward, and little beside the curvature.
+// (L(w + h g) - L(w - h g)) / 2h = |g|^2 for the gradient g of one tensor, h so that the loss moves by about 0.005, or
+// by less where a token would come to another expert: far beyond the rounding of a float forward, and little beside the
+// curvature.
 void check_gradients(const std::string& directory) {
   const Model stored(directory);
   const Numbers numbers(stored);
   const Model model(stored.config(), numbers.tensors());
   const FlatBatch flat(random_batch({9, 7}, stored.config().vocab, 3));
   Gradients gradients(stored.config()), unused(stored.config());
-  loss_of(model, flat, gradients);
+  const Outcome start = outcome_of(model, flat, gradients);
   for (size_t i = 0; i < numbers.count(); ++i) {
     CAPTURE(numbers.info(i).name);
     if (numbers.info(i).role == model::TensorInfo::Role::kState) continue;
@@ -65,13 +74,19 @@ void check_gradients(const std::string& directory) {
     for (const float v : g) square += static_cast<double>(v) * static_cast<double>(v);
     if (numbers.info(i).expert < 0) CHECK(square > 0);  // a token may choose no expert of this number
     if (square < 1e-10) continue;
-    const double step = std::min(0.02 / square, 0.03 / std::sqrt(square));
+    double step = std::min(0.005 / square, 0.01 / std::sqrt(square));
     const std::vector<float> before(numbers[i].begin(), numbers[i].end());
     const auto at = [&](double h) {
       for (size_t k = 0; k < g.size(); ++k) numbers[i][k] = before[k] + static_cast<float>(h) * g[k];
-      return loss_of(model, flat, unused);
+      return outcome_of(model, flat, unused);
     };
-    const double difference = (at(step) - at(-step)) / (2 * step);
+    Outcome up = at(step), down = at(-step);
+    for (int halved = 0; halved < 5 && (up.chosen != start.chosen || down.chosen != start.chosen); ++halved) {
+      step /= 2;
+      up = at(step);
+      down = at(-step);
+    }
+    const double difference = (up.loss - down.loss) / (2 * step);
     std::ranges::copy(before, numbers[i].begin());
     CHECK(difference == doctest::Approx(square).epsilon(0.03));
   }
