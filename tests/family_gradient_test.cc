@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <optional>
 
 #include "tests/flat_parameters.h"
 
@@ -56,40 +57,75 @@ Outcome outcome_of(const Model& model, const FlatBatch& flat, Gradients& gradien
   return outcome;
 }
 
-// (L(w + h g) - L(w - h g)) / 2h = |g|^2 for the gradient g of one tensor, h so that the loss moves by about 0.005, or
-// by less where a token would come to another expert: far beyond the rounding of a float forward, and little beside the
-// curvature.
+// A model whose tensors move, one at a time, and a batch that it is trained on.
+class Trial {
+ public:
+  Trial(const Model& stored, uint64_t seed)
+      : numbers_(stored),
+        model_(stored.config(), numbers_.tensors()),
+        flat_(random_batch({9, 7}, stored.config().vocab, seed)),
+        gradients_(stored.config()),
+        unused_(stored.config()),
+        start_(outcome_of(model_, flat_, gradients_)) {}
+
+  double square(size_t i) const {
+    double sum = 0;
+    for (const float v : gradients_.numbers(i)) sum += static_cast<double>(v) * static_cast<double>(v);
+    return sum;
+  }
+
+  // (L(w + h g) - L(w - h g)) / 2h for the gradient g of tensor i, which should be |g|^2; h so that the loss moves by
+  // about 0.005: far beyond the rounding of a float forward, and little beside the curvature. Nothing where the loss is
+  // not smooth there: a token comes to another expert, or half the step says something else.
+  std::optional<double> slope(size_t i) {
+    const double step = std::min(0.005 / square(i), 0.01 / std::sqrt(square(i)));
+    const auto whole = difference(i, step), half = difference(i, step / 2);
+    if (!whole || !half || std::abs(*whole - *half) > 0.02 * std::abs(*whole)) return {};
+    return half;
+  }
+
+ private:
+  std::optional<double> difference(size_t i, double step) {
+    const Outcome up = at(i, step), down = at(i, -step);
+    if (up.chosen != start_.chosen || down.chosen != start_.chosen) return {};
+    return (up.loss - down.loss) / (2 * step);
+  }
+
+  Outcome at(size_t i, double step) {
+    const std::vector<float> before(numbers_[i].begin(), numbers_[i].end());
+    for (size_t k = 0; k < before.size(); ++k)
+      numbers_[i][k] = before[k] + static_cast<float>(step) * gradients_.numbers(i)[k];
+    Outcome outcome = outcome_of(model_, flat_, unused_);
+    std::ranges::copy(before, numbers_[i].begin());
+    return outcome;
+  }
+
+  const Numbers numbers_;
+  const Model model_;
+  const FlatBatch flat_;
+  Gradients gradients_, unused_;
+  const Outcome start_;
+};
+
+// Every tensor on the first of some batches where its loss is smooth.
 void check_gradients(const std::string& directory) {
   const Model stored(directory);
-  const Numbers numbers(stored);
-  const Model model(stored.config(), numbers.tensors());
-  const FlatBatch flat(random_batch({9, 7}, stored.config().vocab, 3));
-  Gradients gradients(stored.config()), unused(stored.config());
-  const Outcome start = outcome_of(model, flat, gradients);
-  for (size_t i = 0; i < numbers.count(); ++i) {
-    CAPTURE(numbers.info(i).name);
-    if (numbers.info(i).role == model::TensorInfo::Role::kState) continue;
-    const std::vector<float> g(gradients.numbers(i).begin(), gradients.numbers(i).end());
-    double square = 0;
-    for (const float v : g) square += static_cast<double>(v) * static_cast<double>(v);
-    if (numbers.info(i).expert < 0) CHECK(square > 0);  // a token may choose no expert of this number
-    if (square < 1e-10) continue;
-    double step = std::min(0.005 / square, 0.01 / std::sqrt(square));
-    const std::vector<float> before(numbers[i].begin(), numbers[i].end());
-    const auto at = [&](double h) {
-      for (size_t k = 0; k < g.size(); ++k) numbers[i][k] = before[k] + static_cast<float>(h) * g[k];
-      return outcome_of(model, flat, unused);
-    };
-    Outcome up = at(step), down = at(-step);
-    for (int halved = 0; halved < 5 && (up.chosen != start.chosen || down.chosen != start.chosen); ++halved) {
-      step /= 2;
-      up = at(step);
-      down = at(-step);
-    }
-    const double difference = (up.loss - down.loss) / (2 * step);
-    std::ranges::copy(before, numbers[i].begin());
-    CHECK(difference == doctest::Approx(square).epsilon(0.03));
+  const Numbers names(stored);
+  std::vector<size_t> left;
+  for (size_t i = 0; i < names.count(); ++i)
+    if (names.info(i).role != model::TensorInfo::Role::kState) left.push_back(i);
+  for (uint64_t seed = 3; seed < 40 && !left.empty(); ++seed) {
+    Trial trial(stored, seed);
+    std::erase_if(left, [&](size_t i) {
+      const double square = trial.square(i);
+      if (square < 1e-8) return false;  // an expert that no token comes to
+      const auto slope = trial.slope(i);
+      CAPTURE(names.info(i).name);
+      if (slope) CHECK(*slope == doctest::Approx(square).epsilon(0.03));
+      return slope.has_value();
+    });
   }
+  for (const size_t i : left) FAIL_CHECK("no batch moves " << names.info(i).name);
 }
 
 TEST_CASE("gradients: every tensor of every family moves the loss as its gradient says") {
