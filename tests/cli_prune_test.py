@@ -208,6 +208,27 @@ class Captures(PruneTest):
         self.refused("prune", self.model, "--capture", self.dir / "none", "--capture-only", "--ids", self.ids,
                      "--capture-tokens", 19, code=2, says=["--capture-tokens", "20"])
 
+    def test_text_stops_when_every_expert_has_enough(self):
+        """The fewest sequences that do, found again one by one; the capture goes on to serve the same call."""
+        least = []
+        for sequences in range(1, 5):
+            told = self.json_of("prune", self.model, "--capture", self.dir / f"first{sequences}", "--capture-only",
+                                "--ids", f"{self.ids}:batches", "--capture-tokens", 20 * sequences)
+            least.append(min(min(layer["coverage"]) for layer in told["layers"]))
+        self.assertGreater(least[2], least[0])
+        call = ("prune", self.model, "--capture", self.dir / "enough", "--ids", f"{self.ids}:batches", "--enough",
+                least[2], "--json")
+        for more in (["--capture-only"], ["--keep", 4, "--out", self.dir / "enough.out"]):
+            result = self.done(*call, *more)
+            sequences = 1 + next(i for i, tokens in enumerate(least) if tokens >= least[2])
+            self.assertEqual(json.loads(result.stdout)["tokens"], 20 * sequences)
+            self.assertIn(f"{sequences} of 4 sequences give every expert {least[2]} tokens", result.stderr)
+        told = self.done("prune", self.model, "--capture", self.dir / "never", "--capture-only", "--ids",
+                         f"{self.ids}:batches", "--enough", 1000)
+        self.assertIn("all 4 sequences leave experts with fewer than 1000 tokens", told.stderr)
+        self.refused("prune", self.model, "--capture", self.dir / "enough", "--enough", 1, "--keep", 4, "--out",
+                     self.dir / "new", code=2, says="--enough")
+
     def test_captures_of_other_models_and_texts_are_refused(self):
         capture = self.capture("mine")
         other = self.model_of("foreign")

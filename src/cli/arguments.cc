@@ -127,6 +127,9 @@ void add_prune_files(CLI::App* verb, Prune& o) {
   verb->add_flag("--capture-only", o.capture_only, "stop when the capture is finished")->needs(capture);
   verb->add_option("--capture-tokens", o.capture_tokens, "tokens to calibrate on at most, in whole sequences")
       ->check(CLI::PositiveNumber);
+  verb->add_option("--enough", o.enough,
+                   "calibrate on no more sequences than give every expert so many tokens; one more forward tells")
+      ->check(CLI::PositiveNumber);
   verb->add_option("--capture-least", o.capture_least,
                    "the fewest experts of a layer that the capture is to serve; otherwise a quarter of them")
       ->check(CLI::PositiveNumber)
@@ -150,7 +153,7 @@ void add_explore(CLI::App* verb, Explore& o) {
       verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
   for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
                            "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
-                           "--capture-tokens", "--capture-least", "--save-plan", "--plan", "--repair"})
+                           "--capture-tokens", "--enough", "--capture-least", "--save-plan", "--plan", "--repair"})
     explore->excludes(verb->get_option(name));
   const CLI::Range share(1e-6, 1.0);
   verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")

@@ -64,7 +64,7 @@ struct Prune {
   std::string capture, plan, save_plan;
   std::string repair;    // true: all; or names with commas
   double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
-  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16;
+  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
   int samples = 1000, capture_least = 0;
   bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;

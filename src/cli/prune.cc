@@ -8,6 +8,7 @@
 #include "cli/prune_call.h"
 #include "cli/prune_report.h"
 #include "cli/terminal.h"
+#include "compress/coverage.h"
 #include "compress/fingerprint.h"
 
 namespace choir::cli {
@@ -95,6 +96,18 @@ struct Session {
                                                                 : o.repair.empty() ? 0
                                                                                    : kHeldForRepairs);
     text.batches = at_most(std::move(text.batches), o.capture_tokens);
+    if (o.enough > 0) shorten();
+  }
+
+  // No more text than gives every expert enough tokens.
+  void shorten() {
+    const int64_t all = sequences_in(text.batches);
+    const compress::EnoughText found = compress::enough_text(bundle.model, text.batches, o.enough, threads, progress);
+    text.batches = first_sequences(std::move(text.batches), found.sequences);
+    if (found.reached)
+      fmt::print(stderr, "{} of {} sequences give every expert {} tokens\n", found.sequences, all, o.enough);
+    else
+      fmt::print(stderr, "all {} sequences leave experts with fewer than {} tokens\n", all, o.enough);
   }
 
   PruneWork work() { return {o, common, bundle.model, text.batches, threads, progress}; }

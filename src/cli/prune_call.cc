@@ -43,7 +43,8 @@ void check_plan_call(const Prune& o) {
                                          {"--all-losses", o.all_losses},
                                          {"--save-plan", !o.save_plan.empty()},
                                          {"--repair", !o.repair.empty()},
-                                         {"--hold-out", o.hold_out >= 0}});
+                                         {"--hold-out", o.hold_out >= 0},
+                                         {"--enough", o.enough > 0}});
   if (!other.empty()) base::usage_error("--plan with " + other, o.plan, "a plan is applied without calibration");
   if (o.out.empty()) base::usage_error("no --out", "", "name the directory of the smaller model");
 }
@@ -130,6 +131,7 @@ void check_call(const Prune& o) {
     base::usage_error("nothing to calibrate on", "", "give --calibrate FILE... or --ids FILE");
   if ((!o.repair.empty() || o.hold_out > 0) && !calibrates(o))
     base::usage_error("no text to hold out", "", "give the text of the capture with --calibrate or --ids");
+  if (o.enough > 0 && !calibrates(o)) base::usage_error("--enough without text", "", "a capture has what it has");
   if (!o.repair.empty()) repair_options(o);
   if (!o.out.empty()) check_model_output(o.out, o.model, o.force);
   if (!o.save_plan.empty()) base::check_output(o.save_plan, existing(o.force), base::Kind::kFile);

@@ -14,7 +14,7 @@ using compress::CalibrationBatch;
 
 constexpr int kMostJudged = 6;  // models: the pruned one, and one for each repair
 
-// Takes the last sequences of the last batch away; returns their ids.
+// Takes the last sequence of the last batch away; returns their ids.
 std::vector<int32_t> last_sequence(std::vector<CalibrationBatch>& batches) {
   CalibrationBatch& last = batches.back();
   const auto begin = last.ids.end() - last.length;
@@ -24,13 +24,13 @@ std::vector<int32_t> last_sequence(std::vector<CalibrationBatch>& batches) {
   return ids;
 }
 
+}  // namespace
+
 int64_t sequences_in(const std::vector<CalibrationBatch>& batches) {
   int64_t count = 0;
   for (const CalibrationBatch& batch : batches) count += batch.sequences;
   return count;
 }
-
-}  // namespace
 
 Split hold_out(std::vector<CalibrationBatch> batches, double share) {
   Split split{std::move(batches), {}};
@@ -53,6 +53,11 @@ std::vector<CalibrationBatch> at_most(std::vector<CalibrationBatch> batches, int
         "no sequence fits into " + std::to_string(tokens) + " tokens", "--capture-tokens",
         "the first one has " + std::to_string(batches.front().length) + "; raise it, or shorten --length");
   while (have > tokens) have -= static_cast<int64_t>(last_sequence(batches).size());
+  return batches;
+}
+
+std::vector<CalibrationBatch> first_sequences(std::vector<CalibrationBatch> batches, int64_t count) {
+  for (int64_t have = sequences_in(batches); have > count; --have) last_sequence(batches);
   return batches;
 }
 

@@ -20,6 +20,11 @@ Split hold_out(std::vector<compress::CalibrationBatch> batches, double share);
 // The first batches of at most `tokens` tokens, in whole sequences; 0: all. Throws Error (usage) when not one fits.
 std::vector<compress::CalibrationBatch> at_most(std::vector<compress::CalibrationBatch> batches, int64_t tokens);
 
+int64_t sequences_in(const std::vector<compress::CalibrationBatch>& batches);
+
+// The first so many sequences.
+std::vector<compress::CalibrationBatch> first_sequences(std::vector<compress::CalibrationBatch> batches, int64_t count);
+
 struct Repaired {
   model::Model model;
   std::vector<compress::RepairStep> steps;  // empty: no repair was asked for
