@@ -164,6 +164,9 @@ void add_explore(CLI::App* verb, Explore& o) {
       ->delimiter(',')
       ->check(share)
       ->needs(explore);
+  verb->add_option("--draws", o.draws, "random models at each ratio, whose mean is told")
+      ->check(CLI::Range(1, 1000))
+      ->needs(explore);
   verb->add_flag("--combine", o.combine, "also skip in each model that the search prunes")->needs(explore);
   add_held_out(verb, o.held_out, o.context);
   verb->get_option("--held-out")->needs(explore);

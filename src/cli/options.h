@@ -53,6 +53,7 @@ struct Explore {
   std::vector<std::string> held_out;             // none: the last fifth of the calibration's blocks
   std::string choices, page;
   int context = 0, rounds = 5;  // tokens of a window; timed runs of each model, 0: none
+  int draws = 20;               // of the random baseline
 };
 
 struct Prune {
