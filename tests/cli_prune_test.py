@@ -152,6 +152,34 @@ class Counts(PruneTest):
                             self.dir / "uniform")
         self.assertEqual(self.counts(told), [4, 4])
 
+    def test_one_ranking_over_all_layers(self):
+        """Two experts of each layer, then the most frequent ones of any."""
+        capture = self.capture("for_ranking")
+        start = ("prune", self.model, "--capture", capture, "--method", "frequency", "--share", "score", "--out")
+        for total, slack in ((5, 0), (9, 0), (13, 0), (9, 2)):
+            told = self.json_of(*start, self.dir / f"ranked{total}{slack}", "--keep-total", total,
+                                *(["--slack", slack] if slack else []))
+            ranked = [sorted(((-n, e) for e, n in enumerate(layer["coverage"]))) for layer in told["layers"]]
+            kept = [{e for _, e in layer[:2 + slack]} for layer in ranked]
+            rest = sorted((n, number, e) for number, layer in enumerate(ranked) for n, e in layer[2 + slack:])
+            for _, number, e in rest[:total - 2 * (2 + slack)]:
+                kept[number].add(e)
+            self.assertEqual([set(layer["keep"]) for layer in told["layers"]], kept)
+        out = (*start, self.dir / "new")
+        for more, says in ((["--keep", 4], "--keep-total"), (["--budget", "1MB"], "--keep-total"),
+                           (["--keep-total", 9, "--uniform"], "--uniform"), (["--keep-total", 7, "--slack", 2], "8"),
+                           (["--keep", 4, "--slack", 1], "--slack")):
+            self.refused(*out, *more, code=2, says=says)
+        self.refused("prune", self.model, "--capture", capture, "--keep-total", 9, "--share", "score", "--out",
+                     self.dir / "new", code=2, says="--method")
+
+    def test_every_layer_keeps_its_slack(self):
+        capture = self.capture("for_slack")
+        for method in ("nested", "reap"):
+            told = self.json_of("prune", self.model, "--capture", capture, "--keep-total", 10, "--slack", 3, "--method",
+                                method, "--out", self.dir / f"slack_{method}")
+            self.assertEqual(self.counts(told), [5, 5])
+
     def test_a_budget_of_bytes_holds(self):
         expert = 4 * (3 * 12 * 16 + 16)
         whole = sum(len(data) for _, _, data in self.tensors.values())

@@ -103,6 +103,12 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option("--keep-total", o.keep_total, "experts to keep in all layers together, where they lose least")
       ->check(CLI::PositiveNumber);
   verb->add_option("--budget", o.budget, "bytes that the model may have: 6GB, 500MiB");
+  verb->add_option("--share", o.share,
+                   "how --keep-total is shared by the layers. loss: where they lose least (default); score: one ranking "
+                   "of all experts by the score of --method, as SEER-MoE has it")
+      ->check(CLI::IsMember({"loss", "score"}));
+  verb->add_option("--slack", o.slack, "under a budget or a total, experts above top-k that every layer keeps")
+      ->check(CLI::PositiveNumber);
   verb->add_flag("--uniform", o.uniform, "under a budget or a total, the same number in every layer");
   verb->add_option("--method", o.method,
                    "exact: the least error of all sets (default where it fits); search: elimination, swaps and "
@@ -151,7 +157,7 @@ void add_prune_files(CLI::App* verb, Prune& o) {
 void add_explore(CLI::App* verb, Explore& o) {
   CLI::Option* explore =
       verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
-  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
+  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--share", "--slack", "--uniform", "--method", "--objective",
                            "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
                            "--capture-tokens", "--enough", "--capture-least", "--save-plan", "--plan", "--repair"})
     explore->excludes(verb->get_option(name));

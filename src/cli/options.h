@@ -61,12 +61,13 @@ struct Prune {
   std::vector<std::string> keep;              // numbers of experts, or shares of them: 6, or 0.75
   int64_t keep_total = 0;                     // experts of all layers together; 0: not asked for
   std::string budget;                         // bytes of the model, such as 6GB
+  std::string share = "loss";                 // how a total is shared by the layers: loss or score
   Calibration calibration;
   std::string capture, plan, save_plan;
   std::string repair;    // true: all; or names with commas
   double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
   int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
-  int samples = 1000, capture_least = 0;
+  int samples = 1000, capture_least = 0, slack = 0;
   bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };

@@ -66,6 +66,10 @@ void check_count_call(const Prune& o) {
     base::usage_error("nothing says how many experts stay", "", "give --keep, --keep-total, --budget or --plan");
   if (ways > 1) base::usage_error("more than one of --keep, --keep-total and --budget", "", "give one of them");
   if (o.uniform && !by_budget(o)) base::usage_error("--uniform without a budget", "", "give --keep-total or --budget");
+  if (o.slack > 0 && !by_budget(o)) base::usage_error("--slack without a budget", "", "give --keep-total or --budget");
+  if (o.share == "score" && (o.keep_total == 0 || o.uniform))
+    base::usage_error(o.uniform ? "--share score with --uniform" : "--share score without --keep-total", "",
+                      "one ranking over all layers says how many of --keep-total each keeps");
   if (o.out.empty() && o.save_plan.empty())
     base::usage_error("no --out", "", "name the directory of the smaller model");
   if (o.out.empty() && !o.repair.empty())
@@ -114,6 +118,13 @@ int64_t bytes_besides(const model::Model& model) {
     for (const auto& gate : block.moe.gate) rest -= static_cast<int64_t>(gate.bytes());
   }
   return rest;
+}
+
+// What a layer keeps at least under a budget.
+int least_with_slack(const moe::SubsetRule& rule, int experts, int slack) {
+  int count = std::min(std::max(compress::least_count(rule, experts), rule.k + slack), experts);
+  while (count < experts && !compress::misfit(rule, experts, count).empty()) ++count;
+  return count;
 }
 
 }  // namespace
@@ -192,7 +203,7 @@ int64_t parse_size(const std::string& text) {
 compress::Budget budget_of(const Prune& o, const model::Model& model) {
   int64_t experts = 0, expert_bytes = 0;
   for (int l = 0; l < model.config().depth(); ++l) {
-    const int least = compress::least_count(rule_of(model, l), model.config().layers[l].experts);
+    const int least = least_with_slack(rule_of(model, l), model.config().layers[l].experts, o.slack);
     experts += least;
     expert_bytes += least * compress::expert_bytes(model, l);
   }
@@ -200,14 +211,14 @@ compress::Budget budget_of(const Prune& o, const model::Model& model) {
     if (o.keep_total < experts)
       base::usage_error("keep " + std::to_string(o.keep_total) + " experts in all layers together", "--keep-total",
                         "the layers need " + std::to_string(experts) + " at least");
-    return {compress::Budget::Of::kExperts, o.keep_total};
+    return {compress::Budget::Of::kExperts, o.keep_total, o.slack};
   }
   const int64_t size = parse_size(o.budget), rest = bytes_besides(model);
   if (size < rest + expert_bytes)
     base::usage_error("a budget of " + std::to_string(size) + " bytes", "--budget",
                       "the smallest model has " + std::to_string(rest + expert_bytes) + ", " + std::to_string(rest) +
                           " of them besides the experts");
-  return {compress::Budget::Of::kBytes, size - rest};
+  return {compress::Budget::Of::kBytes, size - rest, o.slack};
 }
 
 bool is_published(const Prune& o, const Config& config) {
@@ -258,6 +269,8 @@ compress::SetOptions set_options(const Prune& o, const Common& common, const Con
   if (options.method == SetMethod::kExact && !fits)
     base::usage_error("an exact search over " + std::to_string(most) + " experts", "--method",
                       "it takes up to " + std::to_string(compress::kMostEnumerated) + "; use --method search");
+  if (o.share == "score" && options.method != SetMethod::kScore)
+    base::usage_error("--share score without a score", "--method", "give one, such as seer or reap");
   if (o.prove_nodes > 0 && options.method != SetMethod::kSearch && options.method != SetMethod::kGenetic)
     base::usage_error("--prove with --method " + o.method, "", "a proof goes with search and genetic");
   if (options.method == SetMethod::kSampled && options.objective != compress::Objective::kPublished)

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/prune_call.h"
 #include "compress/fingerprint.h"
+#include "compress/select.h"
 
 namespace choir::cli {
 namespace {
@@ -31,10 +32,20 @@ int64_t tokens_of(std::span<const compress::CalibrationBatch> batches) {
   return tokens;
 }
 
+// The counts of one ranking over all layers.
+std::vector<int> ranked_counts(const PruneWork& work, const compress::SetOptions& options,
+                               compress::RecordSource& source) {
+  std::vector<compress::ScoredLayer> layers;
+  source.each([&](int l, const LayerRecord& record) {
+    layers.push_back({record.rule, compress::score_experts(record, options.criterion, l, options.seed)});
+    work.progress(l + 1, work.model.config().depth());
+  });
+  return compress::counts_over_layers(layers, work.o.keep_total, work.o.slack);
+}
+
 // The counts that the budget gives, by the layers' own curves.
 std::vector<int> allocated(const PruneWork& work, const compress::SetOptions& options, compress::RecordSource& source) {
   const compress::Budget budget = budget_of(work.o, work.model);
-  if (!source.capture()) source.all();  // one pass, for the curves and the choice
   std::vector<LayerCurve> curves;
   source.each([&](int l, const LayerRecord& record) {
     curves.push_back(compress::curve_of(
@@ -42,10 +53,7 @@ std::vector<int> allocated(const PruneWork& work, const compress::SetOptions& op
     curves.back().bytes = compress::expert_bytes(work.model, l);
     work.progress(l + 1, work.model.config().depth());
   });
-  const std::vector<int> counts =
-      work.o.uniform ? compress::allocate_uniform(curves, budget) : compress::allocate(curves, budget);
-  fmt::print(stderr, "the budget keeps {}\n", told(counts, work.model.config()));
-  return counts;
+  return work.o.uniform ? compress::allocate_uniform(curves, budget) : compress::allocate(curves, budget);
 }
 
 // The sets of a plan: all counts of a nested method, else the chosen one.
@@ -84,7 +92,11 @@ Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts
 
 Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& options, std::vector<int> counts,
                          compress::RecordSource& source) {
-  if (counts.empty()) counts = allocated(work, options, source);
+  if (counts.empty()) {
+    if (!source.capture()) source.all();  // one pass, for the counts and the choice
+    counts = work.o.share == "score" ? ranked_counts(work, options, source) : allocated(work, options, source);
+    fmt::print(stderr, "the budget keeps {}\n", told(counts, work.model.config()));
+  }
   Pruning pruning;
   pruning.method = work.o.method;
   if (pruning.method.empty()) pruning.method = options.method == compress::SetMethod::kExact ? "exact" : "search";

@@ -185,21 +185,5 @@ TEST_CASE("budget: the bytes of an expert are those of its tensors and its row o
   CHECK(expert_bytes(*made.model, 0) == 4 * (3 * 20 * 12 + 20));
 }
 
-TEST_CASE("budget: the knee is where the curve is furthest below its chord") {
-  LayerCurve curve;
-  curve.loss = {kInfinite, 10, 2, 1, 0.5, 0};
-  CHECK(knee(curve) == 2);  // chord 7.5 / 5 / 2.5 at 2 / 3 / 4
-  curve.loss = {kInfinite, 4, 3, 2, 1, 0};
-  CHECK(!knee(curve));  // a straight line
-  curve.loss = {kInfinite, 4, 3.9, 3.5, 2, 0};
-  CHECK(!knee(curve));
-  curve.loss = {kInfinite, 4, 2, 1, 0.0, 0};
-  CHECK(knee(curve) == 4);  // 0.25, 0.25, 0.25: of equal ones the largest
-  curve.loss = {kInfinite, kInfinite, kInfinite, 1, 0};
-  CHECK(!knee(curve));
-  curve.loss = {kInfinite, 8, kInfinite, 1, 0.5, 0};
-  CHECK(knee(curve) == 3);
-}
-
 }  // namespace
 }  // namespace choir::compress

@@ -108,7 +108,6 @@ std::vector<ScoredSet> search(Replay& replay, const Elimination& elimination, in
   BestSets best(options.sets);
   std::vector<int> start = elimination.kept(keep);
   replay.keep(start);
-  if (options.nested) return {{start, replay.loss()}};
   const double eliminated = replay.loss();
   replay.keep(frequent_set(record, keep));
   if (eliminated <= replay.loss()) replay.keep(start);

@@ -22,10 +22,9 @@ struct Elimination {
 Elimination eliminate(Replay& replay, int keep);
 
 struct SearchOptions {
-  int restarts = 4;     // from random sets
-  uint64_t seed = 1;    // of them
-  int sets = 1;         // how many of the best distinct sets to return
-  bool nested = false;  // the set of the elimination as it is: the sets of smaller counts are its subsets
+  int restarts = 4;   // from random sets
+  uint64_t seed = 1;  // of them
+  int sets = 1;       // how many of the best distinct sets to return
 };
 
 // The best sets of `keep` experts, the best first, fewer than options.sets where fewer were seen. Starts from the

@@ -155,17 +155,6 @@ TEST_CASE("search: no swap is left, and nothing that it started from is better")
   }
 }
 
-TEST_CASE("search: nested sets are those of the elimination") {
-  const TestLayer c(kTestRules[1]);
-  base::Threads threads(1);
-  Replay replay(c.record, {}, threads);
-  const Elimination elimination = eliminate(replay, 6);
-  const std::vector<int> small = search(replay, elimination, 6, {.nested = true})[0].kept;
-  const auto large = search(replay, elimination, 9, {.nested = true})[0];
-  CHECK(std::ranges::includes(large.kept, small));
-  CHECK(large.loss == elimination.loss[9]);
-}
-
 TEST_CASE("search: threads change no bit") {
   const TestLayer c(kTestRules[4]);
   base::Threads one(1), three(3);

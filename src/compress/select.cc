@@ -84,7 +84,7 @@ std::vector<int> choose_by_score(const ScoredLayer& layer, int keep) {
   return kept;
 }
 
-std::vector<std::vector<int>> choose_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack) {
+std::vector<int> counts_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack) {
   std::vector<int> count;
   for (const ScoredLayer& layer : layers) count.push_back(floor_of(layer, slack));
   int64_t left = total - std::accumulate(count.begin(), count.end(), int64_t{0});
@@ -115,9 +115,7 @@ std::vector<std::vector<int>> choose_over_layers(std::span<const ScoredLayer> la
     left -= layers[l].rule.groups;
     push(l);
   }
-  std::vector<std::vector<int>> kept;
-  for (size_t l = 0; l < layers.size(); ++l) kept.push_back(choose_by_score(layers[l], count[l]));
-  return kept;
+  return count;
 }
 
 SampledChoice choose_sampled(const LayerRecord& record, const std::vector<int>& pinned, int keep, int samples,

@@ -24,6 +24,13 @@ moe::SubsetRule rule_of(int k, int groups = 1, int kept_groups = 1, bool top_two
 
 using List = std::vector<int>;
 
+std::vector<List> kept_over_layers(const std::vector<ScoredLayer>& layers, int64_t total, int slack) {
+  std::vector<List> kept;
+  for (const int count : counts_over_layers(layers, total, slack))
+    kept.push_back(choose_by_score(layers[kept.size()], count));
+  return kept;
+}
+
 TEST_CASE("counts: what a layer cannot be left with is said, by each condition") {
   CHECK(misfit(rule_of(2), 8, 2).empty());
   CHECK(misfit(rule_of(2), 8, 1) == "1 experts kept, each token uses 2");
@@ -52,7 +59,7 @@ TEST_CASE("select: the best scores stay, ties by the lower number, pinned ones a
 
 TEST_CASE("select: over layers, the best next expert anywhere comes first") {
   const std::vector<ScoredLayer> layers{{rule_of(1), {9, 8, 7, 1}}, {rule_of(1), {5, 6, 0, 0}}};
-  const auto keep = [&](int64_t total, int slack) { return choose_over_layers(layers, total, slack); };
+  const auto keep = [&](int64_t total, int slack) { return kept_over_layers(layers, total, slack); };
   CHECK(keep(2, 0) == std::vector<List>{{0}, {1}});
   CHECK(keep(4, 0) == std::vector<List>{{0, 1, 2}, {1}});
   CHECK(keep(5, 0) == std::vector<List>{{0, 1, 2}, {0, 1}});
@@ -85,16 +92,16 @@ TEST_CASE("select: over layers with scores alone, it is the global ranking once 
     }
     std::ranges::sort(rest);
     for (int i = 0; i < total - 6; ++i) expected[std::get<1>(rest[i])].insert(std::get<2>(rest[i]));
-    const auto kept = choose_over_layers(layers, total, 0);
+    const auto kept = kept_over_layers(layers, total, 0);
     for (int l = 0; l < 3; ++l) CHECK(kept[l] == List(expected[l].begin(), expected[l].end()));
   }
 }
 
 TEST_CASE("select: groups gain together, and no more than fit") {
   const std::vector<ScoredLayer> layers{{rule_of(1, 2, 2), {9, 1, 2, 8}}, {rule_of(1), {3, 2.5, 2, 1}}};
-  CHECK(choose_over_layers(layers, 4, 0) == std::vector<List>{{0, 3}, {0, 1}});
-  CHECK(choose_over_layers(layers, 6, 0) == std::vector<List>{{0, 3}, {0, 1, 2, 3}});  // (1 + 2) / 2 > 1, but 1 is left
-  CHECK(choose_over_layers(layers, 7, 0) == std::vector<List>{{0, 1, 2, 3}, {0, 1, 2}});
+  CHECK(kept_over_layers(layers, 4, 0) == std::vector<List>{{0, 3}, {0, 1}});
+  CHECK(kept_over_layers(layers, 6, 0) == std::vector<List>{{0, 3}, {0, 1, 2, 3}});  // (1 + 2) / 2 > 1, but 1 is left
+  CHECK(kept_over_layers(layers, 7, 0) == std::vector<List>{{0, 1, 2, 3}, {0, 1, 2}});
 }
 
 TEST_CASE("select: sampled sets obey groups and pins, and enough of them find the best there is") {
