@@ -102,6 +102,26 @@ class Methods(PruneTest):
                 self.assertLessEqual(layers["published"]["loss"], layer["loss"] * (1 + 1e-9))
                 self.assertTrue(0 < layer["relative_loss"] < 1.5)
 
+    def test_layers_choose_together(self):
+        """Never worse in front of the block's end than layer by layer; a block of one layer with one set is none."""
+        plain = self.prune("alone", "--keep", 4, "--method", "genetic")
+        for method in ("genetic", "search", "exact"):
+            told = self.prune(f"block_{method}", "--keep", 4, "--method", method, "--block", 2)
+            self.assertEqual(self.counts(told), [4, 4])
+            block, = told["blocks"]
+            self.assertEqual([block["first"], block["layers"], block["tried"]], [0, 2, 9])
+            self.assertLessEqual(block["loss"], block["greedy"])
+        told = self.prune("block_of_one", "--keep", 4, "--method", "genetic", "--block", 1, "--candidates", 1)
+        self.assertEqual([layer["keep"] for layer in told["layers"]], [layer["keep"] for layer in plain["layers"]])
+        self.assertEqual([b["tried"] for b in told["blocks"]], [1, 1])
+        for layer, alone in zip(told["layers"], plain["layers"]):
+            self.assertEqual(layer["loss"], alone["loss"])
+        start = ("prune", self.model, "--keep", 4, "--out", self.dir / "new", "--block", 2)
+        self.refused(*start, "--ids", self.ids, "--method", "reap", code=2, says="--block")
+        self.refused(*start, "--ids", self.ids, "--method", "search", "--prove", 9, code=2, says="--prove")
+        self.refused(*start, "--ids", self.ids, "--progressive", code=2, says="--block")
+        self.refused(*start, "--capture", self.capture("for_block"), code=2, says="--block")
+
     def test_a_proof(self):
         told = self.prune("proved", "--keep", 5, "--method", "search", "--prove", 10000)
         best = self.prune("best", "--keep", 5, "--method", "exact", "--capture", self.dir / "for_proof")

@@ -21,6 +21,8 @@ SEARCH = ["--method", "search", "--objective", "stream"]
 # `shared`: as many experts in all, but each layer as many as a budget gives it; the others keep equal counts.
 METHODS = {"frequency": ["--method", "frequency"], "reap": ["--method", "reap"], "ean": ["--method", "ean"],
            "msan": ["--method", "msan"], "NAEE": None, "search": SEARCH, "reap, shared": ["--method", "reap"],
+           "genetic": ["--method", "genetic", "--objective", "stream"],
+           "genetic, blocks": ["--method", "genetic", "--objective", "stream", "--block", "3"],
            "seer, shared, ranked": ["--method", "seer", "--share", "score"],
            "search, shared": SEARCH, "search, shared, repaired": SEARCH + ["--repair"]}
 FOR_DOMAINS = ("NAEE", "search, shared", "search, shared, repaired")

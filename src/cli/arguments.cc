@@ -103,9 +103,10 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option("--keep-total", o.keep_total, "experts to keep in all layers together, where they lose least")
       ->check(CLI::PositiveNumber);
   verb->add_option("--budget", o.budget, "bytes that the model may have: 6GB, 500MiB");
-  verb->add_option("--share", o.share,
-                   "how --keep-total is shared by the layers. loss: where they lose least (default); score: one ranking "
-                   "of all experts by the score of --method, as SEER-MoE has it")
+  verb->add_option(
+          "--share", o.share,
+          "how --keep-total is shared by the layers. loss: where they lose least (default); score: one ranking "
+          "of all experts by the score of --method, as SEER-MoE has it")
       ->check(CLI::IsMember({"loss", "score"}));
   verb->add_option("--slack", o.slack, "under a budget or a total, experts above top-k that every layer keeps")
       ->check(CLI::PositiveNumber);
@@ -119,6 +120,14 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
           "what a search makes small: the squared error of all tokens (published), beside each token's output, "
           "or beside the stream")
       ->check(CLI::IsMember({"published", "output", "stream"}));
+  CLI::Option* block =
+      verb->add_option("--block", o.block,
+                       "so many layers in a row choose among each one's best sets by what they put out together, as "
+                       "MoE-I2 does; with exact, search or genetic")
+          ->check(CLI::Range(1, 8));
+  verb->add_option("--candidates", o.candidates, "sets of each layer of a block; 3 unless said")
+      ->check(CLI::Range(1, 16))
+      ->needs(block);
   verb->add_option("--samples", o.samples, "sets that --method sampled draws")->check(CLI::PositiveNumber);
   verb->add_option("--prove", o.prove_nodes, "after a search, partial sets to bound for a proof that it is the best")
       ->check(CLI::PositiveNumber);
@@ -157,9 +166,11 @@ void add_prune_files(CLI::App* verb, Prune& o) {
 void add_explore(CLI::App* verb, Explore& o) {
   CLI::Option* explore =
       verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
-  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--share", "--slack", "--uniform", "--method", "--objective",
-                           "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
-                           "--capture-tokens", "--enough", "--capture-least", "--save-plan", "--plan", "--repair"})
+  for (const char* name :
+       {"--out",           "--keep",        "--keep-total", "--budget",       "--share",          "--slack",
+        "--uniform",       "--method",      "--objective",  "--block",        "--candidates",     "--samples",
+        "--prove",         "--progressive", "--all-losses", "--capture-only", "--capture-tokens", "--enough",
+        "--capture-least", "--save-plan",   "--plan",       "--repair"})
     explore->excludes(verb->get_option(name));
   const CLI::Range share(1e-6, 1.0);
   verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")

@@ -68,6 +68,7 @@ struct Prune {
   double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
   int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
   int samples = 1000, capture_least = 0, slack = 0;
+  int block = 0, candidates = 3;  // layers that choose together, 0: none; sets of each
   bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };

@@ -39,6 +39,7 @@ void check_plan_call(const Prune& o) {
                                          {"--method", !o.method.empty()},
                                          {"--objective", !o.objective.empty()},
                                          {"--prove", o.prove_nodes > 0},
+                                         {"--block", o.block > 0},
                                          {"--progressive", o.progressive},
                                          {"--all-losses", o.all_losses},
                                          {"--save-plan", !o.save_plan.empty()},
@@ -81,7 +82,8 @@ void check_progressive_call(const Prune& o) {
                                          {"--keep-total", o.keep_total > 0},
                                          {"--budget", !o.budget.empty()},
                                          {"--objective", !o.objective.empty()},
-                                         {"--prove", o.prove_nodes > 0}});
+                                         {"--prove", o.prove_nodes > 0},
+                                         {"--block", o.block > 0}});
   if (!other.empty())
     base::usage_error("--progressive with " + other, "", "a progressive search sees other inputs for every choice");
   if (!o.method.empty() && o.method != "exact" && o.method != "frequency" && o.method != "random")
@@ -142,6 +144,8 @@ void check_call(const Prune& o) {
     base::usage_error("nothing to calibrate on", "", "give --calibrate FILE... or --ids FILE");
   if ((!o.repair.empty() || o.hold_out > 0) && !calibrates(o))
     base::usage_error("no text to hold out", "", "give the text of the capture with --calibrate or --ids");
+  if (o.block > 0 && !calibrates(o))
+    base::usage_error("--block without text", "", "its layers are run again: give the text of the capture");
   if (o.enough > 0 && !calibrates(o)) base::usage_error("--enough without text", "", "a capture has what it has");
   if (!o.repair.empty()) repair_options(o);
   if (!o.out.empty()) check_model_output(o.out, o.model, o.force);
@@ -225,7 +229,8 @@ bool is_published(const Prune& o, const Config& config) {
   if (o.progressive) return true;
   const bool exact = o.method.empty() || o.method == "exact";
   const bool plain = o.objective.empty() || o.objective == "published";
-  return exact && plain && o.capture.empty() && !by_budget(o) && o.prove_nodes == 0 && compress::exact_fits(config);
+  return exact && plain && o.capture.empty() && !by_budget(o) && o.prove_nodes == 0 && o.block == 0 &&
+         compress::exact_fits(config);
 }
 
 compress::PruneOptions published_options(const Prune& o, const Common& common, const Config& config,
@@ -273,6 +278,13 @@ compress::SetOptions set_options(const Prune& o, const Common& common, const Con
     base::usage_error("--share score without a score", "--method", "give one, such as seer or reap");
   if (o.prove_nodes > 0 && options.method != SetMethod::kSearch && options.method != SetMethod::kGenetic)
     base::usage_error("--prove with --method " + o.method, "", "a proof goes with search and genetic");
+  const bool several = options.method == SetMethod::kExact || options.method == SetMethod::kSearch ||
+                       options.method == SetMethod::kGenetic;
+  if (o.block > 0 && !several)
+    base::usage_error("--block with --method " + o.method, "",
+                      "exact, search and genetic give several sets of a layer");
+  if (o.block > 0 && o.prove_nodes > 0)
+    base::usage_error("--block with --prove", "", "what is proved is the best set of a layer by itself");
   if (options.method == SetMethod::kSampled && options.objective != compress::Objective::kPublished)
     base::usage_error("--method sampled with --objective " + o.objective, "", "it knows the published loss alone");
   if (o.all_losses)

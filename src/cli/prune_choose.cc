@@ -56,6 +56,19 @@ std::vector<int> allocated(const PruneWork& work, const compress::SetOptions& op
   return work.o.uniform ? compress::allocate_uniform(curves, budget) : compress::allocate(curves, budget);
 }
 
+// What blocks of layers choose among the best few sets of each.
+std::vector<compress::BlockChoice> chosen_in_blocks(const PruneWork& work, const compress::SetOptions& options,
+                                                    const std::vector<int>& counts, compress::RecordSource& source) {
+  std::vector<std::vector<ScoredSet>> candidates;
+  source.each([&](int l, const LayerRecord& record) {
+    candidates.push_back(
+        compress::best_sets(record, l, counts[static_cast<size_t>(l)], work.o.candidates, options, work.threads));
+    work.progress(l + 1, work.model.config().depth());
+  });
+  return compress::choose_in_blocks(work.model, work.batches, candidates, {work.o.block, options.objective},
+                                    work.threads, work.progress);
+}
+
 // The sets of a plan: all counts of a nested method, else the chosen one.
 std::vector<compress::PlanSet> sets_of(const PruneWork& work, const compress::SetOptions& options, int l,
                                        const LayerRecord& record, const compress::SetChoice& choice) {
@@ -75,6 +88,11 @@ std::vector<std::vector<int>> Pruning::keep() const {
   return lists;
 }
 
+const std::vector<int>& Pruning::in_block(int layer) const {
+  const compress::BlockChoice& block = blocks[static_cast<size_t>(layer / blocks.front().layers)];
+  return block.keep[static_cast<size_t>(layer - block.first)];
+}
+
 Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts) {
   const compress::PruneOptions options = published_options(work.o, work.common, work.model.config(), counts);
   compress::PruneResult result = compress::prune(work.model, work.batches, options, work.threads, work.progress);
@@ -92,8 +110,8 @@ Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts
 
 Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& options, std::vector<int> counts,
                          compress::RecordSource& source) {
+  if (!source.capture() && (counts.empty() || work.o.block > 0)) source.all();  // one pass, for all that follows
   if (counts.empty()) {
-    if (!source.capture()) source.all();  // one pass, for the counts and the choice
     counts = work.o.share == "score" ? ranked_counts(work, options, source) : allocated(work, options, source);
     fmt::print(stderr, "the budget keeps {}\n", told(counts, work.model.config()));
   }
@@ -102,8 +120,11 @@ Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& opti
   if (pruning.method.empty()) pruning.method = options.method == compress::SetMethod::kExact ? "exact" : "search";
   pruning.objective = objective_name(options.objective);
   pruning.nested = options.nested() && !work.o.save_plan.empty();
+  if (work.o.block > 0) pruning.blocks = chosen_in_blocks(work, options, counts, source);
   source.each([&](int l, const LayerRecord& record) {
-    compress::SetChoice choice = compress::choose_set(record, l, counts[static_cast<size_t>(l)], options, work.threads);
+    compress::SetChoice choice =
+        work.o.block > 0 ? compress::measure_set(record, l, pruning.in_block(l), options, work.threads)
+                         : compress::choose_set(record, l, counts[static_cast<size_t>(l)], options, work.threads);
     pruning.sets.push_back(sets_of(work, options, l, record, choice));
     pruning.tokens = record.tokens();
     pruning.layers.push_back({choice.keep, choice.loss, choice.candidates, {}, record.coverage, std::move(choice)});

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "cli/options.h"
+#include "compress/block_search.h"
 #include "compress/choose_sets.h"
 #include "compress/plan.h"
 #include "compress/prune.h"
@@ -35,10 +36,12 @@ struct Pruning {
   std::vector<std::vector<compress::PlanSet>> sets;  // of a plan, by rising count; the chosen one is among them
   std::string method, objective;                     // for people; what PlanSet::loss is
   bool nested = false;
-  std::string calibration;  // hash of the text
+  std::vector<compress::BlockChoice> blocks;  // of --block
+  std::string calibration;                    // hash of the text
   int64_t tokens = 0;
 
   std::vector<std::vector<int>> keep() const;
+  const std::vector<int>& in_block(int layer) const;  // what the block that the layer is in keeps of it
 };
 
 // `counts` [L].

@@ -85,6 +85,12 @@ Json json_of(const PruneReport& report, const Prune& options) {
   json["method"] = report.pruning.method;
   json["objective"] = report.pruning.objective;
   json["tokens"] = report.pruning.tokens;
+  for (const compress::BlockChoice& block : report.pruning.blocks)
+    json["blocks"].push_back({{"first", block.first},
+                              {"layers", block.layers},
+                              {"tried", block.tried},
+                              {"greedy", block.greedy},
+                              {"loss", block.loss}});
   for (const compress::RepairStep& step : report.repair)
     json["repair"].push_back(
         {{"name", step.name}, {"before", step.before}, {"after", step.after}, {"kept", step.kept}});
@@ -102,6 +108,9 @@ void print_text(const PruneReport& report, const Prune& options) {
     fmt::print("layer {:3}  keeps {}  loss {}{}{}\n", l, Json(layer.keep).dump(),
                layer.loss ? fmt::format("{:.6g}", *layer.loss) : "not measured", sets_compared(layer), proof_of(layer));
   }
+  for (const compress::BlockChoice& block : report.pruning.blocks)
+    fmt::print("layers {} to {} together  loss {:.6g} where their own best sets have {:.6g}, of {} combinations\n",
+               block.first, block.first + block.layers - 1, block.loss, block.greedy, block.tried);
   if (report.held_out)
     fmt::print("held out: KL {:.6f}, perplexity {:.4g} where the full model has {:.4g}\n", report.held_out->kl_mean,
                report.held_out->perplexity_other, report.held_out->perplexity);

@@ -70,6 +70,8 @@ class Chooser {
         replay_(record, weight_, threads) {}
 
   SetChoice choose(int keep);
+  std::vector<ScoredSet> best(int keep, int sets);
+  void measure(SetChoice& choice);
   std::vector<ScoredSet> nested(int least);
 
  private:
@@ -89,21 +91,30 @@ class Chooser {
   Replay replay_;
 };
 
+std::vector<ScoredSet> Chooser::best(int keep, int sets) {
+  check_keep(record_, keep);
+  if (keep == record_.experts) return {{complete(keep), 0}};
+  if (options_.method == SetMethod::kExact) return enumerate(record_, weight_, keep, sets, threads_);
+  if (options_.method == SetMethod::kGenetic)
+    return breed(SetLoss(record_, weight_, threads_), keep, {.seed = seed(), .sets = sets});
+  if (options_.method != SetMethod::kSearch)
+    base::usage_error("a method that finds one set of a layer alone", "method", "take exact, search or genetic");
+  const Elimination elimination = eliminate(replay_, keep);
+  return search(replay_, elimination, keep, {.seed = seed(), .sets = sets});
+}
+
 std::vector<int> Chooser::find(int keep, SetChoice& choice) {
   switch (options_.method) {
-    case SetMethod::kExact:
-      choice.candidates = possible(record_, keep);
-      return enumerate(record_, weight_, keep, 1, threads_).at(0).kept;
     case SetMethod::kNested: return eliminate(replay_, keep).kept(keep);
-    case SetMethod::kGenetic: return breed(SetLoss(record_, weight_, threads_), keep, {.seed = seed()}).at(0).kept;
     case SetMethod::kSampled:
       choice.candidates = options_.samples;
       return choose_sampled(record_, {}, keep, options_.samples, seed(), threads_).keep;
     case SetMethod::kScore: choice.candidates = 1; return choose_by_score(scored(), keep);
-    case SetMethod::kSearch: break;
+    case SetMethod::kExact: choice.candidates = possible(record_, keep); break;
+    case SetMethod::kSearch:
+    case SetMethod::kGenetic: break;
   }
-  const Elimination elimination = eliminate(replay_, keep);
-  return search(replay_, elimination, keep, {.seed = seed()}).at(0).kept;
+  return best(keep, 1).at(0).kept;
 }
 
 void Chooser::prove_best(SetChoice& choice) {
@@ -121,6 +132,11 @@ SetChoice Chooser::choose(int keep) {
   }
   choice.keep = find(keep, choice);
   if (options_.prove_nodes > 0) prove_best(choice);
+  measure(choice);
+  return choice;
+}
+
+void Chooser::measure(SetChoice& choice) {
   replay_.keep(choice.keep);
   choice.objective = replay_.loss();
   choice.relative = choice.objective / energy();
@@ -135,7 +151,6 @@ SetChoice Chooser::choose(int keep) {
     base::input_error("the loss is not a number", "layer " + std::to_string(layer_),
                       "check the weights and the calibration text");
   std::ranges::set_difference(super_experts(record_), choice.keep, std::back_inserter(choice.super));
-  return choice;
 }
 
 std::vector<ScoredSet> Chooser::nested(int least) {
@@ -179,6 +194,19 @@ void parse_method(const std::string& name, SetOptions& options) {
 
 SetChoice choose_set(const LayerRecord& record, int layer, int keep, const SetOptions& options, Threads& threads) {
   return Chooser(record, layer, options, threads).choose(keep);
+}
+
+std::vector<ScoredSet> best_sets(const LayerRecord& record, int layer, int keep, int sets, const SetOptions& options,
+                                 Threads& threads) {
+  return Chooser(record, layer, options, threads).best(keep, sets);
+}
+
+SetChoice measure_set(const LayerRecord& record, int layer, const std::vector<int>& keep, const SetOptions& options,
+                      Threads& threads) {
+  SetChoice choice;
+  choice.keep = keep;
+  Chooser(record, layer, options, threads).measure(choice);
+  return choice;
 }
 
 std::vector<ScoredSet> nested_sets(const LayerRecord& record, int layer, int least, const SetOptions& options,

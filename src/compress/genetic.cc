@@ -104,27 +104,4 @@ std::vector<ScoredSet> breed(const SetLoss& loss, int keep, const GeneticOptions
   return best;
 }
 
-BlockChoice choose_in_block(std::span<const std::vector<ScoredSet>> candidates, const BlockLoss& loss) {
-  for (const std::vector<ScoredSet>& layer : candidates)
-    CHOIR_CHECK(!layer.empty(), "a candidate for each layer of a block");
-  std::vector<size_t> now(candidates.size(), 0);
-  std::vector<std::vector<int>> kept(candidates.size());
-  BlockChoice best;
-  while (true) {
-    for (size_t l = 0; l < now.size(); ++l) kept[l] = candidates[l][now[l]].kept;
-    const double found = loss(kept);
-    if (best.tried == 0 && std::isnan(found))
-      base::input_error("the loss of a block is not a number", "its first candidates",
-                        "check the weights and the calibration text");
-    if (best.tried == 0) best.greedy = found;
-    if (best.tried++ == 0 || found < best.loss) {
-      best.chosen = now;
-      best.loss = found;
-    }
-    size_t l = now.size();
-    while (l > 0 && ++now[l - 1] == candidates[l - 1].size()) now[--l] = 0;
-    if (l == 0) return best;
-  }
-}
-
 }  // namespace choir::compress
