@@ -23,8 +23,11 @@ METHODS = {"frequency": ["--method", "frequency"], "reap": ["--method", "reap"],
            "msan": ["--method", "msan"], "NAEE": None, "search": SEARCH, "reap, shared": ["--method", "reap"],
            "genetic": ["--method", "genetic", "--objective", "stream"],
            "genetic, blocks": ["--method", "genetic", "--objective", "stream", "--block", "3"],
+           "gradient, shared": ["--method", "search", "--objective", "gradient"],
            "seer, shared, ranked": ["--method", "seer", "--share", "score"],
            "search, shared": SEARCH, "search, shared, repaired": SEARCH + ["--repair"]}
+# Other ways to the bytes of a share of the experts: all of them, but as many of their neurons.
+NEURONS = ("neurons", "neurons, repaired")
 FOR_DOMAINS = ("NAEE", "search, shared", "search, shared, repaired")
 PIECE = 400  # characters of each domain in turn, in the mixed text
 CALIBRATION = ["--sequences", "64", "--length", "128", "--batch", "16"]
@@ -116,6 +119,8 @@ def row(options, name, keep, domain):
                                       "sampled" if options.sampled else "exact"]
         if not (out / "model.safetensors").exists():
             counts = ["--keep-total", keep * options.layers] if "shared" in name else ["--keep", keep]
+            if name in NEURONS:
+                counts, words = ["--neurons", keep / options.experts], ["--repair"] if "repaired" in name else []
             report = choir(options, "prune", options.model, "--out", out, *counts, *words, "--calibrate",
                            options.out / f"calibrate-{domain}.txt", *CALIBRATION, "--seed", seed)
             out.with_name(out.name + ".report.json").write_text(json.dumps(report))
@@ -151,10 +156,10 @@ def main():
     if not (options.model / "model.safetensors").exists():
         train(options)
     config = json.loads((options.model / "config.json").read_text())
-    experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
-    options.sampled = experts > 16
+    options.experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
+    options.sampled = options.experts > 16
     write_texts(options)
-    names = ["random", *METHODS]
+    names = ["random", *METHODS, *NEURONS]
     wanted = [(name, keep, domain) for domain in options.domains for keep in options.keep for name in names
               if domain == "mixed" or name in FOR_DOMAINS]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -165,7 +170,7 @@ def main():
     for domain in options.domains:
         print(f"\ncalibrated on {domain}\n\n| method | keep | KL, mean | {head} | choices |\n|---|---|---|" +
               "---|" * (2 * len(DOMAINS) + 1))
-        print(line("full", experts, [full]))
+        print(line("full", options.experts, [full]))
         for name, keep, of, found in rows:
             if of == domain:
                 print(line(name, keep, found))

@@ -76,12 +76,12 @@ void Explorer::capture() {
   for (const model::LayerConfig& layer : full_->config().layers)
     least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
   const compress::ObserveOptions options{.least_keep = least};
-  if (!o_.capture.empty()) {
+  if (o_.capture.empty())
+    records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
+  else
     records_.emplace(compress::use_capture(o_.capture, bundle_.model, split_.batches, options, threads_, calibrating_));
-    return;
-  }
-  records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
-  records_->all();
+  if (o_.pin_super >= 0) records_->pin_super_experts(o_.pin_super);
+  if (o_.capture.empty()) records_->all();
 }
 
 void Explorer::measure_full() {

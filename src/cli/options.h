@@ -64,12 +64,15 @@ struct Prune {
   std::string share = "loss";                 // how a total is shared by the layers: loss or score
   Calibration calibration;
   std::string capture, plan, save_plan;
-  std::string repair;    // true: all; or names with commas
-  double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
+  std::string repair;     // true: all; or names with commas
+  double pin_super = -1;  // how far beyond the others an expert's answers go that is pinned; -1: as usual, 0: none
+  double neurons = 0;     // share of the hidden neurons that stay; 0: all
+  std::string memory;     // bytes that calibrating may take, such as 2GB; empty: any
+  double hold_out = -1;   // share of the calibration text; -1: none, a tenth for repairs
   int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
   int samples = 1000, capture_least = 0, slack = 0;
   int block = 0, candidates = 3;  // layers that choose together, 0: none; sets of each
-  bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
+  bool uniform = false, pad = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };
 

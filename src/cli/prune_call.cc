@@ -40,11 +40,14 @@ void check_plan_call(const Prune& o) {
                                          {"--objective", !o.objective.empty()},
                                          {"--prove", o.prove_nodes > 0},
                                          {"--block", o.block > 0},
+                                         {"--pin-super", o.pin_super >= 0},
                                          {"--progressive", o.progressive},
                                          {"--all-losses", o.all_losses},
                                          {"--save-plan", !o.save_plan.empty()},
                                          {"--repair", !o.repair.empty()},
                                          {"--hold-out", o.hold_out >= 0},
+                                         {"--neurons", o.neurons > 0},
+                                         {"--memory", !o.memory.empty()},
                                          {"--enough", o.enough > 0}});
   if (!other.empty()) base::usage_error("--plan with " + other, o.plan, "a plan is applied without calibration");
   if (o.out.empty()) base::usage_error("no --out", "", "name the directory of the smaller model");
@@ -56,6 +59,8 @@ void check_capture_call(const Prune& o) {
                                          {"--keep-total", o.keep_total > 0},
                                          {"--budget", !o.budget.empty()},
                                          {"--save-plan", !o.save_plan.empty()},
+                                         {"--pad", o.pad},
+                                         {"--neurons", o.neurons > 0},
                                          {"--repair", !o.repair.empty()}});
   if (!other.empty())
     base::usage_error("--capture-only with " + other, o.capture, "a capture is made first and used by the next call");
@@ -63,8 +68,9 @@ void check_capture_call(const Prune& o) {
 
 void check_count_call(const Prune& o) {
   const int ways = !o.keep.empty() + (o.keep_total > 0) + !o.budget.empty();
-  if (ways == 0)
-    base::usage_error("nothing says how many experts stay", "", "give --keep, --keep-total, --budget or --plan");
+  if (ways == 0 && o.neurons == 0)
+    base::usage_error("nothing says how many experts stay", "",
+                      "give --keep, --keep-total, --budget, --neurons or --plan");
   if (ways > 1) base::usage_error("more than one of --keep, --keep-total and --budget", "", "give one of them");
   if (o.uniform && !by_budget(o)) base::usage_error("--uniform without a budget", "", "give --keep-total or --budget");
   if (o.slack > 0 && !by_budget(o)) base::usage_error("--slack without a budget", "", "give --keep-total or --budget");
@@ -73,8 +79,10 @@ void check_count_call(const Prune& o) {
                       "one ranking over all layers says how many of --keep-total each keeps");
   if (o.out.empty() && o.save_plan.empty())
     base::usage_error("no --out", "", "name the directory of the smaller model");
-  if (o.out.empty() && !o.repair.empty())
-    base::usage_error("--repair without --out", "", "a repaired model is no plan: name its directory");
+  if (o.out.empty() && (!o.repair.empty() || o.neurons > 0 || o.pad))
+    base::usage_error("--repair, --neurons or --pad without --out", "", "a plan has none of them: name a directory");
+  if (o.neurons > 0 && (o.uniform || o.pad))
+    base::usage_error("--neurons with --uniform or --pad", "", "experts of unequal widths are for Choir alone");
 }
 
 void check_progressive_call(const Prune& o) {
@@ -83,7 +91,8 @@ void check_progressive_call(const Prune& o) {
                                          {"--budget", !o.budget.empty()},
                                          {"--objective", !o.objective.empty()},
                                          {"--prove", o.prove_nodes > 0},
-                                         {"--block", o.block > 0}});
+                                         {"--block", o.block > 0},
+                                         {"--pin-super", o.pin_super > 0}});
   if (!other.empty())
     base::usage_error("--progressive with " + other, "", "a progressive search sees other inputs for every choice");
   if (!o.method.empty() && o.method != "exact" && o.method != "frequency" && o.method != "random")
@@ -144,9 +153,16 @@ void check_call(const Prune& o) {
     base::usage_error("nothing to calibrate on", "", "give --calibrate FILE... or --ids FILE");
   if ((!o.repair.empty() || o.hold_out > 0) && !calibrates(o))
     base::usage_error("no text to hold out", "", "give the text of the capture with --calibrate or --ids");
+  if (o.objective == "gradient" && !calibrates(o))
+    base::usage_error("--objective gradient without text", "", "gradients take a pass: give the text of the capture");
+  if (o.neurons > 0 && !calibrates(o))
+    base::usage_error("--neurons without text", "", "the layers are run again: give the text of the capture");
+  if (!o.memory.empty()) parse_size(o.memory, "--memory");
   if (o.block > 0 && !calibrates(o))
     base::usage_error("--block without text", "", "its layers are run again: give the text of the capture");
-  if (o.enough > 0 && !calibrates(o)) base::usage_error("--enough without text", "", "a capture has what it has");
+  if ((o.enough > 0 || !o.memory.empty()) && !calibrates(o))
+    base::usage_error(o.enough > 0 ? "--enough without text" : "--memory without text", "",
+                      "a capture has what it has");
   if (!o.repair.empty()) repair_options(o);
   if (!o.out.empty()) check_model_output(o.out, o.model, o.force);
   if (!o.save_plan.empty()) base::check_output(o.save_plan, existing(o.force), base::Kind::kFile);
@@ -165,6 +181,11 @@ std::string told(const std::vector<int>& counts, const Config& config) {
 
 std::vector<int> counts_to_keep(const std::vector<std::string>& keep, const model::Model& model) {
   const Config& config = model.config();
+  if (keep.empty()) {
+    std::vector<int> all;
+    for (const model::LayerConfig& layer : config.layers) all.push_back(layer.experts);
+    return all;
+  }
   if (keep.size() != 1 && static_cast<int>(keep.size()) != config.depth())
     base::usage_error(std::to_string(keep.size()) + " numbers of experts to keep", "keep",
                       "give one, or one for each of the " + std::to_string(config.depth()) + " layers");
@@ -186,21 +207,21 @@ std::vector<int> counts_to_keep(const std::vector<std::string>& keep, const mode
   return counts;
 }
 
-int64_t parse_size(const std::string& text) {
+int64_t parse_size(const std::string& text, const std::string& option) {
   constexpr const char* hint = "such as 6GB, 500MiB or 1500000";
   const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
   std::string unit = text.substr(std::min(text.find_first_not_of(' ', digits), text.size()));
   double factor = 1;
   if (unit.size() > 1) {
     const size_t power = std::string("kMGT").find(unit[0] == 'K' ? 'k' : unit[0]);
-    if (power == std::string::npos) base::usage_error("\"" + text + "\" is no size", "--budget", hint);
+    if (power == std::string::npos) base::usage_error("\"" + text + "\" is no size", option, hint);
     factor = std::pow(unit.substr(1) == "iB" ? 1024 : 1000, static_cast<double>(power + 1));
     unit = unit.substr(1) == "iB" ? "B" : unit.substr(1);
   }
   double value = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + digits, value);
   const bool sound = failure == std::errc() && end == text.data() + digits && value > 0 && value * factor < 1e18;
-  if (!sound || (!unit.empty() && unit != "B")) base::usage_error("\"" + text + "\" is no size", "--budget", hint);
+  if (!sound || (!unit.empty() && unit != "B")) base::usage_error("\"" + text + "\" is no size", option, hint);
   return static_cast<int64_t>(value * factor);
 }
 
@@ -217,7 +238,7 @@ compress::Budget budget_of(const Prune& o, const model::Model& model) {
                         "the layers need " + std::to_string(experts) + " at least");
     return {compress::Budget::Of::kExperts, o.keep_total, o.slack};
   }
-  const int64_t size = parse_size(o.budget), rest = bytes_besides(model);
+  const int64_t size = parse_size(o.budget, "--budget"), rest = bytes_besides(model);
   if (size < rest + expert_bytes)
     base::usage_error("a budget of " + std::to_string(size) + " bytes", "--budget",
                       "the smallest model has " + std::to_string(rest + expert_bytes) + ", " + std::to_string(rest) +
@@ -230,7 +251,7 @@ bool is_published(const Prune& o, const Config& config) {
   const bool exact = o.method.empty() || o.method == "exact";
   const bool plain = o.objective.empty() || o.objective == "published";
   return exact && plain && o.capture.empty() && !by_budget(o) && o.prove_nodes == 0 && o.block == 0 &&
-         compress::exact_fits(config);
+         o.pin_super <= 0 && compress::exact_fits(config);
 }
 
 compress::PruneOptions published_options(const Prune& o, const Common& common, const Config& config,
@@ -249,6 +270,7 @@ compress::PruneOptions published_options(const Prune& o, const Common& common, c
 
 compress::RepairOptions repair_options(const Prune& o) {
   compress::RepairOptions options;
+  if (o.repair == "true" && o.pad) options.only = {"merge", "scalar", "ridge"};
   if (o.repair == "true") return options;
   for (size_t begin = 0; begin <= o.repair.size();) {
     const size_t end = std::min(o.repair.find(',', begin), o.repair.size());
@@ -256,6 +278,9 @@ compress::RepairOptions repair_options(const Prune& o) {
     begin = end + 1;
   }
   compress::check_repairs(options);
+  for (const std::string& name : options.only)
+    if (o.pad && (name == "drop" || name == "novice"))
+      base::usage_error("--repair=" + name + " with --pad", "", "such experts are for Choir alone");
   return options;
 }
 
@@ -266,6 +291,7 @@ compress::SetOptions set_options(const Prune& o, const Common& common, const Con
   options.prove_nodes = o.prove_nodes;
   if (o.objective == "output") options.objective = compress::Objective::kOutput;
   if (o.objective == "stream") options.objective = compress::Objective::kStream;
+  if (o.objective == "gradient") options.objective = compress::Objective::kGradient;
   int most = 0;
   for (const model::LayerConfig& layer : config.layers) most = std::max(most, layer.experts);
   const bool fits = most <= compress::kMostEnumerated;

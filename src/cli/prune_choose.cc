@@ -21,6 +21,8 @@ std::string objective_name(compress::Objective objective) {
   switch (objective) {
     case compress::Objective::kOutput: return "mean over tokens of the squared error beside that of the output";
     case compress::Objective::kStream: return "mean over tokens of the squared error beside that of the stream";
+    case compress::Objective::kGradient:
+      return "mean over tokens of the squared error times the loss's squared gradient";
     case compress::Objective::kPublished: break;
   }
   return "sum of squared errors over that of the output";
@@ -37,7 +39,7 @@ std::vector<int> ranked_counts(const PruneWork& work, const compress::SetOptions
                                compress::RecordSource& source) {
   std::vector<compress::ScoredLayer> layers;
   source.each([&](int l, const LayerRecord& record) {
-    layers.push_back({record.rule, compress::score_experts(record, options.criterion, l, options.seed)});
+    layers.push_back({record.rule, compress::score_experts(record, options.criterion, l, options.seed), record.pinned});
     work.progress(l + 1, work.model.config().depth());
   });
   return compress::counts_over_layers(layers, work.o.keep_total, work.o.slack);
@@ -65,8 +67,8 @@ std::vector<compress::BlockChoice> chosen_in_blocks(const PruneWork& work, const
         compress::best_sets(record, l, counts[static_cast<size_t>(l)], work.o.candidates, options, work.threads));
     work.progress(l + 1, work.model.config().depth());
   });
-  return compress::choose_in_blocks(work.model, work.batches, candidates, {work.o.block, options.objective},
-                                    work.threads, work.progress);
+  return compress::choose_in_blocks(work.model, work.batches, candidates,
+                                    {work.o.block, options.objective, work.slopes}, work.threads, work.progress);
 }
 
 // The sets of a plan: all counts of a nested method, else the chosen one.
@@ -103,7 +105,8 @@ Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts
   pruning.tokens = tokens_of(work.batches);
   for (compress::LayerChoice& layer : result.layers) {
     pruning.sets.push_back({{layer.keep, layer.loss}});
-    pruning.layers.push_back({layer.keep, layer.loss, layer.candidates, std::move(layer.losses), layer.coverage, {}});
+    pruning.layers.push_back(
+        {layer.keep, layer.loss, layer.candidates, std::move(layer.losses), layer.coverage, {}, layer.super, {}});
   }
   return pruning;
 }
@@ -127,7 +130,14 @@ Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& opti
                          : compress::choose_set(record, l, counts[static_cast<size_t>(l)], options, work.threads);
     pruning.sets.push_back(sets_of(work, options, l, record, choice));
     pruning.tokens = record.tokens();
-    pruning.layers.push_back({choice.keep, choice.loss, choice.candidates, {}, record.coverage, std::move(choice)});
+    pruning.layers.push_back({choice.keep,
+                              choice.loss,
+                              choice.candidates,
+                              {},
+                              record.coverage,
+                              record.pinned,
+                              choice.super,
+                              std::move(choice)});
     work.progress(l + 1, work.model.config().depth());
   });
   pruning.calibration =

@@ -19,7 +19,8 @@ struct PruneWork {
   const model::Model& model;
   std::span<const compress::CalibrationBatch> batches;  // empty where a finished capture is used alone
   base::Threads& threads;
-  const compress::Progress& progress;  // stops the work when the user interrupts it
+  const compress::Progress& progress;               // stops the work when the user interrupts it
+  std::span<const std::vector<float>> slopes = {};  // [L][N] of --objective gradient
 };
 
 struct PrunedLayer {
@@ -28,6 +29,7 @@ struct PrunedLayer {
   std::optional<int64_t> candidates;
   std::vector<compress::SubsetLoss> losses;
   std::vector<int64_t> coverage;
+  std::vector<int> pinned, super_dropped;  // super experts (C31)
   std::optional<compress::SetChoice> on_record;
 };
 

@@ -42,14 +42,14 @@ class Block {
   Block(const Model& model, std::vector<Stream>& streams, std::span<const std::vector<ScoredSet>> candidates, int first,
         Threads& threads);
 
-  BlockChoice choose(Objective objective, const std::function<void()>& tried);
+  BlockChoice choose(const BlockOptions& options, const std::function<void()>& tried);
   void pass_on();  // the streams become those behind the block, of the full model
 
  private:
   void attend(int l, BlockBatch& batch, const Buffer<float>& h);
   void run(size_t place, size_t candidate);
   double loss() const;
-  void weigh(Objective objective);
+  void weigh(const BlockOptions& options);
 
   const Model& model_;
   const std::span<const std::vector<ScoredSet>> candidates_;
@@ -97,7 +97,12 @@ void Block::run(size_t place, size_t candidate) {
   }
 }
 
-void Block::weigh(Objective objective) {
+void Block::weigh(const BlockOptions& options) {
+  if (options.objective == Objective::kGradient) {
+    const std::vector<float>& slope = options.slopes[static_cast<size_t>(first_) + candidates_.size() - 1];
+    weight_.assign(slope.begin(), slope.end());
+    return;
+  }
   std::vector<double> norm;
   for (const BlockBatch& batch : batches_)
     for (int t = 0; t < batch.at(batch.target).rows; ++t) {
@@ -105,7 +110,7 @@ void Block::weigh(Objective objective) {
       for (const float v : batch.at(batch.target).row(t)) square += static_cast<double>(v) * v;
       norm.push_back(square);
     }
-  weight_ = objective == Objective::kPublished ? std::vector<double>(norm.size(), 1.0) : inverse_norms(norm);
+  weight_ = options.objective == Objective::kPublished ? std::vector<double>(norm.size(), 1.0) : inverse_norms(norm);
 }
 
 double Block::loss() const {
@@ -125,8 +130,8 @@ double Block::loss() const {
   return sum;
 }
 
-BlockChoice Block::choose(Objective objective, const std::function<void()>& tried) {
-  weigh(objective);
+BlockChoice Block::choose(const BlockOptions& options, const std::function<void()>& tried) {
+  weigh(options);
   const size_t layers = candidates_.size();
   std::vector<size_t> now(layers, 0), best;
   BlockChoice choice{first_, static_cast<int>(layers)};
@@ -180,7 +185,7 @@ std::vector<BlockChoice> choose_in_blocks(const Model& given, std::span<const Ca
   std::vector<BlockChoice> choices;
   for (size_t first = 0; first < candidates.size(); first += size) {
     Block block(model, streams, block_at(first), static_cast<int>(first), threads);
-    choices.push_back(block.choose(options.objective, [&] {
+    choices.push_back(block.choose(options, [&] {
       if (progress) progress(++done, total);
     }));
     block.pass_on();

@@ -11,6 +11,7 @@ namespace choir::compress {
 struct BlockOptions {
   int layers = 3;  // of a block; the last one of a model may have fewer
   Objective objective = Objective::kPublished;
+  std::span<const std::vector<float>> slopes = {};  // [L][N] of loss_gradients(), for kGradient
 };
 
 struct BlockChoice {

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "compress/kept_counts.h"
 #include "compress/replay.h"
-#include "compress/test_observed.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -137,7 +137,7 @@ TEST_CASE("budget: on curves of real layers, normalised, the shared budget beats
   base::Threads threads(2);
   std::vector<LayerCurve> layers;
   for (uint64_t seed = 1; seed <= 4; ++seed) {
-    const ObservedLayer layer(kRouters[seed % 4], 60, seed, 12);
+    const ObservedLayer layer({kTestRules[seed < 4 ? 1 + seed : 7].router, 12, 3, 60, 12, 5, seed});
     Replay replay(layer.record, {}, threads);
     LayerCurve curve;
     curve.rule = layer.record.rule;
@@ -162,7 +162,7 @@ TEST_CASE("budget: on curves of real layers, normalised, the shared budget beats
 }
 
 TEST_CASE("budget: the energies are those of the layer's output and of the stream") {
-  const ObservedLayer layer(kRouters[1], 30);
+  const ObservedLayer layer({kTestRules[2].router, 12, 3, 30, 8});
   std::vector<double> weight;
   double output = 0, stream = 0, weighted = 0;
   for (int t = 0; t < 30; ++t) {

@@ -42,7 +42,7 @@ struct SetChoice {
   std::optional<int64_t> candidates;  // sets that were compared, where the method counts them
   int64_t short_of = 0;               // tokens that lack an expert beyond the captured ranks
   std::optional<Proof> proof;
-  std::vector<int> super;  // super experts (C31) that are dropped
+  std::vector<int> super;  // super experts (C31) that are dropped, for they were not pinned
 };
 
 // Deterministic; layer and seed decide what is random. Throws Error (usage) for a count that the layer cannot keep or a

@@ -42,8 +42,12 @@ class Nursery {
     for (size_t i = 0; i < exchanges; ++i) {
       int& member = dropped[draw(dropped.size())];
       const int first = member / size_ * size_;
+      const auto taken = [&](int e) { return std::ranges::count(dropped, e) > 0 || is_pinned(record_, e); };
+      bool any = false;
+      for (int e = first; e < first + size_; ++e) any = any || !taken(e);
+      if (!any) continue;  // all that stay are pinned
       int other = member;
-      while (std::ranges::count(dropped, other)) other = first + static_cast<int>(draw(static_cast<size_t>(size_)));
+      while (taken(other)) other = first + static_cast<int>(draw(static_cast<size_t>(size_)));
       member = other;
     }
     std::ranges::sort(dropped);

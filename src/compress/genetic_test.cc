@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "compress/enumerate.h"
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {

@@ -6,8 +6,9 @@
 
 namespace choir::compress {
 
-// Experts taken out one after another, each time the one whose absence costs least (of equals the lower number). The
-// sets are nested. Within groups every round takes one expert from each group, the cheapest group first.
+// Experts taken out one after another, each time the one whose absence costs least (of equals the lower number), never
+// a pinned one. The sets are nested. Within groups every round takes one expert from each group, the cheapest group
+// first.
 struct Elimination {
   int experts = 0;
   std::vector<int> order;  // who went, the first one first

@@ -32,8 +32,7 @@ struct SampledChoice {
 };
 
 // The published search where it cannot enumerate: the best of `samples` sets drawn at random, of equal ones the first.
-// Pinned experts are in every set. Throws Error (usage) as choose_by_score does.
-SampledChoice choose_sampled(const LayerRecord& record, const std::vector<int>& pinned, int keep, int samples,
-                             uint64_t seed, Threads& threads);
+// Pinned experts are in every set. Throws Error (usage) for a count that the layer cannot keep.
+SampledChoice choose_sampled(const LayerRecord& record, int keep, int samples, uint64_t seed, Threads& threads);
 
 }  // namespace choir::compress

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "compress/criteria.h"
 #include "compress/kept_counts.h"
-#include "compress/test_observed.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -105,9 +105,11 @@ TEST_CASE("select: groups gain together, and no more than fit") {
 }
 
 TEST_CASE("select: sampled sets obey groups and pins, and enough of them find the best there is") {
-  const ObservedLayer layer(kRouters[5], 40, 3, 12);
+  const ObservedLayer layer({kTestRules[5].router, 12, 3, 40, 12});
   base::Threads threads(2);
-  const SampledChoice one = choose_sampled(layer.record, {5}, 8, 1, 9, threads);
+  LayerRecord pinned = layer.record;
+  pinned.pinned = {5};
+  const SampledChoice one = choose_sampled(pinned, 8, 1, 9, threads);
   CHECK(std::ranges::binary_search(one.keep, 5));
   for (int g = 0; g < 4; ++g) CHECK(std::ranges::count_if(one.keep, [&](int e) { return e / 3 == g; }) == 2);
 
@@ -124,14 +126,13 @@ TEST_CASE("select: sampled sets obey groups and pins, and enough of them find th
     least = replay.batched_norms();
     best = set;
   }
-  const SampledChoice many = choose_sampled(layer.record, {}, 8, 2000, 9, threads);
+  const SampledChoice many = choose_sampled(layer.record, 8, 2000, 9, threads);
   CHECK(many.keep == best);
   CHECK(many.loss == least);
-  CHECK(choose_sampled(layer.record, {}, 8, 5, 9, threads).loss >= least);
+  CHECK(choose_sampled(layer.record, 8, 5, 9, threads).loss >= least);
   base::Threads other(1);
-  CHECK(choose_sampled(layer.record, {}, 8, 5, 9, other).keep ==
-        choose_sampled(layer.record, {}, 8, 5, 9, threads).keep);
-  CHECK_THROWS_AS(choose_sampled(layer.record, {}, 7, 5, 9, threads), base::Error);
+  CHECK(choose_sampled(layer.record, 8, 5, 9, other).keep == choose_sampled(layer.record, 8, 5, 9, threads).keep);
+  CHECK_THROWS_AS(choose_sampled(layer.record, 7, 5, 9, threads), base::Error);
 }
 
 }  // namespace

@@ -41,6 +41,10 @@ std::vector<double> inverse_norms(std::vector<double> norm) {
 
 std::vector<double> objective_weights(const LayerRecord& record, Objective objective, Threads& threads) {
   if (objective == Objective::kPublished) return std::vector<double>(static_cast<size_t>(record.tokens()), 1.0);
+  if (objective == Objective::kGradient) {
+    CHOIR_CHECK(static_cast<int>(record.slope.size()) == record.tokens(), "a slope for each token");
+    return {record.slope.begin(), record.slope.end()};
+  }
   if (objective == Objective::kOutput) return inverse_norms(target_of(record, threads).zz);
   return inverse_norms({record.residual.begin(), record.residual.end()});
 }
