@@ -501,7 +501,7 @@ class Narrower(PruneTest):
 
     def test_what_does_not_go_together(self):
         start = ("prune", self.model, "--ids", self.ids, "--out", self.dir / "new")
-        self.refused(*start, "--keep", "6,3", "--pad", code=2, says=["no selection bias", "--uniform", "layer 0"])
+        self.refused(*start, "--keep", "6,3", "--pad", code=2, says=["no bias", "--uniform", "layer 0"])
         for more, says in ((["--neurons", 0.5, "--pad"], "--neurons"), (["--neurons", 0], "--neurons"),
                            (["--neurons", 0.5, "--keep-total", 9, "--uniform"], "--neurons"),
                            (["--neurons", 0.5, "--plan", self.dir / "p"], "--plan")):

@@ -113,7 +113,7 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_flag("--uniform", o.uniform, "under a budget or a total, the same number in every layer");
   verb->add_flag("--pad", o.pad,
                  "fill every layer up to the largest number with experts that are never chosen, for programs that read "
-                 "one number; needs a router with a selection bias");
+                 "one number; needs a router with a bias");
   verb->add_option("--neurons", o.neurons,
                    "share of the hidden neurons of the experts that stay, those of least effect go; with --keep or "
                    "without")

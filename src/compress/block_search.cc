@@ -7,7 +7,6 @@
 #include "compress/choose.h"
 #include "compress/layer_run.h"
 #include "compress/stream.h"
-#include "nn/residual.h"
 
 namespace choir::compress {
 namespace {
@@ -93,7 +92,7 @@ void Block::run(size_t place, size_t candidate) {
     attend(l, batch, place == 0 ? batch.stream.h : batch.h[place - 1]);
     const tensor::Matrix<float> h = batch.at(batch.h[place]);
     run_layer(layers_[place][candidate], l, batch.at(activations_.normed), h, threads_);
-    nn::add(batch.at(middle_), h, threads_);
+    batch.stream.pass.add_routed(batch.at(middle_), h);
   }
 }
 

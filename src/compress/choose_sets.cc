@@ -195,18 +195,22 @@ void parse_method(const std::string& name, SetOptions& options) {
   options.method = SetMethod::kScore;
 }
 
+// A dense layer keeps none of no experts.
 SetChoice choose_set(const LayerRecord& record, int layer, int keep, const SetOptions& options, Threads& threads) {
+  if (record.experts == 0) return {};
   return Chooser(record, layer, options, threads).choose(keep);
 }
 
 std::vector<ScoredSet> best_sets(const LayerRecord& record, int layer, int keep, int sets, const SetOptions& options,
                                  Threads& threads) {
+  if (record.experts == 0) return {ScoredSet{}};
   return Chooser(record, layer, options, threads).best(keep, sets);
 }
 
 SetChoice measure_set(const LayerRecord& record, int layer, const std::vector<int>& keep, const SetOptions& options,
                       Threads& threads) {
   SetChoice choice;
+  if (record.experts == 0) return choice;
   choice.keep = keep;
   Chooser(record, layer, options, threads).measure(choice);
   return choice;
@@ -214,6 +218,7 @@ SetChoice measure_set(const LayerRecord& record, int layer, const std::vector<in
 
 std::vector<ScoredSet> nested_sets(const LayerRecord& record, int layer, int least, const SetOptions& options,
                                    Threads& threads) {
+  if (record.experts == 0) return {ScoredSet{}};
   return Chooser(record, layer, options, threads).nested(least);
 }
 

@@ -160,8 +160,11 @@ NeuronLists find_neurons(const Model& full, const Model& pruned, std::span<const
   std::vector<NeuronScores> scores;
   layer_inputs(
       full.with_admission("all"), batches,
-      [&](int l, const LayerInputs& inputs) { scores.push_back(score_neurons(pruned, l, inputs, threads)); }, threads,
-      progress);
+      [&](int l, const LayerInputs& inputs) {
+        const bool dense = pruned.config().layers[static_cast<size_t>(l)].dense();
+        scores.push_back(dense ? NeuronScores{} : score_neurons(pruned, l, inputs, threads));
+      },
+      threads, progress);
   return choose_neurons(scores, options);
 }
 
@@ -176,6 +179,9 @@ Model with_neurons(const Model& model, int l, std::span<const std::vector<int>> 
     moe.w1[e] = rows_of(mixture, moe.w1[e], kept[e]);
     moe.w3[e] = rows_of(mixture, moe.w3[e], kept[e]);
     moe.w2[e] = columns_of(mixture, moe.w2[e], kept[e]);
+    if (moe.b1.empty()) continue;
+    moe.b1[e] = columns_of(mixture, moe.b1[e], kept[e]);
+    moe.b3[e] = columns_of(mixture, moe.b3[e], kept[e]);
   }
   const auto [least, most] = std::ranges::minmax(mixture.config.widths);
   mixture.config.expert_width = most;
@@ -184,7 +190,8 @@ Model with_neurons(const Model& model, int l, std::span<const std::vector<int>> 
 }
 
 Model with_neurons(Model model, std::span<const std::vector<std::vector<int>>> kept) {
-  for (size_t l = 0; l < kept.size(); ++l) model = with_neurons(model, static_cast<int>(l), kept[l]);
+  for (size_t l = 0; l < kept.size(); ++l)
+    if (!kept[l].empty()) model = with_neurons(model, static_cast<int>(l), kept[l]);
   return model;
 }
 

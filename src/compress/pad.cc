@@ -9,7 +9,8 @@
 namespace choir::compress {
 namespace {
 
-constexpr float kNever = -1e30f;
+// What is added to a choice that must not happen: far below any key, and a number that the format has.
+float never(tensor::DType type) { return type == tensor::DType::kF16 ? -6e4f : -1e30f; }
 
 // The lowest dropped ones, as many of each group.
 std::vector<int> put_back(const std::vector<int>& keep, int experts, int groups, int count) {
@@ -39,40 +40,54 @@ auto rows_of(const tensor::Weight& weight, int width) {
   };
 }
 
+// A tensor with a row, or a number, of each expert.
+tensor::Weight padded_rows(Mixture& mixture, const std::vector<int>& place, const tensor::Weight& kept,
+                           const tensor::Weight& full, bool by_row) {
+  const int width = by_row ? kept.cols : 1, count = static_cast<int>(place.size());
+  const auto rows = mixed_rows(place, rows_of(kept, width), rows_of(full, width));
+  return mixture.made(kept.type, {rows.data(), by_row ? count : 1, by_row ? width : count});
+}
+
+// The tensor that can say "never", if there is one: the selection bias, or the gate's.
+template <class Moe>
+auto* bias_of(Moe& moe) {
+  return moe.state.data ? &moe.state : moe.gate.size() > 1 ? &moe.gate[1] : nullptr;
+}
+
 Mixture padded_mixture(const Model& full, const Model& pruned, int l, const std::vector<int>& keep,
                        const std::vector<int>& added) {
   Mixture mixture(pruned, l);
+  auto& tensors = mixture.tensors;
   const auto& given = full.tensors().blocks[static_cast<size_t>(l)].moe;
   const model::LayerConfig& whole = full.config().layers[static_cast<size_t>(l)];
-  const auto here = mixture.tensors;
   std::vector<int> all, place;
   std::ranges::merge(keep, added, std::back_inserter(all));
-  for (auto* list : {&mixture.tensors.w1, &mixture.tensors.w2, &mixture.tensors.w3}) list->clear();
+  moe::ExpertTensors<tensor::Weight> experts;
   mixture.config.kept.clear();
   mixture.config.widths.clear();
   for (const int e : all) {
     const auto at = std::ranges::find(keep, e);
-    const auto own = static_cast<size_t>(at - keep.begin()), other = static_cast<size_t>(e);
-    place.push_back(at == keep.end() ? -1 - e : static_cast<int>(own));
-    mixture.tensors.w1.push_back(at == keep.end() ? given.w1[other] : here.w1[own]);
-    mixture.tensors.w2.push_back(at == keep.end() ? given.w2[other] : here.w2[own]);
-    mixture.tensors.w3.push_back(at == keep.end() ? given.w3[other] : here.w3[own]);
-    mixture.config.kept.push_back(whole.kept.empty() ? e : whole.kept[other]);
-    mixture.config.widths.push_back(mixture.tensors.w1.back().rows);
+    place.push_back(at == keep.end() ? -1 - e : static_cast<int>(at - keep.begin()));
+    if (at == keep.end())
+      experts.add(given, static_cast<size_t>(e));
+    else
+      experts.add(tensors, static_cast<size_t>(at - keep.begin()));
+    mixture.config.kept.push_back(whole.kept.empty() ? e : whole.kept[static_cast<size_t>(e)]);
+    mixture.config.widths.push_back(experts.w1.back().rows);
   }
+  static_cast<moe::ExpertTensors<tensor::Weight>&>(tensors) = std::move(experts);
   const auto [least, most] = std::ranges::minmax(mixture.config.widths);
   mixture.config.expert_width = most;
   if (least == most) mixture.config.widths.clear();
   mixture.config.experts = static_cast<int>(all.size());
-  for (size_t g = 0; g < here.gate.size(); ++g) {
-    const int width = here.gate[g].cols;
-    const auto rows = mixed_rows(place, rows_of(here.gate[g], width), rows_of(given.gate[g], width));
-    mixture.tensors.gate[g] = mixture.made(here.gate[g].type, {rows.data(), static_cast<int>(all.size()), width});
-  }
-  std::vector<float> bias = mixed_rows(place, rows_of(here.state, 1), rows_of(given.state, 1));
+  for (size_t g = 0; g < tensors.gate.size(); ++g)  // behind the gate's rows its bias
+    tensors.gate[g] = padded_rows(mixture, place, tensors.gate[g], given.gate[g], g == 0);
+  if (tensors.state.data) tensors.state = padded_rows(mixture, place, tensors.state, given.state, false);
+  tensor::Weight& bias = *bias_of(tensors);
+  std::vector<float> numbers = numbers_of(bias);
   for (size_t i = 0; i < place.size(); ++i)
-    if (place[i] < 0) bias[i] = kNever;
-  mixture.tensors.state = mixture.made(tensor::DType::kF32, {bias.data(), 1, static_cast<int>(bias.size())});
+    if (place[i] < 0) numbers[i] = never(bias.type);
+  bias = mixture.renewed(bias, numbers);
   return mixture;
 }
 
@@ -92,6 +107,10 @@ Padded padded(const Model& full, const Model& pruned, const std::vector<std::vec
   for (const std::vector<int>& list : keep) most = std::max(most, list.size());
   Padded result{pruned, {}};
   for (int l = 0; l < full.config().depth(); ++l) {
+    if (full.config().layers[static_cast<size_t>(l)].dense()) {
+      result.experts.emplace_back();
+      continue;
+    }
     const std::vector<int>& list = keep[static_cast<size_t>(l)];
     const int experts = full.config().layers[static_cast<size_t>(l)].experts,
               groups = full.router(l).subset_rule()->groups;

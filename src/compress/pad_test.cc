@@ -74,7 +74,7 @@ TEST_CASE("padding: groups of unequal layers are filled up equally") {
 
 TEST_CASE("padding: a router without a bias is refused, and a layer that has not so many experts") {
   const TestModel plain(small_config(6, 2, 2));
-  CHECK_THROWS_WITH_AS(check_paddable(*plain.model), doctest::Contains("no selection bias"), base::Error);
+  CHECK_THROWS_WITH_AS(check_paddable(*plain.model), doctest::Contains("no bias"), base::Error);
   model::Config config = biased("linear(sigmoid) > top_k(2) > all > sigmoid_norm(1) + bias(0.001)", 8, 2);
   config.layers[1].experts = 4;
   const TestModel made(config);

@@ -37,11 +37,12 @@ struct FloatModel {
   }
 };
 
-void append_squares(Matrix<const float> gradient, std::vector<float>& squares) {
+// factor: of the gradient.
+void append_squares(Matrix<const float> gradient, double factor, std::vector<float>& squares) {
   for (int t = 0; t < gradient.rows; ++t) {
     double sum = 0;
     for (const float v : gradient.row(t)) sum += static_cast<double>(v) * v;
-    squares.push_back(static_cast<float>(sum));
+    squares.push_back(static_cast<float>(factor * factor * sum));
   }
 }
 
@@ -63,7 +64,7 @@ std::vector<std::vector<float>> loss_gradients(const Model& given, std::span<con
       targets.push_back(-1);
       model::TrainingBatch training{{ids, sequence}, targets, {.rule = moe::Rule::kDecode}};
       training.observer = [&](int l, Matrix<const float> gradient) {
-        append_squares(gradient, squares[static_cast<size_t>(l)]);
+        append_squares(gradient, given.config().residual_multiplier, squares[static_cast<size_t>(l)]);
       };
       const model::LossScales sum{static_cast<float>(std::max(1, batch.length - 1)), 0};
       model::forward_backward(*own.model, training, sum, activations, own.gradients, threads);

@@ -50,7 +50,7 @@ Tensor tensor_of(HeaderEntry&& entry, std::span<const std::byte> data, const std
   const auto type = tensor::dtype_named(entry.type);
   if (!type)
     base::input_error("an unknown dtype: " + entry.type.substr(0, 20), place,
-                      "F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL are known");
+                      "F64, F32, F16, BF16, F8_E4M3, I64, I32, I16, I8, U8 and BOOL are known");
   if (end < begin) base::input_error("data_offsets run backwards", place, kDamaged);
   if (end > data.size()) base::input_error("data_offsets reach beyond the file", place, kDamaged);
   const auto bytes = bytes_of(entry.shape, *type);
@@ -62,6 +62,7 @@ Tensor tensor_of(HeaderEntry&& entry, std::span<const std::byte> data, const std
   return {std::move(entry.name), *type, std::move(entry.shape), data.subspan(begin, end - begin)};
 }
 
+// Whether some bits of each number, here those of the exponent, are never all set.
 template <class Bits>
 bool exponents_below(std::span<const std::byte> bytes, Bits all_ones) {
   bool bad = false;
@@ -88,6 +89,7 @@ void check_writable(std::span<const Tensor> tensors) {
   std::unordered_set<std::string_view> names{"__metadata__"};
   for (const Tensor& t : tensors) {
     CHOIR_CHECK(names.insert(t.name).second, "the tensor name " + t.name + " is taken");
+    CHOIR_CHECK(!tensor::is_blocked(t.type), t.name + ": safetensors have no blocks");
     CHOIR_CHECK(std::all_of(t.shape.begin(), t.shape.end(), [](int64_t d) { return d >= 0; }), t.name);
     CHOIR_CHECK(t.shape.size() <= kMostDimensions && bytes_of(t.shape, t.type) == t.bytes.size(),
                 t.name + ": " + std::to_string(t.bytes.size()) + " bytes do not fit the shape");
@@ -96,7 +98,10 @@ void check_writable(std::span<const Tensor> tensors) {
 
 }  // namespace
 
-size_t Tensor::elements() const { return bytes.size() / tensor::size_of(type); }
+size_t Tensor::elements() const {
+  const tensor::Block block = tensor::block_of(type);
+  return bytes.size() / block.bytes * block.numbers;
+}
 
 Safetensors parse_safetensors(std::span<const std::byte> file, const std::string& path) {
   const std::string_view text = header_of(file, path);
@@ -161,11 +166,13 @@ bool all_finite(const Tensor& tensor) {
     case tensor::DType::kF32: return exponents_below<uint32_t>(tensor.bytes, 0x7f80'0000);
     case tensor::DType::kBF16: return exponents_below<uint16_t>(tensor.bytes, 0x7f80);
     case tensor::DType::kF16: return exponents_below<uint16_t>(tensor.bytes, 0x7c00);
+    case tensor::DType::kF8E4M3: return exponents_below<uint8_t>(tensor.bytes, 0x7f);  // its only NaN
     default: return true;
   }
 }
 
 bool is_aligned(const Tensor& tensor) {
+  if (tensor::is_blocked(tensor.type)) return true;  // blocks are read byte by byte
   return reinterpret_cast<uintptr_t>(tensor.bytes.data()) % tensor::size_of(tensor.type) == 0;
 }
 

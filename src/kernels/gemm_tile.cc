@@ -8,18 +8,6 @@ namespace {
 using tensor::BF16;
 using tensor::F16;
 
-template <int W>
-CHOIR_INLINE Lanes<W> lanes(Vec v) {
-  Lanes<W> result;
-  std::memcpy(&result, &v, sizeof v);
-  return result;
-}
-
-template <int W, class Half>
-CHOIR_INLINE Lanes<W> load_lanes(const Half* p) {
-  return lanes<W>(load(p));
-}
-
 // Folds pairs of vectors lane-wise in halves: the same tree of additions as sum(Vec), for sixteen vectors at once.
 template <int Half>
 CHOIR_INLINE Vec fold(Vec a, Vec b) {
