@@ -21,6 +21,10 @@ GOLDEN = HERE / "tokenizer_parity.json"
 SKIPPED = 77
 
 
+# Their added tokens have letters that stand for bytes; the packages decode them to broken UTF-8, Choir to themselves.
+IDS_ONLY = {"deepseek-coder", "norm-nfkc", "norm-nmt"}
+
+
 def digest(out):
     """Of the ids and of both decoded texts; what is not UTF-8 in those is replaced as the packages do it."""
     ids = pathlib.Path(f"{out}.ids").read_bytes()
@@ -97,12 +101,14 @@ def ask(modules, program, names):
         for name, kind, path, file in each_pair(folder, names):
             oracle = ["node", HERE / "tokenizer_oracle.cjs", modules]
             native = said_by([*oracle, "tokenizers", path, file, out], out)
+            if name in IDS_ONLY:
+                native = {"ids": native["ids"]}
             golden.setdefault(name, {})[kind] = native
             results = {"choir": said_by([program, path, file, out], out)}
             if kind in ("fixtures", "odd"):
                 results["@huggingface/tokenizers"] = said_by([*oracle, "@huggingface/tokenizers", path, file, out], out)
             for who, result in results.items():
-                apart = [key for key in ("ids", "keep", "skip") if result.get(key) != native.get(key)]
+                apart = [key for key, value in native.items() if result.get(key) != value]
                 print(f"{name:16} {kind:12} {who} {' '.join(apart) or 'agrees'} {result.get('fault', '')} "
                       f"{native.get('fault', '')}", flush=True)
             GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
