@@ -115,12 +115,7 @@ void Session::forward(std::span<const int32_t> ids, int first) {
 void Session::make_room(int length) {
   if (length <= cache_.capacity()) return;
   model::KvCache larger(model_.config(), 1, std::min(capacity_, std::max(length, 2 * cache_.capacity())));
-  for (int l = 0; l < model_.config().depth(); ++l) {
-    const nn::KeysValues from = cache_.layer(l), to = larger.layer(l);
-    const size_t kept = static_cast<size_t>(length_) * static_cast<size_t>(from.k.cols);
-    std::copy_n(from.k.data, kept, to.k.data);
-    std::copy_n(from.v.data, kept, to.v.data);
-  }
+  larger.copy(cache_, length_);
   cache_ = std::move(larger);
 }
 
