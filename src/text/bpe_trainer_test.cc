@@ -22,7 +22,8 @@ Reference reference_training(const std::string& text, int vocab_size) {
   Reference result;
   for (int byte = 0; byte < 256; ++byte) result.tokens.emplace_back(1, static_cast<char>(byte));
   std::vector<Ids> words;
-  Pretokenizer({kSingleDigitsPattern}, "test").split(text, [&](std::string_view word) {
+  Pretokenizer::Arena arena;
+  Pretokenizer(isolate_matches({kSingleDigitsPattern}, "test")).split(text, true, arena, [&](std::string_view word) {
     words.emplace_back();
     for (const char c : word) words.back().push_back(static_cast<unsigned char>(c));
   });
