@@ -68,7 +68,8 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
                         fmt::format("the model takes {} at most", model.positions()));
     begins_.push_back(s.row);
     const int most = model.config().rope_switch();
-    const int table = most > 0 && s.first + s.count > most ? model.positions() : 0;  // where the other one begins
+    const bool longer = batch.longer || s.first + s.count > most;
+    const int table = most > 0 && longer ? model.positions() : 0;  // where the other one begins
     for (int i = 0; i < s.count; ++i) positions_[s.row + i] = table + s.first + i;
   }
 }

@@ -35,6 +35,7 @@ class KvCache {
 struct Batch {
   std::span<const int32_t> ids;
   std::span<const Sequence> sequences;
+  bool longer = false;  // they are parts of texts beyond Config::rope_switch, however far they reach yet
 };
 
 // How the routers of a call work. The default is how a model is used: causal, without losses.

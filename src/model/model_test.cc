@@ -40,7 +40,7 @@ Json json_of(const Config& c) {
           {"intermediate_size", c.layers[0].expert_width},
           {"max_position_embeddings", c.max_positions},
           {"rms_norm_eps", c.norm_epsilon},
-          {"rope_theta", c.rope_theta},
+          {"rope_theta", c.rope.theta},
           {"tie_word_embeddings", c.tied},
           {"architectures", {"MixtralForCausalLM"}}};
 }

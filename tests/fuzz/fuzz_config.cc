@@ -14,7 +14,7 @@ using namespace choir;
 
 void check_sound(const model::Config& config) {
   const auto& a = config.attention;
-  CHOIR_CHECK(config.width > 0 && config.vocab > 0 && config.depth() > 0 && config.rope_theta >= 1, config.family);
+  CHOIR_CHECK(config.width > 0 && config.vocab > 0 && config.depth() > 0 && config.rope.theta >= 1, config.family);
   CHOIR_CHECK(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0 && a.head_width % 2 == 0 && a.window >= 0,
               "attention");
   for (const model::LayerConfig& layer : config.layers) {
