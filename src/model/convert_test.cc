@@ -81,7 +81,7 @@ std::vector<Json> families() {
                                   {"logits_scaling", 2.0}}),
       with(common("gpt_oss"),
            {{"num_local_experts", 5}, {"num_experts_per_tok", 2}, {"head_dim", 8}, {"sliding_window", 8}}),
-      with(with(common("deepseek_v2"), latent), with(yarn, {{"q_lora_rank", nullptr}, {"topk_method", "greedy"}})),
+      with(with(common("deepseek_v2"), latent), with(yarn, {{"q_lora_rank", 14}, {"topk_method", "greedy"}})),
       with(with(common("deepseek_v3"), latent), {{"q_lora_rank", 14}, {"n_group", 4}, {"topk_group", 2}}),
   };
 }
@@ -308,6 +308,8 @@ TEST_CASE("convert: what llama.cpp cannot compute is refused with the reason") {
   CHECK(contains(reason(qwen3, {{"mlp_only_layers", {0}}}), "experts in every layer"));
   CHECK(contains(reason(olmoe, {{"clip_qkv", 4.0}}), "clip_qkv"));
   CHECK(contains(reason(olmoe, {{"num_key_value_heads", 2}}), "key-value heads"));
+  CHECK(contains(reason(families()[11], {{"q_lora_rank", nullptr}}), "26 or 27 layers"));
+  CHECK(reason(families()[11], {{"q_lora_rank", nullptr}, {"num_hidden_layers", 27}}).empty());
   Case c(mixtral);
   Json json = with(mixtral, pruned);
   base::write_file(c.source + "/config.json", json.dump(), base::Existing::kReplace);
