@@ -119,5 +119,63 @@ TEST_CASE("golden: stacked experts stay in the file where their rows are runs") 
   }
 }
 
+// All rows of one sequence that is fed in pieces of `piece` tokens through a cache.
+std::vector<float> in_pieces(const Model& model, std::span<const int32_t> ids, int piece) {
+  base::Threads threads(2);
+  const int count = static_cast<int>(ids.size()), vocab = model.config().vocab;
+  const model::KvCache cache(model.config(), 1, count);
+  std::vector<float> logits(ids.size() * static_cast<size_t>(vocab));
+  model::Scratch scratch;
+  for (int first = 0; first < count; first += piece) {
+    const int taken = std::min(piece, count - first);
+    const kernels::Sequence place{0, taken, first, 0};
+    const tensor::Matrix<float> rows(logits.data() + static_cast<ptrdiff_t>(first) * vocab, taken, vocab);
+    model::forward(model, {ids.subspan(static_cast<size_t>(first), static_cast<size_t>(taken)), {&place, 1}},
+                   {.cache = &cache}, scratch, rows, threads);
+  }
+  return logits;
+}
+
+TEST_CASE("golden: a row has the same bits in one piece, in small ones, and beside another sequence") {
+  for (const std::string& name : cases()) {
+    CAPTURE(name);
+    const Model model(kGolden + name);
+    const int length = model.config().rope_switch() > 0 ? model.config().rope_switch() : 20;
+    const auto ids = tests::random_ids(length, model.config().vocab, 1);
+    const std::vector<float> whole = tests::all_logits(model, ids, 1);
+    CHECK(in_pieces(model, ids, 1) == whole);
+    CHECK(in_pieces(model, ids, 7) == whole);
+    auto two = tests::random_ids(length, model.config().vocab, 2);
+    two.insert(two.end(), ids.begin(), ids.end());
+    const std::vector<float> both = tests::all_logits(model, two, 2, 2);
+    CHECK(std::equal(whole.begin(), whole.end(), both.begin() + static_cast<ptrdiff_t>(whole.size())));
+  }
+}
+
+// Longrope: what was read for a short text is read again once the text is long, and again when it is cut back.
+TEST_CASE("golden: a session that outgrows the original length of its rotation, and returns, is as one read whole") {
+  const Model model(kGolden + "phimoe");
+  REQUIRE(model.config().rope_switch() == 16);
+  base::Threads threads(2);
+  const auto ids = tests::random_ids(24, model.config().vocab, 4);
+  const auto last_row = [&](int count) {
+    const auto all = tests::all_logits(model, std::span(ids).first(static_cast<size_t>(count)), 1);
+    return std::vector<float>(all.end() - model.config().vocab, all.end());
+  };
+  runtime::Session session(model, threads);
+  const auto fed = [&](int from, int to) {
+    const auto logits = session.feed(std::span(ids).subspan(static_cast<size_t>(from), static_cast<size_t>(to - from)));
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  CHECK(fed(0, 10) == last_row(10));
+  CHECK(fed(10, 16) == last_row(16));
+  CHECK(fed(16, 17) == last_row(17));
+  CHECK(fed(17, 24) == last_row(24));
+  session.rewind(9);
+  CHECK(fed(9, 12) == last_row(12));
+  session.rewind(0);
+  CHECK(fed(0, 20) == last_row(20));
+}
+
 }  // namespace
 }  // namespace choir

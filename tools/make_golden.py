@@ -295,7 +295,7 @@ GPT_OSS = BLOCK | {"model_type": "gpt_oss", "hidden_size": 32, "intermediate_siz
                                     "beta_fast": 8.0, "beta_slow": 1.0, "truncate": False}}
 LATENT = BLOCK | {"num_attention_heads": 3, "num_key_value_heads": 3, "kv_lora_rank": 10, "q_lora_rank": 12,
                   "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5, "moe_intermediate_size": 10,
-                  "n_routed_experts": 8, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "n_group": 4,
+                  "n_routed_experts": 12, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "n_group": 4,
                   "topk_group": 2, "rms_norm_eps": 1e-6}
 CASES = {
     "llama": {"config": BLOCK | {"model_type": "llama", "attention_bias": True, "tie_word_embeddings": True,
@@ -317,6 +317,7 @@ CASES = {
     "olmoe": {"config": BLOCK | {"model_type": "olmoe", "num_experts": 6, "num_experts_per_tok": 2, "clip_qkv": 0.8,
                                  "norm_topk_prob": True}, "layout": Plain("F16")},
     "deepseek_v2": {"config": LATENT | {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy",
+                                        "num_experts_per_tok": 2, "topk_group": 1,
                                         "n_shared_experts": 2, "norm_topk_prob": False, "routed_scaling_factor": 3.0,
                                         "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "mscale": 0.7,
                                                          "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1,

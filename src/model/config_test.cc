@@ -202,11 +202,11 @@ TEST_CASE("config: refuses sizes whose products no machine holds") {
 }
 
 TEST_CASE("config: refuses families, activations and rotary scalings that it does not know") {
-  CHECK(contains(refusal_of(with("model_type", "llama")), "llama"));
+  CHECK(contains(refusal_of(with("model_type", "gemma")), "gemma"));
   CHECK(contains(refusal_of(with("hidden_act", "gelu")), "gelu"));
-  CHECK(contains(refusal_of(with("rope_scaling", {{"type", "yarn"}, {"factor", 4}})), "yarn"));
-  CHECK(contains(refusal_of(with("rope_scaling", {{"rope_type", "llama3"}})), "llama3"));
-  CHECK(contains(refusal_of(with("rope_parameters", {{"rope_type", "linear"}})), "linear"));
+  CHECK(contains(refusal_of(with("rope_scaling", {{"type", "dynamic"}, {"factor", 4}})), "dynamic"));
+  CHECK(contains(refusal_of(with("rope_scaling", {{"rope_type", "llama3"}, {"factor", 4}})), "low_freq_factor"));
+  CHECK(contains(refusal_of(with("rope_parameters", {{"rope_type", "linear"}})), "factor"));
   CHECK(!refusal_of(with("rope_scaling", "linear")).empty());
 }
 

@@ -178,9 +178,12 @@ TEST_CASE("model: refuses an unknown tensor, but passes over what old files carr
   stored.tensors.push_back(extra);
   stored.write();
   CHECK(load_refusal(stored.directory).empty());
-  stored.tensors.back().first.name = "model.layers.2.input_layernorm.weight";
+  stored.tensors.back().first.name = "model.layers.2.enorm.weight";  // of a layer that predicts further tokens
   stored.write();
-  CHECK(contains(load_refusal(stored.directory), "model.layers.2.input_layernorm.weight"));
+  CHECK(load_refusal(stored.directory).empty());
+  stored.tensors.back().first.name = "model.layers.1.enorm.weight";
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), "model.layers.1.enorm.weight"));
 }
 
 TEST_CASE("model: refuses a tensor of another shape or type, naming it") {
