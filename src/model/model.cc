@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "kernels/rope.h"
+#include "model/gguf_model.h"
 #include "model/store.h"
 
 namespace choir::model {
@@ -28,9 +29,16 @@ constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for h
 
 }  // namespace
 
-Model::Model(const std::string& directory) : where_(directory), config_(read_config(directory + "/config.json")) {
-  files_ = std::make_shared<const io::TensorDirectory>(directory);
-  Loader loader(config_, *files_, directory, copies_);
+Model::Model(const std::string& path) : where_(path) {
+  if (is_gguf(path)) {
+    GgufModel file = open_gguf(path, RowOrder::kFamily);
+    config_ = std::move(file.config);
+    files_ = std::move(file.tensors);
+  } else {
+    config_ = read_config(path + "/config.json");
+    files_ = std::make_shared<const io::TensorDirectory>(path);
+  }
+  Loader loader(config_, *files_, path, copies_);
   visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) { weight = loader.find(info); });
   loader.check_rest();
   finish();
@@ -201,8 +209,8 @@ void Model::refuse_result(const std::string& what) const {
 }
 
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
-  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kNumbers);
+  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   io::write_safetensors(directory + "/model.safetensors", stored.tensors, kMetadata, base::Existing::kRefuse);
 }
 

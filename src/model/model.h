@@ -17,9 +17,9 @@ class Model {
   using Bytes = model::Bytes;
   using Owned = model::Owned;
 
-  // Loads DIR/config.json and DIR's safetensors. Every tensor must be there in the right shape, and no other. Throws
-  // Error (input) naming the tensor.
-  explicit Model(const std::string& directory);
+  // Loads a directory, its config.json and safetensors, or a GGUF file. Every tensor must be there in the right shape,
+  // and no other. Throws Error (input) naming the tensor.
+  explicit Model(const std::string& path);
 
   // Wraps tensors that somebody else owns and may change between calls: the trainer's parameters.
   Model(Config config, ModelTensors<Weight> tensors);
