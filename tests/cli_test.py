@@ -309,6 +309,35 @@ class Compression(CliTest):
             with self.subTest(wrong):
                 self.refused(*start, "--skip", wrong, code=2, says="--skip")
 
+    def test_eval_skips_by_request(self):
+        questions = self.dir / "skipped.jsonl"
+        questions.write_text(json.dumps({"context": "the old", "choices": [" bell rang", " gate"], "gold": 0}) + "\n")
+        text, distance = ["--text", self.text], ["--against", self.model, "--text", self.text]
+        for call in (text, distance, ["--choices", questions]):
+            with self.subTest(call):
+                full = self.json_of("eval", self.model, *call)
+                self.assertEqual(full["skipped_share"], 0)
+                self.assertEqual(self.json_of("eval", self.model, *call, "--skip", "none"), full)
+                pairs = full["layers"][0]["experts_run"]
+                half = self.json_of("eval", self.model, *call, "--skip", "count=1")
+                self.assertEqual([[layer["experts_run"], layer["experts_skipped"]] for layer in half["layers"]],
+                                 [[pairs // 2, pairs // 2]] * 2)
+                some = self.json_of("eval", self.model, *call, "--skip", "tail=0.4")
+                self.assertTrue(0 < some["skipped_share"] < 0.5, some)
+                self.refused("eval", self.model, *call, "--skip", "tail=2", code=2, says="--skip")
+        first, half, some = (self.json_of("eval", self.model, *text, "--skip", word)["perplexity"]
+                             for word in ("none", "count=1", "tail=0.4"))
+        self.assertEqual(len({first, half, some}), 3)
+        told = self.json_of("eval", self.model, *distance, "--skip", "count=1")
+        self.assertAlmostEqual(told["perplexity"] / half, 1, places=6)
+        self.assertAlmostEqual(told["perplexity_other"] / first, 1, places=6)
+        self.assertGreater(told["kl_mean"], self.json_of("eval", self.model, *distance, "--skip", "tail=0.4")["kl_mean"])
+        self.assertIn("skipped 50.0 % of the experts; by layer 50.0 50.0",
+                      self.done("eval", self.model, *text, "--skip", "count=1").stderr)
+        routed = self.json_of("eval", self.model, *text, "--skip", "count=1", "--router",
+                              "linear > top_k(4) > all > chosen")
+        self.assertEqual(routed["skipped_share"], 0.75)
+
     def test_force_replaces_a_directory_whole(self):
         out = self.dir / "replaced"
         out.mkdir()

@@ -41,6 +41,12 @@ void add_calibration(CLI::App* verb, Calibration& c) {
       ->excludes(ids);
 }
 
+void add_skip_word(CLI::App* verb, std::string& skip) {
+  verb->add_option("--skip", skip,
+                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
+                   "ser=0.2, or for two experts a token 0.5");
+}
+
 CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
   CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
   add_model(verb, o.model);
@@ -71,9 +77,7 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
-  verb->add_option("--skip", o.skip,
-                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
-                   "ser=0.2, or for two experts a token 0.5");
+  add_skip_word(verb, o.skip);
   return verb;
 }
 
@@ -86,6 +90,7 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
   verb->add_option("--router", o.router, "another router over the same gate, in every layer");
+  add_skip_word(verb, o.skip);
   choices->excludes(text);
   return verb;
 }

@@ -34,7 +34,7 @@ struct Generate {
 };
 
 struct Eval {
-  std::string model, choices, against, router;  // router: in place of the model's own
+  std::string model, choices, against, router, skip;  // the last two: in place of the model's own
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };

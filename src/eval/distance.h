@@ -14,8 +14,8 @@ struct Distance {
 };
 
 // Both must have the same vocabulary, and both must take the context of the cut; its default is the shorter one's.
-// Throws Error (input) otherwise, and as perplexity does.
+// Throws Error (input) otherwise, and as perplexity does. The observer sees the layers of `model`.
 Distance distance(const Model& model, const Model& other, std::span<const Document> documents, Cut cut,
-                  base::Threads& threads);
+                  base::Threads& threads, const model::Observer& observer = {});
 
 }  // namespace choir::eval
