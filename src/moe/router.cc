@@ -157,6 +157,15 @@ bool estimates_load(const Words& words) {
   });
 }
 
+bool divides_by_best(const Words& words) {
+  return std::visit(
+      [](const auto& word) {
+        if constexpr (requires { word.over.k; }) return word.over.k > 0;
+        return false;
+      },
+      words.weigh);
+}
+
 // Of words that stand beside each other.
 void check_words(const Words& words, const Router& router) {
   if (const auto* skip = std::get_if<Skip>(&words.admit)) {
@@ -167,9 +176,9 @@ void check_words(const Words& words, const Router& router) {
       base::usage_error("skip compares weights that are a softmax or a sigmoid", "router",
                         "weigh by chosen, softmax, sigmoid or sigmoid_norm");
   }
-  const auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
-  if (chosen && chosen->over > 0 && !std::holds_alternative<TopK>(words.propose))
-    base::usage_error("chosen(over=k) divides by the k best of all experts", "router", "it goes with top_k");
+  if (divides_by_best(words) && !std::holds_alternative<TopK>(words.propose) &&
+      !std::holds_alternative<Groups>(words.propose))
+    base::usage_error("over=k divides by the k best experts of a token", "router", "it goes with top_k and groups");
   if (has_ortho(words) && !has_rows(router))
     base::usage_error("ortho(c) needs a gate with a row for each expert", "router", "the score has none");
   if (estimates_load(words) && !has_noise(words))
@@ -213,6 +222,12 @@ void check_sizes(const Context& context, int state, int choices) {
 // What a word must know of another.
 Words introduced(Words words) {
   if (auto* skip = std::get_if<Skip>(&words.admit)) skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+  if (const auto* groups = std::get_if<Groups>(&words.propose))
+    std::visit(
+        [&](auto& word) {
+          if constexpr (requires { word.over.within; }) word.over.within = *groups;
+        },
+        words.weigh);
   return words;
 }
 
@@ -380,8 +395,7 @@ std::string with_admission(const std::string& expression, const std::string& adm
                       "it is made for routers that admit all");
   const bool skipped = std::holds_alternative<Skip>(words.admit);
   words.admit = parse_words("linear > top_k(1) > " + admission + " > softmax").admit;
-  auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
-  if (chosen && skipped && !std::holds_alternative<Skip>(words.admit)) chosen->over = 0;
+  if (skipped && !std::holds_alternative<Skip>(words.admit)) divide_as_without_skip(words.weigh);
   check_words(words, Router(words));
   return write_out(words);
 }

@@ -73,7 +73,7 @@ class Router {
 Router parse_router(const std::string& expression);
 
 // The expression with all or skip in place of its own all or skip, written out. With the skip goes what is there for it
-// alone: chosen(over=k) becomes chosen. Throws Error (usage) for a router with another admission, or where the new one
+// alone: over=k and kept of the weights. Throws Error (usage) for a router with another admission, or where the new one
 // is not defined.
 std::string with_admission(const std::string& expression, const std::string& admission);
 
