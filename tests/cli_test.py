@@ -280,10 +280,35 @@ class Compression(CliTest):
                            self.dir / "own")
         self.assertEqual({layer["weights"] for layer in own["layers"]}, {"chosen"})
 
+    def test_gains_after_a_skip_are_chosen_on_held_out_text(self):
+        held_out = self.dir / "gains.txt"
+        held_out.write_text(TEXT[::-1])
+        for name, call in ("ids", ["--ids", f"{self.ids}:batches", "--hold-out", 0.3]), (
+                "text", ["--calibrate", self.text, "--length", 32, "--held-out", held_out, "--context", 32]):
+            out = self.dir / f"gains_{name}"
+            told = self.json_of("skip", self.model, "--budget", 0.7, "--out", out, *call)
+            gains = told["gains"]
+            self.assertEqual([(g["divisors"], g["amends"]) for g in gains],
+                             list(itertools.product(["least error", "own", "kept"],
+                                                    ["none", "factors", "moments", "linear"])))
+            best = min(gains, key=lambda g: g["kl_mean"])
+            self.assertEqual([g for g in gains if g["chosen"]], [best])
+            for gain in gains:
+                self.assertTrue(0.6 < gain["kept_share"] <= 0.7, gain)
+            for layer in self.json_of("inspect", out)["layers"]:
+                self.assertEqual("factors" in layer["router"], best["amends"] == "factors")
+                self.assertEqual("channels=16" in layer["router"], best["amends"] in ("moments", "linear"))
+        self.every_verb_takes(out)
+        measured = self.json_of("eval", self.model, "--against", out, "--text", held_out, "--context", 32)
+        self.assertAlmostEqual(measured["kl_mean"], best["kl_mean"], places=6)
+        self.assertIn("chosen", self.done("skip", self.model, "--budget", 0.7, "--out", out, "--force", *call).stdout)
+
     def test_wrong_skippings_end_with_2(self):
         start = ("skip", self.model, "--ids", self.ids, "--out", self.dir / "new")
         for more in (["--budget", 0.4], ["--budget", 1.5], ["--budget", 0], ["--method", "magic"], ["--method", "tail"],
-                     ["--method", "median", "--budget", 0.7], ["--own-gains"]):
+                     ["--method", "median", "--budget", 0.7], ["--own-gains"], ["--hold-out", 0.1],
+                     ["--budget", 0.7, "--hold-out", 1], ["--budget", 0.7, "--own-gains", "--hold-out", 0.1],
+                     ["--held-out", self.text]):
             with self.subTest(more):
                 self.refused(*start, *more, code=2)
 

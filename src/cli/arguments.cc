@@ -95,8 +95,9 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   return verb;
 }
 
-void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
-  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context,
+                  const std::string& otherwise = "the last fifth of the calibration's blocks") {
+  verb->add_option("--held-out", files, "text to judge by; otherwise " + otherwise);
   verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
 }
 
@@ -224,8 +225,16 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
       ->check(CLI::IsMember({"median", "tail", "ser", "ratio"}));
   CLI::Option* budget = verb->add_option("--budget", o.budget, "mean share of the expert evaluations that stay")
                             ->check(CLI::Range(1e-6, 1.0));
-  verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
-      ->needs(budget);
+  CLI::Option* own =
+      verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
+          ->needs(budget);
+  add_held_out(verb, o.held_out, o.context, "gains are chosen by the error of each layer on the calibration text");
+  verb->get_option("--held-out")->needs(budget)->excludes(own);
+  verb->add_option("--hold-out", o.hold_out, "the same with a share of the calibration sequences, from the end")
+      ->check(CLI::Range(1e-6, 0.9))
+      ->needs(budget)
+      ->excludes(own)
+      ->excludes("--held-out");
   add_calibration(verb, o.calibration);
   return verb;
 }

@@ -43,7 +43,7 @@ Json against(const Work& w) {
   const model::Model other(w.o.against);
   const auto documents = read_documents(w.o.text, w.bundle);
   const eval::Distance d =
-      eval::distance(w.model, other, documents, {.context = w.o.context}, w.threads, model::counting(w.counts));
+      eval::distance(w.model, other, documents, {.context = w.o.context}, w.threads, {model::counting(w.counts), {}});
   return {{"kl_mean", d.kl_mean},
           {"kl_p99", d.kl_p99},
           {"top1_agreement", d.top1_agreement},
@@ -86,7 +86,7 @@ void run(const Eval& o, const Common& common) {
   Counts counts(model.config().layers.size());
   const Work work{o, bundle, model, threads, counts};
   Json result = !o.choices.empty() ? choices(work) : !o.against.empty() ? against(work) : text(work);
-  add_skipped(counts, result);
+  add_skipped(model, counts, result);
   if (common.json) return print_json(result);
   print_flat(result);
   tell_skipped(counts);

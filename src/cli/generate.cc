@@ -66,7 +66,7 @@ void run(const Generate& o, const Common& common) {
                                 {"ids", result.ids},
                                 {"text", tokenizer ? tokenizer->decode(result.ids) : ""},
                                 {"tokens_per_second", counts.decode_tokens_per_second()}};
-    add_skipped(counts.layers, json);
+    add_skipped(model, counts.layers, json);
     print_json(json);
   } else {
     std::fprintf(stderr, "%lld tokens, %.1f tokens/s\n", static_cast<long long>(result.ids.size()),

@@ -17,7 +17,7 @@ model::Model skipping_as_asked(const std::string& skip, const model::Model& mode
   }
 }
 
-void add_skipped(std::span<const model::ExpertCounts> counts, nlohmann::ordered_json& json) {
+void add_skipped(const model::Model& model, std::span<const model::ExpertCounts> counts, nlohmann::ordered_json& json) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const model::ExpertCounts& layer : counts)
     layers.push_back({{"layer", layers.size()},
@@ -25,6 +25,7 @@ void add_skipped(std::span<const model::ExpertCounts> counts, nlohmann::ordered_
                       {"experts_skipped", layer.skipped},
                       {"skipped_share", layer.skipped_share()}});
   json["skipped_share"] = model::sum_of(counts).skipped_share();
+  json["bytes_per_token"] = model::bytes_per_token(model, counts);
   json["layers"] = layers;
 }
 

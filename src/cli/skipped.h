@@ -12,8 +12,8 @@ namespace choir::cli {
 // ser=0.2, or for two experts a token 0.5. Throws Error (usage) that names the option.
 model::Model skipping_as_asked(const std::string& skip, const model::Model& model);
 
-// Adds skipped_share, and layers of layer, experts_run, experts_skipped, skipped_share.
-void add_skipped(std::span<const model::ExpertCounts> layers, nlohmann::ordered_json& json);
+// Adds skipped_share, bytes_per_token, and layers of layer, experts_run, experts_skipped, skipped_share.
+void add_skipped(const model::Model& model, std::span<const model::ExpertCounts> layers, nlohmann::ordered_json& json);
 
 // One line on stderr, where anything was skipped.
 void tell_skipped(std::span<const model::ExpertCounts> layers);

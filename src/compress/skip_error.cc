@@ -66,14 +66,16 @@ std::vector<GainRule> gain_rules(const moe::SubsetRule& rule, int choices, int e
 }
 
 std::string weigh_word(const moe::SubsetRule& rule, const GainRule& gain) {
-  if (rule.over == Over::kNothing) return "sigmoid";
+  const bool own = gain.over == GainRule::Over::kOwn;
+  if (own && rule.over == Over::kNothing) return "sigmoid";
+  if (own && rule.gain == Gain::kSoftmax)
+    return word_of("softmax", {rule.over == Over::kChosen ? "renorm" : "", scale_of(rule)});
   const std::string best = gain.over == GainRule::Over::kBest ? fmt::format("over={}", gain.best) : "";
   const bool kept = gain.over == GainRule::Over::kKept;
   if (rule.gain != Gain::kSoftmax)
     return word_of(rule.gain == Gain::kSigmoid ? "sigmoid_norm" : "sqrt_softplus_norm",
                    {scale_of(rule), kept ? "kept" : best});
-  if (kept || !best.empty()) return word_of("chosen", {best});
-  return word_of("softmax", {rule.over == Over::kChosen ? "renorm" : "", scale_of(rule)});
+  return word_of("chosen", {best});
 }
 
 SkipPrefix skip_prefix(const LayerRecord& record, int token, int best) {

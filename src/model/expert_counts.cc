@@ -15,6 +15,20 @@ double ExpertCounts::skipped_share() const {
   return all > 0 ? static_cast<double>(skipped) / all : 0;
 }
 
+double bytes_per_token(const Model& model, std::span<const ExpertCounts> layers) {
+  auto bytes = static_cast<double>(bytes_per_token(model));
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const auto& moe = model.tensors().blocks[l].moe;
+    const LayerConfig& layer = model.config().layers[l];
+    int64_t experts = 0;
+    for (const auto* list : {&moe.w1, &moe.w2, &moe.w3})
+      for (const Weight& w : *list) experts += static_cast<int64_t>(w.bytes());
+    const double used = static_cast<double>(std::min(layer.top_k, layer.experts)) / layer.experts;
+    bytes -= layers[l].skipped_share() * used * static_cast<double>(experts);
+  }
+  return bytes;
+}
+
 ExpertCounts sum_of(std::span<const ExpertCounts> layers) {
   ExpertCounts sum;
   for (const ExpertCounts& layer : layers) {

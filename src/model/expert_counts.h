@@ -16,6 +16,10 @@ struct ExpertCounts {
   double skipped_share() const;  // 0 before the first
 };
 
+// The mean weight bytes that a token reads where so many experts ran: model::bytes_per_token() without what was
+// skipped.
+double bytes_per_token(const Model& model, std::span<const ExpertCounts> layers);
+
 ExpertCounts sum_of(std::span<const ExpertCounts> layers);
 
 // Counts into `layers` [L], which must outlive it.

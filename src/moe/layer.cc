@@ -107,6 +107,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   const bool training = step.balancing == Balancing::kOn;
   run_experts(plan, weights, x, activations, threads, training ? kernels::Sums::kPacked : kernels::Sums::kLanes);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
+  router.finish(context_of(weights, step, threads), plan, step.output);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
@@ -123,6 +124,7 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   std::vector<float> dweight(static_cast<size_t>(all_edges));
 
   gather(plan, backward.doutput, drows, threads);
+  router.finish_backward(context_of(weights, backward.step, threads), plan, drows);
   idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
   kernels::grouped_backward_input(by_edge, drows, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
   // dg_i = <d (g y)_i / g, y> = <W2^T dout, h>: the expert's output is not needed again. Then both factors of the

@@ -175,6 +175,10 @@ void check_words(const Words& words, const Router& router) {
     if (!gain_of(words))
       base::usage_error("skip compares weights that are a softmax or a sigmoid", "router",
                         "weigh by chosen, softmax, sigmoid or sigmoid_norm");
+    if (skip->amends.any() && !std::holds_alternative<TopK>(words.propose) &&
+        !std::holds_alternative<Groups>(words.propose))
+      base::usage_error("what is skipped can be amended where every token proposes as many experts", "router",
+                        "that goes with top_k and groups");
   }
   if (divides_by_best(words) && !std::holds_alternative<TopK>(words.propose) &&
       !std::holds_alternative<Groups>(words.propose))
@@ -221,7 +225,11 @@ void check_sizes(const Context& context, int state, int choices) {
 
 // What a word must know of another.
 Words introduced(Words words) {
-  if (auto* skip = std::get_if<Skip>(&words.admit)) skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+  if (auto* skip = std::get_if<Skip>(&words.admit)) {
+    skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+    if (const auto* top_k = std::get_if<TopK>(&words.propose)) skip->amends.choices = top_k->k;
+    if (const auto* groups = std::get_if<Groups>(&words.propose)) skip->amends.choices = groups->k;
+  }
   if (const auto* groups = std::get_if<Groups>(&words.propose))
     std::visit(
         [&](auto& word) {
@@ -333,6 +341,19 @@ void Router::backward(const Backward& step, const Context& context, const Routin
         score.backward(context, routing, dz, {step.dx, step.tensors, step.previous});
       },
       words.score);
+}
+
+void Router::finish(const Context& context, const Plan& plan, Matrix<float> y) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.finish(context, plan, y); }) word.finish(own(context, word, state), plan, y);
+  });
+}
+
+void Router::finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.finish_backward(context, plan, rows); })
+      word.finish_backward(own(context, word, state), plan, rows);
+  });
 }
 
 int Router::state_size(int experts) const {

@@ -33,6 +33,11 @@ class Router {
   };
   void backward(const Backward& step, const Context& context, const Routing& routing) const;
 
+  // Changes the layer's output y (N,D) of tokens that go without experts, where the admission says so.
+  void finish(const Context& context, const Plan& plan, Matrix<float> y) const;
+  // The way back: rows (M,D) are the gradient of that output at the token of each edge.
+  void finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const;
+
   // Name and value of each balance word, weights included.
   std::vector<std::pair<std::string, double>> losses(const Context& context, const Routing& routing) const;
 
