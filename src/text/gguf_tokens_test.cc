@@ -45,8 +45,9 @@ json small_tokenizer() {
     static int hidden;
     if (byte == 0) hidden = 0;
     const int point = shown ? byte : 256 + hidden++;
-    std::string name(1, static_cast<char>(point));
-    if (point >= 0x80) name = {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 63))};
+    std::string name;
+    if (point >= 0x80) name += static_cast<char>(0xc0 | point >> 6);
+    name += static_cast<char>(point >= 0x80 ? 0x80 | (point & 63) : point);
     vocab[name] = id++;
   }
   vocab["th"] = id++;
