@@ -33,6 +33,8 @@ Json model_json(const ExploredModel& m, const ExploredModel& full) {
             {"bytes_share", static_cast<double>(m.bytes) / static_cast<double>(full.bytes)},
             {"calibration_loss", known(m.loss)},
             {"kl_mean", m.distance.kl_mean},
+            {"kl_spread", m.draws > 1 ? Json(m.kl_spread) : Json(nullptr)},
+            {"draws", m.draws},
             {"kl_p99", m.distance.kl_p99},
             {"perplexity", m.distance.perplexity_other},
             {"top1_agreement", m.distance.top1_agreement},
@@ -101,13 +103,14 @@ struct ChartKind {
   std::string title, x_name;
   double (*x)(const ExploredModel&);
   bool (*shown)(const ExploredModel&);
+  bool scattered = false;
 };
 
 report::FrontierChart chart_of(const Exploration& e, const ChartKind& kind) {
   const auto point_of = [&](const ExploredModel& m) {
-    const std::string label =
-        fmt::format("{}: {:.2f} MB, KL {:.4f}, perplexity {:.2f}{}", m.name(), million(m.bytes), m.distance.kl_mean,
-                    m.distance.perplexity_other, m.speed ? fmt::format(", {:.0f} tokens/s", m.speed->decode) : "");
+    const std::string label = fmt::format(
+        "{}: {:.2f} MB, KL {:.4f}, perplexity {:.2f}{}", m.name(), million(m.bytes), m.distance.kl_mean,
+        m.distance.perplexity_other, m.speed ? fmt::format(", {:.2f} times the speed", m.speed->decode_ratio) : "");
     return report::FrontierPoint{kind.x(m), m.distance.kl_mean, label, m.knee};
   };
   std::vector<report::FrontierLine> lines;  // of all methods, so that each has its colour
@@ -119,7 +122,7 @@ report::FrontierChart chart_of(const Exploration& e, const ChartKind& kind) {
     line->points.push_back(point_of(m));
   }
   std::erase_if(lines, [](const report::FrontierLine& line) { return line.points.empty(); });
-  return {kind.title, kind.x_name, "KL from the full model, nats", lines};
+  return {kind.title, kind.x_name, "KL from the full model, nats", lines, kind.scattered};
 }
 
 std::vector<std::string> notes_of(const Exploration& e) {
@@ -137,6 +140,7 @@ std::vector<std::string> notes_of(const Exploration& e) {
 std::string ExploredModel::name() const {
   std::string text = method;
   if (keep_ratio) text += fmt::format(", {:.4g} % of the experts", 100 * *keep_ratio);
+  if (draws > 1) text += fmt::format(", mean of {} draws", draws);
   if (skip_share) text += fmt::format(", {:.4g} % of the evaluations", 100 * *skip_share);
   return text;
 }
@@ -149,6 +153,26 @@ std::string Exploration::timing() const {
       "{} one by one, right after it the other model does; (x) is the median of each round's own ratio.",
       speed_run.rounds, runtime::this_machine().cpu, threads, threads == 1 ? "thread" : "threads", speed_run.prompt,
       speed_run.decode);
+}
+
+ExploredModel mean_of(const std::vector<ExploredModel>& draws) {
+  ExploredModel mean = draws.front();
+  const auto of = [&](const auto& field) {
+    double sum = 0;
+    for (const ExploredModel& m : draws) sum += field(m);
+    return sum / static_cast<double>(draws.size());
+  };
+  const auto kl = [](const ExploredModel& m) { return m.distance.kl_mean; };
+  const auto [least, most] = std::ranges::minmax(draws, {}, kl);
+  mean.draws = static_cast<int>(draws.size());
+  mean.kl_spread = (kl(most) - kl(least)) / 2;
+  mean.distance.kl_mean = of(kl);
+  mean.distance.kl_p99 = of([](const ExploredModel& m) { return m.distance.kl_p99; });
+  mean.distance.perplexity_other = of([](const ExploredModel& m) { return m.distance.perplexity_other; });
+  mean.distance.top1_agreement = of([](const ExploredModel& m) { return m.distance.top1_agreement; });
+  if (mean.accuracy) mean.accuracy = of([](const ExploredModel& m) { return *m.accuracy; });
+  if (mean.loss) mean.loss = of([](const ExploredModel& m) { return *m.loss; });
+  return mean;
 }
 
 void mark_knees(Exploration& e) {
@@ -205,9 +229,9 @@ std::string page_of(const Exploration& e) {
                                      [](const ExploredModel& m) { return 100 * m.evaluations; },
                                      [](const ExploredModel& m) { return m.skip_share.has_value(); }}));
   if (e.speed_run.rounds > 0)
-    page.charts.push_back(chart_of(
-        e, {"What speed costs", "decoded tokens per second", [](const ExploredModel& m) { return m.speed->decode; },
-            [](const ExploredModel& m) { return m.speed.has_value(); }}));
+    page.charts.push_back(chart_of(e, {"What speed costs", "speed of decoding, times the full model's",
+                                       [](const ExploredModel& m) { return m.speed->decode_ratio; },
+                                       [](const ExploredModel& m) { return m.speed.has_value(); }, true}));
   for (size_t i = 0; i < e.models.size(); ++i)
     if (e.models[i].knee) page.marked.push_back(i + 1);
   return report::frontier_page(page);

@@ -51,7 +51,7 @@ int64_t budget_bytes(const std::string& text, int64_t present) {
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), share);
   const bool whole = failure == std::errc() && end == text.data() + text.size();
   if (whole && share > 0 && share <= 1) return static_cast<int64_t>(share * static_cast<double>(present));
-  return parse_size(text);
+  return parse_size(text, "--budget");
 }
 
 // Experts of no consequence: as many of each group.
@@ -59,6 +59,10 @@ Sets some_sets(const model::Model& model, const std::vector<int>& counts) {
   Sets keep;
   for (int l = 0; l < model.config().depth(); ++l) {
     const int experts = model.config().layers[static_cast<size_t>(l)].experts;
+    if (experts == 0) {
+      keep.emplace_back();
+      continue;
+    }
     const int groups = model.router(l).subset_rule()->groups, size = experts / groups;
     std::vector<int>& kept = keep.emplace_back();
     for (int e = 0; e < experts; ++e)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "compress/kept_counts.h"
@@ -12,8 +13,9 @@ namespace {
 
 constexpr const char* kMethods[] = {"search", "uniform", "reap", "frequency", "random"};
 
-// From a share of the experts upwards.
+// From a share of the experts upwards; of none none.
 int least_allowed(const moe::SubsetRule& rule, int experts, double share) {
+  if (experts == 0) return 0;
   int count = std::max(1, static_cast<int>(std::floor(share * experts + 1e-9)));
   while (count < experts && !misfit(rule, experts, count).empty()) ++count;
   return count;
@@ -30,9 +32,11 @@ int64_t bytes_of(const std::vector<int>& counts, std::span<const LayerCurve> cur
 std::vector<int> least_counts(const Model& model, double share) {
   check_observable(model);
   std::vector<int> counts;
-  for (int l = 0; l < model.config().depth(); ++l)
+  for (int l = 0; l < model.config().depth(); ++l) {
+    const auto rule = model.router(l).subset_rule();  // none of a dense layer
     counts.push_back(
-        least_allowed(*model.router(l).subset_rule(), model.config().layers[static_cast<size_t>(l)].experts, share));
+        least_allowed(rule.value_or(moe::SubsetRule{}), model.config().layers[static_cast<size_t>(l)].experts, share));
+  }
   return counts;
 }
 
@@ -45,7 +49,9 @@ PruningFrontier::PruningFrontier(RecordSource& records, const std::vector<int64_
   SetOptions nested = options_for("search");
   nested.method = SetMethod::kNested;
   records_.each([&](int l, const LayerRecord& record) {
-    const int least = std::max(least_allowed(record.rule, record.experts, options_.least), least_served(record));
+    const int least = record.experts == 0
+                          ? 0
+                          : std::max(least_allowed(record.rule, record.experts, options_.least), least_served(record));
     LayerCurve& curve = curves_.emplace_back(curve_of(record, nested_sets(record, l, least, nested, threads_)));
     curve.bytes = bytes[static_cast<size_t>(l)];
     curve.least = least;
@@ -65,7 +71,8 @@ std::optional<std::vector<int>> PruningFrontier::counts_at(double ratio) const {
   std::vector<int> counts;
   for (const LayerCurve& curve : curves_) {
     const int count = count_of_share(curve.rule, curve.experts(), ratio);
-    if (count < curve.least || !misfit(curve.rule, curve.experts(), count).empty()) return {};
+    const bool dense = curve.experts() == 0;
+    if (!dense && (count < curve.least || !misfit(curve.rule, curve.experts(), count).empty())) return {};
     counts.push_back(count);
   }
   return counts;
@@ -80,11 +87,11 @@ std::vector<int> PruningFrontier::counts_within(int64_t total, std::span<const i
 // Fills in the kept experts of all that is wanted; what is wanted twice of a layer is worked out once.
 void PruningFrontier::settle(std::vector<Wanted>& wanted, const Progress& progress) {
   records_.each([&](int l, const LayerRecord& record) {
-    std::map<std::pair<int, std::string>, SetChoice> found;
+    std::map<std::tuple<int, std::string, uint64_t>, SetChoice> found;
     for (Wanted& w : wanted) {
       const int count = w.counts[static_cast<size_t>(l)];
       const std::string method = w.choice.method == "uniform" ? "search" : w.choice.method;
-      const auto [at, fresh] = found.try_emplace({count, method});
+      const auto [at, fresh] = found.try_emplace({count, method, w.set.seed});
       if (fresh) at->second = choose_set(record, l, count, w.set, threads_);
       w.choice.keep.push_back(at->second.keep);
       w.choice.loss += at->second.relative;
@@ -113,7 +120,10 @@ std::vector<KeptChoice> PruningFrontier::choices(std::span<const double> ratios,
     seen.push_back(*counts);
     const std::vector<int> shared = counts_within(bytes_of(*counts, curves_), bytes);
     for (const std::string method : kMethods)
-      wanted.push_back({{method, ratio}, method == "search" ? shared : *counts, options_for(method)});
+      for (int draw = 0; draw < (method == "random" ? options_.draws : 1); ++draw) {
+        wanted.push_back({{method, ratio}, method == "search" ? shared : *counts, options_for(method)});
+        wanted.back().set.seed += static_cast<uint64_t>(draw);
+      }
   }
   if (!wanted.empty()) settle(wanted, progress);
   std::vector<KeptChoice> choices;

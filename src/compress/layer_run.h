@@ -7,17 +7,23 @@ namespace choir::compress {
 
 using tensor::Matrix;
 
-// Inputs x (N,D) of one layer's mixture, of all tokens, batch after batch; valid during the call.
-using TakeInputs = std::function<void(int layer, Matrix<const float> x)>;
+// What one layer's mixture is given, of all tokens, batch after batch.
+struct LayerInputs {
+  Matrix<const float> x;           // (N,D)
+  std::span<const double> stream;  // [N] |h|^2 of the residual stream that its output is added to
+
+  operator Matrix<const float>() const { return x; }  // for whoever asks for nothing else
+};
+
+// What it is given is valid during the call.
+using TakeInputs = std::function<void(int layer, const LayerInputs& inputs)>;
 
 // Layer after layer. Memory holds the residual streams of all tokens and one layer's inputs.
 void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches, const TakeInputs& take,
                   Threads& threads, const Progress& progress = {});
 
-// z (N,D) = the mixture of layer l of x (N,D), in pieces of some hundred tokens: `each` is called after one, with its
-// first token.
-void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads,
-               const std::function<void(int first, const moe::Plan&)>& each = {});
+// z (N,D) = the mixture of layer l of x (N,D), in pieces of some hundred tokens.
+void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads);
 
 // What a layer is to give: its inputs and the full layer's outputs.
 struct LayerTarget {

@@ -49,29 +49,26 @@ Weight Mixture::renewed(const Weight& like, std::span<const float> numbers) {
 }
 
 void Mixture::keep_experts(const std::vector<int>& kept) {
-  for (auto* list : {&tensors.w1, &tensors.w2, &tensors.w3}) {
-    const std::vector<Weight> all = *list;
-    list->clear();
-    for (const int e : kept) list->push_back(all[static_cast<size_t>(e)]);
-  }
+  moe::ExpertTensors<Weight> some;
+  for (const int e : kept) some.add(tensors, static_cast<size_t>(e));
+  static_cast<moe::ExpertTensors<Weight>&>(tensors) = std::move(some);
 }
 
 void Mixture::order_gate(const std::vector<int>& order) {
-  for (Weight& gate : tensors.gate) {
-    const std::vector<float> all = numbers_of(gate);
-    std::vector<float> rows;
-    const auto width = static_cast<size_t>(gate.cols);
+  const auto sorted = [&](const Weight& from, bool by_row) {
+    const std::vector<float> all = numbers_of(from);
+    const size_t width = by_row ? static_cast<size_t>(from.cols) : 1;
+    std::vector<float> some;
     for (const int e : order) {
       const auto row = all.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(e) * width);
-      rows.insert(rows.end(), row, row + gate.cols);
+      some.insert(some.end(), row, row + static_cast<std::ptrdiff_t>(width));
     }
-    gate = made(gate.type, {rows.data(), static_cast<int>(order.size()), gate.cols});
-  }
-  if (!tensors.state.data) return;
-  const std::vector<float> all = numbers_of(tensors.state);
-  std::vector<float> some;
-  for (const int e : order) some.push_back(all[static_cast<size_t>(e)]);
-  tensors.state = made(DType::kF32, {some.data(), 1, static_cast<int>(some.size())});
+    const int count = static_cast<int>(order.size());
+    return made(from.type, {some.data(), by_row ? count : 1, by_row ? from.cols : count});
+  };
+  for (size_t g = 0; g < tensors.gate.size(); ++g)  // behind the gate's rows its bias
+    tensors.gate[g] = sorted(tensors.gate[g], g == 0);
+  if (tensors.state.data) tensors.state = sorted(tensors.state, false);
 }
 
 }  // namespace choir::compress

@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "compress/stream.h"
 #include "kernels/grouped_gemm.h"
-#include "nn/residual.h"
 
 namespace choir::compress {
 namespace {
@@ -72,6 +71,15 @@ LayerObserver::LayerObserver(const LayerView& layer, int ranks, LayerRecord& rec
   record_.mean.assign(area(experts, record_.width), 0.0);
   record_.gained_mean = record_.mean;
   squared_gain_.assign(static_cast<size_t>(experts), 0.0);
+}
+
+void LayerObserver::expect(int tokens) {
+  record_.key.reserve(area(tokens, record_.experts));
+  record_.p.reserve(area(tokens, record_.experts));
+  record_.order.reserve(area(tokens, record_.ranks));
+  record_.gram.reserve(static_cast<size_t>(tokens) * record_.triangle());
+  record_.residual.reserve(static_cast<size_t>(tokens));
+  record_.turned.reserve(static_cast<size_t>(tokens));
 }
 
 void LayerObserver::add(Matrix<const float> x, Matrix<const float> middle, Matrix<float> z) {
@@ -169,28 +177,57 @@ void observe_batch(const Model& model, int l, Stream& stream, LayerObserver* obs
   const Matrix<float> middle = b.middle.matrix(rows, d);
   stream.pass.attend(l, h, nullptr, b.activations, middle);
   if (!observer) return stream.pass.mix(l, middle, {}, b.activations, h);
+  stream.pass.add_shared(l, b.activations.normed.matrix(rows, d), middle);
   for (int first = 0; first < rows; first += kChunk) {
     const int count = std::min(kChunk, rows - first);
     observer->add(b.activations.normed.matrix(rows, d).slice_rows(first, count), middle.slice_rows(first, count),
                   h.slice_rows(first, count));
   }
   observer->end_batch();
+  stream.pass.add_routed(middle, h);
 }
 
 }  // namespace
 
 void check_observable(const Model& model) {
-  for (int l = 0; l < model.config().depth(); ++l)
+  bool any = false;
+  for (int l = 0; l < model.config().depth(); ++l) {
+    if (model.config().layers[l].dense()) continue;
+    any = true;
     if (!model.router(l).subset_rule() || model.config().layers[l].idle() > 0)
       base::input_error("the router is not one that experts can be taken from: " + model.router(l).expression(),
                         "layer " + std::to_string(l), "pruning is made for linear > top_k or groups > all");
+  }
+  if (!any) base::input_error("no layer has experts", model.config().family, "there is nothing to prune");
 }
 
 int observed_ranks(const Model& model, int l, const ObserveOptions& options) {
   const model::LayerConfig& layer = model.config().layers[static_cast<size_t>(l)];
+  if (layer.dense()) return 0;
   const int keep = std::max(options.least_keep > 0 ? options.least_keep : layer.experts / 4, layer.top_k);
   return ranks_within(*model.router(l).subset_rule(), layer.experts,
                       options.ranks > 0 ? options.ranks : ranks_for(layer.experts, layer.top_k, keep));
+}
+
+CalibrationCost calibration_cost(const Model& model, const ObserveOptions& options, const CalibrationNeeds& needs) {
+  constexpr int64_t kFloat = sizeof(float), kDouble = sizeof(double), kState = 64;  // kState: of a token in Replay
+  const model::Config& config = model.config();
+  int64_t records = 0, largest = 0, search = 0, experts = 0;
+  for (int l = 0; l < config.depth(); ++l) {
+    const int64_t e = config.layers[static_cast<size_t>(l)].experts, m = observed_ranks(model, l, options);
+    const int64_t record = kFloat * (2 * e + m + m * (m + 1) / 2 + 2);
+    records += record;
+    largest = std::max(largest, record);
+    search = std::max(search, kFloat * (e + config.layers[static_cast<size_t>(l)].top_k) + 2 * kDouble * m + kState);
+    const int64_t width = config.layers[static_cast<size_t>(l)].expert_width;
+    experts = std::max(experts, (kChunk * (3 * width + config.width) + kSlice * (config.width + m)) * m * kFloat);
+  }
+  const auto& a = config.attention;
+  const int64_t row = 4 * config.width + (2 * a.heads + 2 * a.kv_heads) * a.head_width;  // of a batch in attention
+  CalibrationCost cost;
+  cost.fixed = experts + needs.batch_tokens * row * kFloat;
+  cost.per_token = needs.streams * config.width * kFloat + (needs.all_records ? records : largest) + search;
+  return cost;
 }
 
 void observe(const Model& given, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
@@ -199,22 +236,23 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
   check_observable(given);
   const Model model = given.with_admission("all");
   std::vector<Stream> streams;
-  for (const CalibrationBatch& batch : batches) streams.emplace_back(model, batch, threads);
+  int tokens = 0, done = 0;
+  for (const CalibrationBatch& batch : batches) tokens += streams.emplace_back(model, batch, threads).pass.rows();
   Buffers buffers;
-  int done = 0;
   for (int l = 0; l < model.config().depth(); ++l) {
     LayerRecord record;
     std::optional<LayerObserver> observer;
-    if (l >= options.first_layer)
+    const bool dense = model.config().layers[l].dense();
+    if (l >= options.first_layer && !dense)
       observer.emplace(LayerView{model.router(l), model.tensors().blocks[l].moe}, observed_ranks(model, l, options),
                        record, threads);
+    if (observer) observer->expect(tokens);
     for (Stream& stream : streams) {
       observe_batch(model, l, stream, observer ? &*observer : nullptr, buffers);
-      if (observer) nn::add(buffers.middle.matrix(stream.pass.rows(), model.config().width), stream.matrix(), threads);
       if (progress) progress(++done, static_cast<int>(streams.size()) * model.config().depth());
     }
-    if (!observer) continue;
-    observer->finish();
+    if (l < options.first_layer) continue;
+    if (observer) observer->finish();
     take(l, std::move(record));
   }
 }

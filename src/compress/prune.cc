@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "compress/choose.h"
-#include "nn/residual.h"
+#include "compress/criteria.h"
 
 namespace choir::compress {
 namespace {
@@ -29,9 +29,10 @@ bool is_plain(const moe::Router& router) {
          rule->over == moe::SubsetRule::Over::kChosen && rule->scale == 1 && router.state_size(2) == 0;
 }
 
-void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
-  if (!layer.router.empty() && !is_plain(moe::parse_router(layer.router)))
-    base::input_error("the router is not one that experts can be taken from: " + layer.router, where,
+void check_layer(const Config& config, const LayerConfig& layer, int keep, Method method, const std::string& where) {
+  if (layer.dense()) return;
+  if (const std::string router = model::router_expression(config, layer); !is_plain(moe::parse_router(router)))
+    base::input_error("the router is not one that experts can be taken from: " + router, where,
                       "pruning is made for linear > top_k > all > chosen");
   if (layer.idle() > 0)
     base::input_error("the layer has experts without weights", where, "pruning is made for layers without them");
@@ -66,6 +67,7 @@ struct Stream {
 struct Findings {
   std::optional<SubsetErrors> errors;
   std::vector<int64_t> coverage;
+  std::vector<double> peak;  // [E] the largest answer's norm
 };
 
 class Search {
@@ -83,9 +85,11 @@ class Search {
   Matrix<float> attend(int l, const Stream& stream, const Buffer<float>& h);
   void observe(int l, const Stream& stream, Findings& findings);
   void observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings);
+  void note_peaks(std::vector<double>& peak) const;
   void pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output);
   void advance_pruned(int l, const std::vector<int>& keep);
   LayerChoice choose(int l, const Findings& findings);
+  LayerChoice pass_dense(int l);
   void report_losses(const SubsetErrors& errors, LayerChoice& choice) const;
 
   const Model& model_;
@@ -110,7 +114,9 @@ Matrix<float> Search::attend(int l, const Stream& stream, const Buffer<float>& h
   const int rows = stream.pass.rows(), d = model_.config().width;
   middle_.reserve(area(rows, d));
   stream.pass.attend(l, h.matrix(rows, d), nullptr, activations_, middle_.matrix(rows, d));
-  return activations_.normed.matrix(rows, d);
+  const Matrix<float> x = activations_.normed.matrix(rows, d);
+  stream.pass.add_shared(l, x, middle_.matrix(rows, d));
+  return x;
 }
 
 // The output of a layer as it is.
@@ -133,8 +139,22 @@ void Search::observe_tokens(int l, Matrix<const float> x, Matrix<float> output, 
     if (findings.errors) findings.errors->add(capture_, target, threads_);
     const std::vector<int32_t>& offset = capture_.moe.routing.plan.offset;
     for (size_t e = 0; e < findings.coverage.size(); ++e) findings.coverage[e] += offset[e + 1] - offset[e];
+    note_peaks(findings.peak);
   });
   if (findings.errors) findings.errors->end_batch(threads_);
+}
+
+void Search::note_peaks(std::vector<double>& peak) const {
+  const moe::Plan& routed = capture_.moe.routing.plan;
+  const int d = model_.config().width;
+  for (size_t e = 0; e < peak.size(); ++e)
+    for (int edge = routed.offset[e]; edge < routed.offset[e + 1]; ++edge) {
+      const int t = routed.token[static_cast<size_t>(edge)];
+      const float* f = capture_.answer(t, capture_.rank_of(t, static_cast<int>(e)), d);
+      double square = 0;
+      for (int i = 0; i < d; ++i) square += static_cast<double>(f[i]) * f[i];
+      peak[e] = std::max(peak[e], std::sqrt(square));
+    }
 }
 
 // Takes the given model's residual stream through the layer, and measures on the way.
@@ -144,14 +164,14 @@ void Search::observe(int l, const Stream& stream, Findings& findings) {
   const Matrix<float> x = attend(l, stream, stream.given);
   if (!options_.progressive) {
     observe_tokens(l, x, h, findings);
-    nn::add(middle_.matrix(rows, d), h, threads_);
+    stream.pass.add_routed(middle_.matrix(rows, d), h);
     return;
   }
   pass_on(view(model_, l), x, h);
   Buffer<float> middle(area(rows, d));
   std::swap(middle, middle_);
   observe_tokens(l, attend(l, stream, stream.pruned), h, findings);
-  nn::add(middle.matrix(rows, d), h, threads_);
+  stream.pass.add_routed(middle.matrix(rows, d), h);
 }
 
 std::vector<std::vector<int>> everything(const Config& config) {
@@ -171,7 +191,7 @@ void Search::advance_pruned(int l, const std::vector<int>& keep) {
     const Matrix<float> h = stream.pruned.matrix(stream.pass.rows(), config.width);
     const Matrix<float> x = attend(l, stream, stream.pruned);
     pass_on(view(smaller, l), x, h);
-    nn::add(middle_.matrix(h.rows, h.cols), h, threads_);
+    stream.pass.add_routed(middle_.matrix(h.rows, h.cols), h);
   }
 }
 
@@ -204,13 +224,33 @@ LayerChoice Search::choose(int l, const Findings& findings) {
   }
   for (int e = 0; e < experts; ++e)
     if (findings.coverage[e] < options_.few_tokens) choice.rarely_seen.push_back(e);
+  std::ranges::set_difference(super_experts(findings.peak, findings.coverage, kSuper), choice.keep,
+                              std::back_inserter(choice.super));
   if (findings.errors) report_losses(*findings.errors, choice);
+  return choice;
+}
+
+// A dense layer keeps none of no experts.
+LayerChoice Search::pass_dense(int l) {
+  for (const Stream& stream : streams_) {
+    for (const Buffer<float>* h : {&stream.given, &stream.pruned}) {
+      if (h->size() == 0) continue;
+      attend(l, stream, *h);
+      std::copy_n(middle_.data(), area(stream.pass.rows(), model_.config().width), h->data());
+    }
+    if (progress_) progress_(++done_, static_cast<int>(streams_.size()) * model_.config().depth());
+  }
+  LayerChoice choice;
+  choice.layer = l;
+  choice.candidates = 1;
   return choice;
 }
 
 LayerChoice Search::layer(int l) {
   const LayerConfig& layer = model_.config().layers[l];
-  Findings findings{{}, std::vector<int64_t>(static_cast<size_t>(layer.experts))};
+  if (layer.dense()) return pass_dense(l);
+  const auto experts = static_cast<size_t>(layer.experts);
+  Findings findings{{}, std::vector<int64_t>(experts), std::vector<double>(experts)};
   if (SubsetErrors::fits(layer.experts, layer.top_k))
     findings.errors.emplace(layer.experts, layer.top_k, keep_of(options_, l));
   for (const Stream& stream : streams_) {
@@ -256,12 +296,13 @@ void check_prune(const Config& config, const PruneOptions& options) {
     base::usage_error(std::to_string(options.keep.size()) + " numbers of experts to keep", "keep",
                       "give one, or one for each of the " + std::to_string(config.depth()) + " layers");
   for (int l = 0; l < config.depth(); ++l)
-    check_layer(config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
+    check_layer(config, config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
 }
 
 bool exact_fits(const Config& config) {
-  return std::ranges::all_of(config.layers, [](const LayerConfig& layer) {
-    const bool plain = layer.router.empty() || is_plain(moe::parse_router(layer.router));
+  return std::ranges::all_of(config.layers, [&](const LayerConfig& layer) {
+    if (layer.dense()) return true;
+    const bool plain = is_plain(moe::parse_router(model::router_expression(config, layer)));
     return plain && layer.idle() == 0 && SubsetErrors::fits(layer.experts, layer.top_k);
   });
 }

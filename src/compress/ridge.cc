@@ -73,8 +73,8 @@ Share DownRefit::share_of(size_t expert) {
   const auto& all = mixture.tensors;
   Share share;
   share.width = all.w1[expert].rows;
-  share.alone.w1 = {all.w1[expert]};
-  share.alone.w3 = {all.w3[expert]};
+  share.alone.add(all, expert);
+  share.alone.activation = all.activation;
   for (auto edge = static_cast<size_t>(plan.offset[expert]); edge < static_cast<size_t>(plan.offset[expert + 1]);
        ++edge) {
     share.token.push_back(plan.token[edge]);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <unordered_set>
@@ -50,7 +51,7 @@ Tensor tensor_of(HeaderEntry&& entry, std::span<const std::byte> data, const std
   const auto type = tensor::dtype_named(entry.type);
   if (!type)
     base::input_error("an unknown dtype: " + entry.type.substr(0, 20), place,
-                      "F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL are known");
+                      "F64, F32, F16, BF16, F8_E4M3, I64, I32, I16, I8, U8 and BOOL are known");
   if (end < begin) base::input_error("data_offsets run backwards", place, kDamaged);
   if (end > data.size()) base::input_error("data_offsets reach beyond the file", place, kDamaged);
   const auto bytes = bytes_of(entry.shape, *type);
@@ -62,6 +63,7 @@ Tensor tensor_of(HeaderEntry&& entry, std::span<const std::byte> data, const std
   return {std::move(entry.name), *type, std::move(entry.shape), data.subspan(begin, end - begin)};
 }
 
+// Whether some bits of each number, here those of the exponent, are never all set.
 template <class Bits>
 bool exponents_below(std::span<const std::byte> bytes, Bits all_ones) {
   bool bad = false;
@@ -74,20 +76,27 @@ bool exponents_below(std::span<const std::byte> bytes, Bits all_ones) {
 }
 
 // The order of the reference writer.
-std::vector<const Tensor*> in_writing_order(std::span<const Tensor> tensors) {
-  std::vector<const Tensor*> order;
-  for (const Tensor& t : tensors) order.push_back(&t);
-  std::sort(order.begin(), order.end(), [](const Tensor* a, const Tensor* b) {
-    const size_t size_a = tensor::size_of(a->type), size_b = tensor::size_of(b->type);
-    return std::tie(size_b, a->name) < std::tie(size_a, b->name);
+std::vector<size_t> writing_order(std::span<const Tensor> tensors) {
+  std::vector<size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const size_t size_a = tensor::size_of(tensors[a].type), size_b = tensor::size_of(tensors[b].type);
+    return std::tie(size_b, tensors[a].name) < std::tie(size_a, tensors[b].name);
   });
   return order;
+}
+
+std::string header_for(std::span<const Tensor> tensors, std::span<const size_t> order, const Metadata& metadata) {
+  std::vector<const Tensor*> in_order;
+  for (const size_t i : order) in_order.push_back(&tensors[i]);
+  return format_header(in_order, metadata);
 }
 
 void check_writable(std::span<const Tensor> tensors) {
   std::unordered_set<std::string_view> names{"__metadata__"};
   for (const Tensor& t : tensors) {
     CHOIR_CHECK(names.insert(t.name).second, "the tensor name " + t.name + " is taken");
+    CHOIR_CHECK(!tensor::is_blocked(t.type), t.name + ": safetensors have no blocks");
     CHOIR_CHECK(std::all_of(t.shape.begin(), t.shape.end(), [](int64_t d) { return d >= 0; }), t.name);
     CHOIR_CHECK(t.shape.size() <= kMostDimensions && bytes_of(t.shape, t.type) == t.bytes.size(),
                 t.name + ": " + std::to_string(t.bytes.size()) + " bytes do not fit the shape");
@@ -96,7 +105,10 @@ void check_writable(std::span<const Tensor> tensors) {
 
 }  // namespace
 
-size_t Tensor::elements() const { return bytes.size() / tensor::size_of(type); }
+size_t Tensor::elements() const {
+  const tensor::Block block = tensor::block_of(type);
+  return bytes.size() / block.bytes * block.numbers;
+}
 
 Safetensors parse_safetensors(std::span<const std::byte> file, const std::string& path) {
   const std::string_view text = header_of(file, path);
@@ -133,23 +145,40 @@ const Tensor* SafetensorsFile::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &contents_.tensors[found->second];
 }
 
-void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
-                       base::Existing existing) {
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
+                                     base::Existing existing)
+    : file_(path, existing) {
   check_writable(tensors);
-  const auto order = in_writing_order(tensors);
-  const std::string header = format_header(order, metadata);
+  order_ = writing_order(tensors);
+  const std::string header = header_for(tensors, order_, metadata);
   const uint64_t length = header.size();
   if (length > kMostHeaderBytes)
     base::input_error("the header would be too long for any reader", path, "write fewer tensors into one file");
-  base::AtomicFile file(path, existing);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(header);
-  for (const Tensor* t : order) file.write(t->bytes);
-  file.commit();
+  file_.write(std::as_bytes(std::span(&length, 1)));
+  file_.write(header);
+  for (const Tensor& t : tensors) left_ += t.bytes.size();
+}
+
+void SafetensorsWriter::write(std::span<const std::byte> piece) {
+  CHOIR_CHECK(piece.size() <= left_, "more bytes than were declared");
+  file_.write(piece);
+  left_ -= piece.size();
+}
+
+void SafetensorsWriter::commit() {
+  CHOIR_CHECK(left_ == 0, std::to_string(left_) + " bytes are missing");
+  file_.commit();
+}
+
+void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
+                       base::Existing existing) {
+  SafetensorsWriter writer(path, tensors, metadata, existing);
+  for (const size_t i : writer.order()) writer.write(tensors[i].bytes);
+  writer.commit();
 }
 
 size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata) {
-  size_t size = sizeof(uint64_t) + format_header(in_writing_order(tensors), metadata).size();
+  size_t size = sizeof(uint64_t) + header_for(tensors, writing_order(tensors), metadata).size();
   for (const Tensor& t : tensors) size += t.bytes.size();
   return size;
 }
@@ -161,11 +190,13 @@ bool all_finite(const Tensor& tensor) {
     case tensor::DType::kF32: return exponents_below<uint32_t>(tensor.bytes, 0x7f80'0000);
     case tensor::DType::kBF16: return exponents_below<uint16_t>(tensor.bytes, 0x7f80);
     case tensor::DType::kF16: return exponents_below<uint16_t>(tensor.bytes, 0x7c00);
+    case tensor::DType::kF8E4M3: return exponents_below<uint8_t>(tensor.bytes, 0x7f);  // its only NaN
     default: return true;
   }
 }
 
 bool is_aligned(const Tensor& tensor) {
+  if (tensor::is_blocked(tensor.type)) return true;  // blocks are read byte by byte
   return reinterpret_cast<uintptr_t>(tensor.bytes.data()) % tensor::size_of(tensor.type) == 0;
 }
 

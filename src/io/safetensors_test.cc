@@ -237,6 +237,8 @@ TEST_CASE("the writer refuses what no reader would take") {
   CHECK(fault_of({tensor_over("a", DType::kF32, {-1, -2}, f)}) == base::Fault::kProgram);
   CHECK(fault_of({tensor_over("__metadata__", DType::kF32, {2}, f)}) == base::Fault::kProgram);
   CHECK(fault_of({tensor_over("\xff", DType::kF32, {2}, f)}) == base::Fault::kProgram);
+  const std::vector<uint8_t> block(34);
+  CHECK(fault_of({tensor_over("q", DType::kQ8_0, {1, 32}, block)}) == base::Fault::kProgram);
   CHECK(std::filesystem::is_empty(dir.path()));
 }
 
@@ -273,6 +275,9 @@ TEST_CASE("NaN and infinity are found in every floating-point format") {
   CHECK(all_finite(tensor_over("b", DType::kBF16, {2}, b)));
   CHECK(all_finite(tensor_over("h", DType::kF16, {2}, h)));
   CHECK(all_finite(tensor_over("u", DType::kU8, {2}, u)));
+  CHECK_FALSE(all_finite(tensor_over("e", DType::kF8E4M3, {2}, u)));
+  const std::vector<uint8_t> eighths{0x7e, 0xfe};
+  CHECK(all_finite(tensor_over("e", DType::kF8E4M3, {2}, eighths)));
 }
 
 TEST_CASE("tensors at odd addresses are read, and known to be there") {

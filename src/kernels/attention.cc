@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kKeys = 64;     // of a block: their scores stand on the stack
 constexpr int kQueries = 16;  // rows of a piece of the forward
+constexpr int kHeads = 8;     // heads of a piece
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // `count` rows of one head, `width` wide, from position 0 of one sequence on.
@@ -101,18 +102,18 @@ struct Query {
   const float* q;
   Source k, v;
   int begin, end;  // the visible keys
-  int width;
-  float scale;  // 1 / sqrt(width)
+  int width, values;
+  float scale, sink;  // a sink of minus infinity is none
 };
 
 // Softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the maximum, what is
 // summed so far shrinks by e^(old - new). The blocks are counted from the first visible key, so a row is computed in
-// the same way alone and among others.
+// the same way alone and among others. A sink is what the sum begins with.
 template <int W>
 CHOIR_INLINE float forward_row(const Query& at, float* out) {
   float weight[kKeys];
-  float peak = -kInfinity, total = 0;
-  std::fill_n(out, at.width, 0.0f);
+  float peak = at.sink, total = at.sink > -kInfinity ? 1 : 0;
+  std::fill_n(out, at.values, 0.0f);
   for (int begin = at.begin; begin < at.end; begin += kKeys) {
     const int count = std::min(kKeys, at.end - begin);
     dot_rows<W>(at.q, at.k.from(begin), count, at.width, weight);
@@ -128,10 +129,10 @@ CHOIR_INLINE float forward_row(const Query& at, float* out) {
     }
     total = total * shrink + sum(sums);
     peak = raised;
-    combine_rows<W>(out, shrink, {weight, at.v.from(begin), count}, at.width);
+    combine_rows<W>(out, shrink, {weight, at.v.from(begin), count}, at.values);
   }
   const float share = 1 / total;
-  for (int c = 0; c < at.width; c += kLanes) store(out + c, load(out + c, at.width - c) * share, at.width - c);
+  for (int c = 0; c < at.values; c += kLanes) store(out + c, load(out + c, at.values - c) * share, at.values - c);
   return peak + std::log(total);
 }
 
@@ -142,15 +143,16 @@ struct Forward {
 
 CHOIR_INLINE Query query_of(const AttentionInput& in, const Sequence& s, int row, int head) {
   const AttentionShape& shape = in.shape;
-  const int kv_column = head / (shape.heads / shape.kv_heads) * shape.head_width;
-  const int position = s.first + row;
+  const int kv_head = head / (shape.heads / shape.kv_heads), position = s.first + row;
   return {in.q[s.row + row] + head * shape.head_width,
-          {in.k[s.kv_row] + kv_column, in.k.stride},
-          {in.v[s.kv_row] + kv_column, in.v.stride},
+          {in.k[s.kv_row] + kv_head * shape.head_width, in.k.stride},
+          {in.v[s.kv_row] + kv_head * shape.values(), in.v.stride},
           first_visible(position, shape.window),
           position + 1,
           shape.head_width,
-          1 / std::sqrt(static_cast<float>(shape.head_width))};
+          shape.values(),
+          shape.factor(),
+          in.sinks.empty() ? -kInfinity : in.sinks[static_cast<size_t>(head)]};
 }
 
 int chunks(const AttentionInput& in) {
@@ -159,24 +161,35 @@ int chunks(const AttentionInput& in) {
   return most;
 }
 
-// A piece is one chunk of rows of one key-value head of one sequence; short sequences have empty pieces.
-template <int W>
-CHOIR_INLINE void forward_body(const Forward& f, int chunk, int kv_head, const Sequence& s) {
-  const AttentionShape& shape = f.in.shape;
-  const int group = shape.heads / shape.kv_heads, end = std::min(s.count, (chunk + 1) * kQueries);
-  for (int row = chunk * kQueries; row < end; ++row)
-    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head)
-      f.log_sum[s.row + row][head] =
-          forward_row<W>(query_of(f.in, s, row, head), f.out[s.row + row] + head * shape.head_width);
+struct Heads {
+  int begin, end;
+};
+
+// A key-value head with many query heads is shared out: `parts` of each.
+int parts_of(const AttentionShape& shape) { return (shape.heads / shape.kv_heads + kHeads - 1) / kHeads; }
+Heads heads_of(const AttentionShape& shape, int part) {
+  const int group = shape.heads / shape.kv_heads, parts = parts_of(shape);
+  const int first = part / parts * group, begin = part % parts * kHeads;
+  return {first + begin, first + std::min(group, begin + kHeads)};
 }
 
-using ForwardPiece = void(const Forward&, int, int, const Sequence&);
-void forward_plain(const Forward& f, int chunk, int head, const Sequence& s) { forward_body<4>(f, chunk, head, s); }
-CHOIR_AVX2 void forward_avx2(const Forward& f, int chunk, int head, const Sequence& s) {
-  forward_body<8>(f, chunk, head, s);
+// A piece is one chunk of rows of some heads of one sequence; short sequences have empty pieces.
+template <int W>
+CHOIR_INLINE void forward_body(const Forward& f, int chunk, Heads heads, const Sequence& s) {
+  const int end = std::min(s.count, (chunk + 1) * kQueries);
+  for (int row = chunk * kQueries; row < end; ++row)
+    for (int head = heads.begin; head < heads.end; ++head)
+      f.log_sum[s.row + row][head] =
+          forward_row<W>(query_of(f.in, s, row, head), f.out[s.row + row] + head * f.in.shape.values());
 }
-CHOIR_AVX512 void forward_avx512(const Forward& f, int chunk, int head, const Sequence& s) {
-  forward_body<16>(f, chunk, head, s);
+
+using ForwardPiece = void(const Forward&, int, Heads, const Sequence&);
+void forward_plain(const Forward& f, int chunk, Heads heads, const Sequence& s) { forward_body<4>(f, chunk, heads, s); }
+CHOIR_AVX2 void forward_avx2(const Forward& f, int chunk, Heads heads, const Sequence& s) {
+  forward_body<8>(f, chunk, heads, s);
+}
+CHOIR_AVX512 void forward_avx512(const Forward& f, int chunk, Heads heads, const Sequence& s) {
+  forward_body<16>(f, chunk, heads, s);
 }
 constexpr Versions<ForwardPiece> forward_piece{forward_plain, forward_avx2, forward_avx512};
 
@@ -186,10 +199,15 @@ void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<c
   const AttentionShape& s = in.shape;
   CHOIR_CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_width > 0,
               std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " key-value heads");
-  CHOIR_CHECK(in.q.cols == s.heads * s.head_width && in.k.cols == s.kv_heads * s.head_width && in.v.cols == in.k.cols,
-              std::to_string(in.q.cols) + " and " + std::to_string(in.k.cols) + " columns");
-  CHOIR_CHECK(out.rows == in.q.rows && out.cols == in.q.cols && log_sum.rows == in.q.rows && log_sum.cols == s.heads,
-              std::to_string(out.rows) + " x " + std::to_string(out.cols));
+  CHOIR_CHECK(
+      in.q.cols == s.heads * s.head_width && in.k.cols == s.kv_heads * s.head_width &&
+          in.v.cols == s.kv_heads * s.values(),
+      std::to_string(in.q.cols) + ", " + std::to_string(in.k.cols) + " and " + std::to_string(in.v.cols) + " columns");
+  CHOIR_CHECK(
+      out.rows == in.q.rows && out.cols == s.heads * s.values() && log_sum.rows == in.q.rows && log_sum.cols == s.heads,
+      std::to_string(out.rows) + " x " + std::to_string(out.cols));
+  CHOIR_CHECK(in.sinks.empty() || in.sinks.size() == static_cast<size_t>(s.heads),
+              std::to_string(in.sinks.size()) + " sinks");
   const int keys = std::min(in.k.rows, in.v.rows);
   for (const Sequence& q : in.sequences)
     CHOIR_CHECK(q.row >= 0 && q.first >= 0 && q.kv_row >= 0 && q.row + q.count <= in.q.rows &&
@@ -200,10 +218,10 @@ void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<c
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads) {
   check_attention(in, out, log_sum);
   const Forward f{in, out, log_sum};
-  const int per_head = chunks(in), per_sequence = per_head * in.shape.kv_heads;
-  threads.for_each(static_cast<int>(in.sequences.size()) * per_sequence, [&](int piece) {
-    const Sequence& s = in.sequences[static_cast<size_t>(piece / per_sequence)];
-    forward_piece(f, piece % per_head, piece / per_head % in.shape.kv_heads, s);
+  const int chunk_count = chunks(in), parts = in.shape.kv_heads * parts_of(in.shape);
+  threads.for_each(static_cast<int>(in.sequences.size()) * parts * chunk_count, [&](int piece) {
+    const Sequence& s = in.sequences[static_cast<size_t>(piece / (parts * chunk_count))];
+    forward_piece(f, piece % chunk_count, heads_of(in.shape, piece / chunk_count % parts), s);
   });
 }
 

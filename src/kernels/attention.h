@@ -1,5 +1,8 @@
-// Causal attention with grouped heads and an optional sliding window, forward and backward.
+// Causal attention with grouped heads and, where a model has them, a sliding window, values of another width than the
+// keys, and sinks; forward and backward.
 #pragma once
+
+#include <cmath>
 
 #include "base/threads.h"
 #include "tensor/view.h"
@@ -11,8 +14,13 @@ using tensor::Matrix;
 
 struct AttentionShape {
   int heads = 0, kv_heads = 0;  // query head h reads key-value head h / (heads / kv_heads)
-  int head_width = 0;
-  int window = 0;  // key j is visible to query i iff 0 <= i - j < window; 0 means no limit
+  int head_width = 0;           // W, of queries and keys
+  int window = 0;               // key j is visible to query i iff 0 <= i - j < window; 0 means no limit
+  int value_width = 0;          // U, of values and of what comes out; 0 means W
+  float scale = 0;              // of the scores; 0 means 1 / sqrt(W)
+
+  int values() const { return value_width > 0 ? value_width : head_width; }
+  float factor() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(head_width)); }
 };
 
 // The new tokens of one sequence: rows [row, row + count) of q stand at positions first, first + 1, ...; the keys and
@@ -21,15 +29,18 @@ struct Sequence {
   int row = 0, count = 0, first = 0, kv_row = 0;
 };
 
-// q (N, heads*W), k and v (rows, kv_heads*W), already rotated.
+// q (N, heads*W) and k (rows, kv_heads*W), already rotated; v (rows, kv_heads*U), which may be columns of k. A sink is
+// a score without a value: it takes its share of the softmax of every query of its head and adds nothing.
 struct AttentionInput {
   AttentionShape shape;
   std::span<const Sequence> sequences;
   Matrix<const float> q, k, v;
+  std::span<const float> sinks{};  // [heads], or empty; not scaled
 };
 
-// out (N, heads*W); log_sum (N, heads) = log sum_j exp(q.k_j / sqrt(W)) is kept for the backward. A row's result
-// depends on its own position, keys and values only, whatever else the call holds and however many threads there are.
+// out (N, heads*U); log_sum (N, heads) = log (sum_j exp(scale q.k_j) + exp(sink)) is kept for the backward. A row's
+// result depends on its own position, keys and values only, whatever else the call holds and however many threads
+// there are.
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads);
 
 struct AttentionSaved {
@@ -37,7 +48,8 @@ struct AttentionSaved {
 };
 
 struct AttentionGradient {
-  Matrix<float> dq, dk, dv;  // shapes of q, k, v; added to
+  Matrix<float> dq, dk, dv;      // shapes of q, k, v; added to
+  std::span<float> dsinks = {};  // [heads], added to; empty where there are no sinks
 };
 
 // Every sequence must start at position 0, and no two may share keys. Independent of the number of threads.

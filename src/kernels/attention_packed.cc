@@ -44,7 +44,7 @@ CHOIR_INLINE void clear_unseen(const Block& b, int i, float* row) {
 }
 
 // Softmax with a running maximum (arXiv 1805.02867): when a block raises the maximum, what is summed so far shrinks by
-// e^(old - new). Turns the scores into weights of the block's keys.
+// e^(old - new). Turns the scores into weights of the block's keys. A sink is what the sums begin with.
 struct Running {
   float peak[kQueries], total[kQueries];
 };
@@ -128,12 +128,12 @@ struct Head {
   int head;
 
   int width() const { return in.shape.head_width; }
-  int column() const { return head * width(); }
-  int kv_column() const { return head / (in.shape.heads / in.shape.kv_heads) * width(); }
-  float scale() const { return 1 / std::sqrt(static_cast<float>(width())); }
-  const float* q(int row) const { return in.q[s.row + row] + column(); }
-  const float* k(int row) const { return in.k[s.kv_row + row] + kv_column(); }
-  const float* v(int row) const { return in.v[s.kv_row + row] + kv_column(); }
+  int values() const { return in.shape.values(); }
+  int kv_head() const { return head / (in.shape.heads / in.shape.kv_heads); }
+  float sink() const { return in.sinks.empty() ? -kInfinity : in.sinks[static_cast<size_t>(head)]; }
+  const float* q(int row) const { return in.q[s.row + row] + head * width(); }
+  const float* k(int row) const { return in.k[s.kv_row + row] + kv_head() * width(); }
+  const float* v(int row) const { return in.v[s.kv_row + row] + kv_head() * values(); }
 
   // The blocks of keys that queries [q0, q0 + queries) see.
   template <class Body>
@@ -187,17 +187,18 @@ void forward_block(const Head& h, int q0, Matrix<float> out, Matrix<float> log_s
   alignas(64) float numbers[kQueries * kKeys];
   const Scores s{numbers};
   Running running;
-  const int queries = std::min(kQueries, h.s.count - q0), width = h.width();
-  const Matrix<float> y(out[h.s.row + q0] + h.column(), queries, width, out.stride);
+  const int queries = std::min(kQueries, h.s.count - q0), width = h.width(), values = h.values();
+  const Matrix<float> y(out[h.s.row + q0] + h.head * values, queries, values, out.stride);
+  const float scale = h.in.shape.factor(), sink = h.sink();
   for (int i = 0; i < queries; ++i) {
-    running.peak[i] = -kInfinity;
-    running.total[i] = 0;
+    running.peak[i] = sink;
+    running.total[i] = sink > -kInfinity ? 1 : 0;
     std::ranges::fill(y.row(i), 0.0f);
   }
   const Rows q(h.q(q0), h.in.q.stride, queries);
   h.each_block(q0, [&](const Block& b) {
     scores_of(b, q, {h.k(b.k0), b.keys, width, h.in.k.stride}, width, s);
-    weigh(Weigh{b, s, h.scale(), running, y.data, y.stride, width});
+    weigh(Weigh{b, s, scale, running, y.data, y.stride, values});
     add_keys(b, s, Rows(h.v(b.k0), h.in.v.stride, b.keys), y);
   });
   for (int i = 0; i < queries; ++i) {
@@ -215,30 +216,47 @@ struct Backward {
 
 // With s_j = scale q.k_j, p = softmax(s) and out = sum_j p_j v_j:
 //   dv_j += p_j dout,   ds_j = p_j (dout.v_j - dout.out),   dq += scale sum_j ds_j k_j,   dk_j += scale ds_j q.
+// A sink has a share of p and no value: it changes nothing here.
 void backward_block(const Head& h, int q0, const Backward& back) {
   alignas(64) float p_numbers[kQueries * kKeys], ds_numbers[kQueries * kKeys];
   const Scores p{p_numbers}, ds{ds_numbers};
   float log_sum[kQueries], delta[kQueries];
-  const int queries = std::min(kQueries, h.s.count - q0), width = h.width(), row = h.s.row + q0;
+  const int queries = std::min(kQueries, h.s.count - q0), row = h.s.row + q0;
+  const int width = h.width(), values = h.values(), column = h.head * values;
   for (int i = 0; i < queries; ++i) {
     log_sum[i] = back.saved.log_sum[row + i][h.head];
-    const float *d = back.dout[row + i] + h.column(), *out = back.saved.out[row + i] + h.column();
+    const float *d = back.dout[row + i] + column, *out = back.saved.out[row + i] + column;
     delta[i] = 0;
-    for (int c = 0; c < width; ++c) delta[i] += d[c] * out[c];
+    for (int c = 0; c < values; ++c) delta[i] += d[c] * out[c];
   }
-  const Rows q(h.q(q0), h.in.q.stride, queries), dout(back.dout[row] + h.column(), back.dout.stride, queries);
-  const Matrix<float> dq(back.to.dq[row] + h.column(), queries, width, back.to.dq.stride);
-  const auto keys_of = [&](const Matrix<float>& all, const Block& b) {
-    return Matrix<float>(all[h.s.kv_row + b.k0] + h.kv_column(), b.keys, width, all.stride);
+  const Rows q(h.q(q0), h.in.q.stride, queries), dout(back.dout[row] + column, back.dout.stride, queries);
+  const Matrix<float> dq(back.to.dq[row] + h.head * width, queries, width, back.to.dq.stride);
+  const auto keys_of = [&](const Matrix<float>& all, const Block& b, int cols) {
+    return Matrix<float>(all[h.s.kv_row + b.k0] + h.kv_head() * cols, b.keys, cols, all.stride);
   };
   h.each_block(q0, [&](const Block& b) {
     scores_of(b, q, {h.k(b.k0), b.keys, width, h.in.k.stride}, width, p);
-    scores_of(b, dout, {h.v(b.k0), b.keys, width, h.in.v.stride}, width, ds);
-    differentiate(Differentiate{b, p, ds, h.scale(), log_sum, delta});
-    add_queries(b, p, dout, keys_of(back.to.dv, b));
-    add_queries(b, ds, q, keys_of(back.to.dk, b));
+    scores_of(b, dout, {h.v(b.k0), b.keys, values, h.in.v.stride}, values, ds);
+    differentiate(Differentiate{b, p, ds, h.in.shape.factor(), log_sum, delta});
+    add_queries(b, p, dout, keys_of(back.to.dv, b, values));
+    add_queries(b, ds, q, keys_of(back.to.dk, b, width));
     add_keys(b, ds, Rows(h.k(b.k0), h.in.k.stride, b.keys), dq);
   });
+}
+
+// out is the keys' part of the softmax, so dsink = - sum over queries of p_sink (dout.out).
+void sink_backward(const AttentionInput& in, const Backward& back, int head) {
+  const int values = in.shape.values();
+  const auto h = static_cast<size_t>(head);
+  double total = 0;
+  for (const Sequence& s : in.sequences)
+    for (int row = s.row; row < s.row + s.count; ++row) {
+      const float *d = back.dout[row] + head * values, *out = back.saved.out[row] + head * values;
+      float dot = 0;
+      for (int c = 0; c < values; ++c) dot += d[c] * out[c];
+      total += static_cast<double>(std::exp(in.sinks[h] - back.saved.log_sum[row][head]) * dot);
+    }
+  back.to.dsinks[h] -= static_cast<float>(total);
 }
 
 void check_whole(const AttentionInput& in) {
@@ -263,6 +281,7 @@ void attention_backward(Matrix<const float> dout, const AttentionInput& in, cons
   check_attention(in, dout, saved.log_sum);
   check_attention(in, saved.out, saved.log_sum);
   check_whole(in);
+  CHOIR_CHECK(gradient.dsinks.size() == in.sinks.size(), std::to_string(gradient.dsinks.size()) + " sinks");
   const Backward back{dout, saved, gradient};
   const int heads = in.shape.kv_heads, group = in.shape.heads / heads;
   threads.for_each(static_cast<int>(in.sequences.size()) * heads, [&](int piece) {
@@ -270,6 +289,7 @@ void attention_backward(Matrix<const float> dout, const AttentionInput& in, cons
     for (int head = piece % heads * group; head < (piece % heads + 1) * group; ++head)
       for (int q0 = 0; q0 < s.count; q0 += kQueries) backward_block({in, s, head}, q0, back);
   });
+  if (!in.sinks.empty()) threads.for_each(in.shape.heads, [&](int head) { sink_backward(in, back, head); });
 }
 
 }  // namespace choir::kernels

@@ -14,66 +14,99 @@ using Reference = reference::AttentionOf<double>;
 
 Reference problem(const AttentionShape& shape, int rows, double size) {
   const auto q = static_cast<size_t>(rows * shape.heads * shape.head_width);
-  const auto kv = static_cast<size_t>(rows * shape.kv_heads * shape.head_width);
-  return {shape, reference::random(q, size, 1), reference::random(kv, size, 2), reference::random(kv, size, 3)};
+  const auto k = static_cast<size_t>(rows * shape.kv_heads * shape.head_width);
+  const auto v = static_cast<size_t>(rows * shape.kv_heads * shape.values());
+  return {shape, reference::random(q, size, 1), reference::random(k, size, 2), reference::random(v, size, 3)};
 }
 
+Reference with_sinks(Reference p, double size) {
+  p.sinks = reference::random(p.heads(), size, 5);
+  return p;
+}
+
+std::vector<double> dout_of(const Reference& p) { return reference::random(p.rows() * p.out_cols(), 1, 4); }
+
 struct Result {
-  std::vector<float> out, log_sum, dq, dk, dv;
+  std::vector<float> out, log_sum, dq, dk, dv, dsinks;
   bool operator==(const Result&) const = default;
 };
 
 // The rows of the problem as sequences of these lengths, one after the other.
 Result run(const Reference& p, const std::vector<int>& lengths, int threads, bool packed = false) {
   Threads pool(threads);
-  const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k), v = reference::narrow(p.v);
-  const std::vector<float> dout = reference::narrow(reference::random(q.size(), 1, 4));
-  const int rows = static_cast<int>(p.rows()), wide = static_cast<int>(p.q_cols()),
-            cols = static_cast<int>(p.kv_cols());
+  const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k), v = reference::narrow(p.v),
+                           sinks = reference::narrow(p.sinks), dout = reference::narrow(dout_of(p));
+  const int rows = static_cast<int>(p.rows()), wide = static_cast<int>(p.q_cols()), cols = static_cast<int>(p.k_cols()),
+            out_cols = static_cast<int>(p.out_cols()), v_cols = static_cast<int>(p.v_cols());
   std::vector<Sequence> sequences;
   int row = 0;
   for (const int length : lengths) {
     sequences.push_back({row, length, 0, row});
     row += length;
   }
-  Result r{std::vector<float>(q.size()), std::vector<float>(static_cast<size_t>(rows * p.shape.heads)),
-           std::vector<float>(q.size()), std::vector<float>(k.size()), std::vector<float>(v.size())};
-  const AttentionInput in{p.shape, sequences, {q.data(), rows, wide}, {k.data(), rows, cols}, {v.data(), rows, cols}};
-  const Matrix<float> out(r.out.data(), rows, wide), log_sum(r.log_sum.data(), rows, p.shape.heads);
+  Result r{std::vector<float>(dout.size()), std::vector<float>(static_cast<size_t>(rows * p.shape.heads)),
+           std::vector<float>(q.size()),    std::vector<float>(k.size()),
+           std::vector<float>(v.size()),    std::vector<float>(sinks.size())};
+  const AttentionInput in{p.shape, sequences, {q.data(), rows, wide}, {k.data(), rows, cols}, {v.data(), rows, v_cols},
+                          sinks};
+  const Matrix<float> out(r.out.data(), rows, out_cols), log_sum(r.log_sum.data(), rows, p.shape.heads);
   if (packed)
     attention_forward_packed(in, out, log_sum, pool);
   else
     attention_forward(in, out, log_sum, pool);
-  attention_backward({dout.data(), rows, wide}, in, {out, log_sum},
-                     {{r.dq.data(), rows, wide}, {r.dk.data(), rows, cols}, {r.dv.data(), rows, cols}}, pool);
+  attention_backward({dout.data(), rows, out_cols}, in, {out, log_sum},
+                     {{r.dq.data(), rows, wide}, {r.dk.data(), rows, cols}, {r.dv.data(), rows, v_cols}, r.dsinks},
+                     pool);
   return r;
 }
 
-TEST_CASE("attention: the double backward agrees with the complex step") {
+void check_double_backward(const Reference& p) {
   using Complex = std::complex<double>;
-  for (const int window : {0, 2})
+  const std::vector<double> dout = dout_of(p);
+  std::vector<double> variables = p.q;
+  for (const auto* part : {&p.k, &p.v, &p.sinks}) variables.insert(variables.end(), part->begin(), part->end());
+  const auto q_end = static_cast<ptrdiff_t>(p.q.size()), k_end = q_end + static_cast<ptrdiff_t>(p.k.size()),
+             v_end = k_end + static_cast<ptrdiff_t>(p.v.size());
+  const auto numeric = complex_step(variables, [&](const std::vector<Complex>& z) {
+    const auto out = reference::attention(reference::AttentionOf<Complex>{p.shape,
+                                                                          {z.begin(), z.begin() + q_end},
+                                                                          {z.begin() + q_end, z.begin() + k_end},
+                                                                          {z.begin() + k_end, z.begin() + v_end},
+                                                                          {z.begin() + v_end, z.end()}});
+    Complex loss = 0;
+    for (size_t i = 0; i < out.size(); ++i) loss += dout[i] * out[i];
+    return loss;
+  });
+  const auto g = reference::attention_backward(dout, p);
+  std::vector<double> all = g.dq;
+  all.insert(all.end(), g.dk.begin(), g.dk.end());
+  CHECK(reference::error({numeric.begin(), numeric.begin() + k_end}, all) < 1e-12);
+  CHECK(reference::error({numeric.begin() + k_end, numeric.begin() + v_end}, g.dv) < 1e-12);
+  CHECK(reference::error({numeric.begin() + v_end, numeric.end()}, g.dsinks) < 1e-12);
+}
+
+TEST_CASE("attention: the double backward agrees with the complex step") {
+  for (const AttentionShape shape :
+       {AttentionShape{4, 2, 3, 0},
+        {4, 2, 3, 2},
+        {.heads = 2, .kv_heads = 1, .head_width = 3, .value_width = 2},
+        {.heads = 2, .kv_heads = 1, .head_width = 2, .window = 2, .value_width = 3, .scale = 0.9f}})
     for (const double size : reference::scales(1e-3, 2)) {
-      const Reference p = problem({4, 2, 3, window}, 4, size);
-      const std::vector<double> dout = reference::random(p.q.size(), 1, 4);
-      std::vector<double> variables = p.q;
-      variables.insert(variables.end(), p.k.begin(), p.k.end());
-      variables.insert(variables.end(), p.v.begin(), p.v.end());
-      const auto q_end = static_cast<ptrdiff_t>(p.q.size()), k_end = q_end + static_cast<ptrdiff_t>(p.k.size());
-      const auto numeric = complex_step(variables, [&](const std::vector<Complex>& z) {
-        const auto out = reference::attention(reference::AttentionOf<Complex>{p.shape,
-                                                                              {z.begin(), z.begin() + q_end},
-                                                                              {z.begin() + q_end, z.begin() + k_end},
-                                                                              {z.begin() + k_end, z.end()}});
-        Complex loss = 0;
-        for (size_t i = 0; i < out.size(); ++i) loss += dout[i] * out[i];
-        return loss;
-      });
-      const auto g = reference::attention_backward(dout, p);
-      std::vector<double> all = g.dq;
-      all.insert(all.end(), g.dk.begin(), g.dk.end());
-      CHECK(reference::error({numeric.begin(), numeric.begin() + k_end}, all) < 1e-12);
-      CHECK(reference::error({numeric.begin() + k_end, numeric.end()}, g.dv) < 1e-12);
+      CAPTURE(size);
+      check_double_backward(problem(shape, 4, size));
+      check_double_backward(with_sinks(problem(shape, 4, size), 1));
     }
+}
+
+void check_against_reference(const Reference& p, bool packed) {
+  CAPTURE(packed);
+  const auto g = reference::attention_backward(dout_of(p), p);
+  const Result r = run(p, {static_cast<int>(p.rows())}, 2, packed);
+  CHECK(reference::error(reference::attention(p), r.out) < 1e-5);
+  CHECK(reference::error(g.dq, r.dq) < 1e-5);
+  CHECK(reference::error(g.dk, r.dk) < 1e-5);
+  CHECK(reference::error(g.dv, r.dv) < 1e-5);
+  CHECK(reference::error(g.dsinks, r.dsinks) < 1e-5);
 }
 
 // The scales end at 2: there the scores reach tens, and a softmax turns the float steps of larger ones into errors.
@@ -87,17 +120,59 @@ TEST_CASE("attention: every version agrees with the reference at ten scales") {
         const int rows = shape.head_width == 64 ? 140 : 20;
         const Reference p = problem(shape, rows, size);
         if (rows == 140 && size != 2 && size > 1e-3) continue;  // the long one at both ends of the range
-        const auto g = reference::attention_backward(reference::random(p.q.size(), 1, 4), p);
-        for (const bool packed : {false, true}) {
-          CAPTURE(packed);
-          const Result r = run(p, {rows}, 2, packed);
-          CHECK(reference::error(reference::attention(p), r.out) < 1e-5);
-          CHECK(reference::error(g.dq, r.dq) < 1e-5);
-          CHECK(reference::error(g.dk, r.dk) < 1e-5);
-          CHECK(reference::error(g.dv, r.dv) < 1e-5);
-        }
+        for (const bool packed : {false, true}) check_against_reference(p, packed);
       }
   });
+}
+
+// Values narrower and wider than keys, one key-value head for many heads, and scores of another size.
+TEST_CASE("attention: every version agrees with the reference with values of another width, a scale and sinks") {
+  reference::for_each_isa([](Isa isa) {
+    CAPTURE(name_of(isa));
+    for (const AttentionShape shape :
+         {AttentionShape{.heads = 4, .kv_heads = 2, .head_width = 10, .value_width = 6},
+          {.heads = 3, .kv_heads = 1, .head_width = 6, .window = 7, .value_width = 22, .scale = 0.3f},
+          {.heads = 19, .kv_heads = 1, .head_width = 24, .value_width = 16},
+          {.heads = 2, .kv_heads = 2, .head_width = 192, .value_width = 128, .scale = 0.1f}})
+      for (const double size : {1e-3, 0.3, 1.0})
+        for (const bool packed : {false, true}) {
+          CAPTURE(shape.heads);
+          CAPTURE(size);
+          check_against_reference(problem(shape, 20, size), packed);
+          check_against_reference(with_sinks(problem(shape, 20, size), 2), packed);
+        }
+  });
+}
+
+// Some rows see several blocks of keys: a sink that is larger than all scores, or smaller, counts once.
+TEST_CASE("attention: sinks far from the scores, over several blocks") {
+  for (const double size : {0.1, 10.0, 60.0})
+    for (const bool packed : {false, true}) {
+      CAPTURE(size);
+      check_against_reference(with_sinks(problem({2, 1, 8, 0}, 230, 1), size), packed);
+      check_against_reference(with_sinks(problem({2, 1, 8, 130}, 230, 1), size), packed);
+    }
+}
+
+TEST_CASE("attention: a sink of minus infinity is none, and values may be columns of the keys") {
+  const Reference p = problem({.heads = 4, .kv_heads = 1, .head_width = 24, .value_width = 16}, 40, 1);
+  const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k);
+  std::vector<float> v;
+  for (int row = 0; row < 40; ++row) v.insert(v.end(), k.begin() + row * 24, k.begin() + row * 24 + 16);
+  Threads pool(2);
+  const Sequence all{0, 40, 0, 0};
+  const std::vector<float> none(4, -HUGE_VALF);
+  const auto run_with = [&](Matrix<const float> values, std::span<const float> sinks, auto forward) {
+    std::vector<float> out(40 * 64), log_sum(40 * 4);
+    forward({p.shape, {&all, 1}, {q.data(), 40, 96}, {k.data(), 40, 24}, values, sinks}, {out.data(), 40, 64},
+            {log_sum.data(), 40, 4}, pool);
+    return std::pair(out, log_sum);
+  };
+  for (const auto forward : {attention_forward, attention_forward_packed}) {
+    const auto want = run_with({v.data(), 40, 16}, {}, forward);
+    CHECK(run_with({v.data(), 40, 16}, none, forward) == want);
+    CHECK(run_with({k.data(), 40, 16, 24}, {}, forward) == want);
+  }
 }
 
 TEST_CASE(
@@ -119,8 +194,8 @@ TEST_CASE("attention: the packed form gives a row the same bits whatever follows
   const Reference p = problem({2, 1, 24, 0}, 250, 1);
   Reference shorter = p;
   shorter.q.resize(130 * p.q_cols());
-  shorter.k.resize(130 * p.kv_cols());
-  shorter.v.resize(130 * p.kv_cols());
+  shorter.k.resize(130 * p.k_cols());
+  shorter.v.resize(130 * p.k_cols());
   const Result whole = run(p, {250}, 1, true), start = run(shorter, {130}, 1, true);
   CHECK(std::equal(start.out.begin(), start.out.end(), whole.out.begin()));
 }
@@ -131,6 +206,8 @@ TEST_CASE("attention: sequences do not see each other, and threads do not change
   CHECK(run(p, {33, 1, 56}, 2) == one);
   CHECK(run(p, {33, 1, 56}, 3) == one);
   CHECK(run(p, {33, 1, 56}, 1, true) == run(p, {33, 1, 56}, 3, true));
+  const Reference sinking = with_sinks(p, 1);
+  CHECK(run(sinking, {33, 1, 56}, 1) == run(sinking, {33, 1, 56}, 3));
   Reference last = p;
   last.q.erase(last.q.begin(), last.q.begin() + 34 * 88);
   last.k.erase(last.k.begin(), last.k.begin() + 34 * 44);
@@ -144,16 +221,18 @@ TEST_CASE("attention: a row decoded alone has the bits of the same row in a pref
     CAPTURE(name_of(isa));
     for (const int window : {0, 50})
       for (const int width : {10, 64}) {
-        const Reference p = problem({4, 2, width, window}, 150, 1);
+        const Reference p = with_sinks(problem({4, 2, width, window}, 150, 1), 1);
         const Result whole = run(p, {150}, 1);
-        const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k), v = reference::narrow(p.v);
+        const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k), v = reference::narrow(p.v),
+                                 sinks = reference::narrow(p.sinks);
         Threads pool(1);
         for (int t = 0; t < 150; ++t) {
           const Sequence step{0, 1, t, 0};
           const int wide = 4 * width, cols = 2 * width;
           std::vector<float> out(static_cast<size_t>(wide)), log_sum(4);
           const AttentionInput in{
-              p.shape, {&step, 1}, {q.data() + t * wide, 1, wide}, {k.data(), t + 1, cols}, {v.data(), t + 1, cols}};
+              p.shape, {&step, 1}, {q.data() + t * wide, 1, wide}, {k.data(), t + 1, cols}, {v.data(), t + 1, cols},
+              sinks};
           attention_forward(in, {out.data(), 1, wide}, {log_sum.data(), 1, 4}, pool);
           CHECK(std::equal(out.begin(), out.end(), whole.out.begin() + t * wide));
           CHECK(std::equal(log_sum.begin(), log_sum.end(), whole.log_sum.begin() + t * 4));

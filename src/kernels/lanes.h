@@ -23,6 +23,19 @@ CHOIR_INLINE Lanes<W> load_lanes(const float* p) {
   return result;
 }
 
+template <int W>
+CHOIR_INLINE Lanes<W> lanes(Vec v) {
+  Lanes<W> result;
+  std::memcpy(&result, &v, sizeof v);
+  return result;
+}
+
+// Of a format that is widened as it is read.
+template <int W, class Half>
+CHOIR_INLINE Lanes<W> load_lanes(const Half* p) {
+  return lanes<W>(load(p));
+}
+
 // The first n of sixteen; the rest is zero.
 template <int W>
 CHOIR_INLINE Lanes<W> load_lanes_part(const float* p, int n) {

@@ -1,7 +1,9 @@
-// Rotary position embedding, half-split pairs (i, i + W/2) of each head (arXiv 2104.09864).
+// Rotary position embedding (arXiv 2104.09864): the pairs of numbers of a head, or of a part of it, turn by an angle
+// that grows with the position.
 #pragma once
 
 #include "base/threads.h"
+#include "kernels/rope_frequencies.h"
 #include "tensor/view.h"
 
 namespace choir::kernels {
@@ -9,12 +11,23 @@ namespace choir::kernels {
 using base::Threads;
 using tensor::Matrix;
 
-// Row p holds cos (first W/2 columns) and sin (last W/2) of p * theta^(-2i/W), i = 0 .. W/2-1; angles in double.
-void rope_table(float theta, Matrix<float> table);
+// table (positions, R): row p holds f cos (first R/2 columns) and f sin (last R/2) of p * inverse_i; angles in double.
+void rope_table(const RopeFrequencies& frequencies, Matrix<float> table);
 
-enum class Turn { kForward, kBack };  // kBack turns by minus the angle: the backward of kForward
+// Which two numbers of the R that turn are pair i: i and i + R/2, or 2i and 2i + 1.
+enum class Pairs { kHalves, kNeighbours };
 
-// Rotates every head of every row of x (N, H*W) in place; row i stands at position[i] < table.rows; W = table.cols.
-void rope(Matrix<float> x, std::span<const int> position, Matrix<const float> table, Turn turn, Threads& threads);
+struct Rotation {
+  Matrix<const float> table;  // of rope_table
+  Pairs pairs = Pairs::kHalves;
+  int head_width = 0;  // W; 0 means R
+  int offset = 0;      // of a head's W numbers the R from here on turn, the others stay
+};
+
+// kBack turns by minus the angle: the backward of kForward, and its inverse where the factor f is 1.
+enum class Turn { kForward, kBack };
+
+// Turns every head of every row of x (N, H*W) in place; row i stands at position[i] < table.rows.
+void rope(Matrix<float> x, std::span<const int> position, const Rotation& rotation, Turn turn, Threads& threads);
 
 }  // namespace choir::kernels

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+
 #include "kernels/reference/compare.h"
 #include "kernels/reference/rope.h"
 #include "tests/gradients/complex_step.h"
@@ -9,12 +11,13 @@
 namespace choir::kernels {
 namespace {
 
-constexpr float kTheta = 10000;
+const RopeSpec kPlain{.theta = 10000};
 constexpr int kPositions = 600;
 
-std::vector<float> table_of(int width) {
+std::vector<float> table_of(const RopeFrequencies& frequencies) {
+  const int width = 2 * static_cast<int>(frequencies.inverse.size());
   std::vector<float> table(static_cast<size_t>(kPositions * width));
-  rope_table(kTheta, {table.data(), kPositions, width});
+  rope_table(frequencies, {table.data(), kPositions, width});
   return table;
 }
 
@@ -31,22 +34,45 @@ struct Problem {
 
 std::vector<float> run(const Problem& p, std::vector<float> x, Turn turn, int threads) {
   Threads pool(threads);
-  const std::vector<float> table = table_of(p.width);
-  rope({x.data(), p.rows, p.heads * p.width}, p.position, {table.data(), kPositions, p.width}, turn, pool);
+  const std::vector<float> table = table_of(rope_frequencies(kPlain, p.width, kPositions));
+  rope({x.data(), p.rows, p.heads * p.width}, p.position, {{table.data(), kPositions, p.width}}, turn, pool);
   return x;
 }
 
-TEST_CASE("rope: the double backward agrees with the complex step") {
-  for (const double size : reference::scales(1e-3, 1e3)) {
-    const auto x = reference::random(10, size, 1), dy = reference::random(10, 1, 2);
-    const auto numeric = complex_step(x, [&](const std::vector<std::complex<double>>& z) {
-      const auto y = reference::rope(z, 123, 10000.0, 1);
-      std::complex<double> loss = 0;
-      for (size_t d = 0; d < y.size(); ++d) loss += dy[d] * y[d];
-      return loss;
-    });
-    CHECK(reference::error(numeric, reference::rope_backward(dy, 123, 10000.0)) < 1e-12);
+// A part of each head, either kind of pairs and a factor.
+std::vector<float> run(const Problem& p, const reference::Turned& as, Turn turn) {
+  Threads pool(2);
+  const std::vector<float> table = table_of({as.inverse, as.factor});
+  std::vector<float> x = reference::narrow(p.x);
+  const Matrix<const float> t(table.data(), kPositions, 2 * static_cast<int>(as.inverse.size()));
+  rope({x.data(), p.rows, p.heads * p.width}, p.position, {t, as.pairs, p.width, static_cast<int>(as.offset)}, turn,
+       pool);
+  return x;
+}
+
+std::vector<double> expected(const Problem& p, const reference::Turned& as, int direction) {
+  std::vector<double> all;
+  for (int i = 0; i < p.rows * p.heads; ++i) {
+    const std::vector<double> head(p.x.begin() + i * p.width, p.x.begin() + (i + 1) * p.width);
+    for (const double v : reference::rope(head, p.position[static_cast<size_t>(i / p.heads)], as, direction))
+      all.push_back(v);
   }
+  return all;
+}
+
+TEST_CASE("rope: the double backward agrees with the complex step") {
+  for (const Pairs pairs : {Pairs::kHalves, Pairs::kNeighbours})
+    for (const double size : reference::scales(1e-3, 1e3)) {
+      const auto x = reference::random(10, size, 1), dy = reference::random(10, 1, 2);
+      const reference::Turned as{reference::plain_frequencies(6, 10000), 1.3, pairs, 2};
+      const auto numeric = complex_step(x, [&](const std::vector<std::complex<double>>& z) {
+        const auto y = reference::rope(z, 123, as, 1);
+        std::complex<double> loss = 0;
+        for (size_t d = 0; d < y.size(); ++d) loss += dy[d] * y[d];
+        return loss;
+      });
+      CHECK(reference::error(numeric, reference::rope_backward(dy, 123, as)) < 1e-12);
+    }
 }
 
 TEST_CASE("rope: every version agrees with the reference at ten scales, forward and back") {
@@ -56,24 +82,71 @@ TEST_CASE("rope: every version agrees with the reference at ten scales, forward 
       for (const double size : reference::scales(1e-3, 1e3)) {
         CAPTURE(width);
         const Problem p(20, 3, width, size);
-        std::vector<double> forward, back;
-        for (int i = 0; i < p.rows * p.heads; ++i) {
-          const std::vector<double> head(p.x.begin() + i * width, p.x.begin() + (i + 1) * width);
-          const int position = p.position[static_cast<size_t>(i / p.heads)];
-          for (const double v : reference::rope(head, position, 10000.0, 1)) forward.push_back(v);
-          for (const double v : reference::rope_backward(head, position, 10000.0)) back.push_back(v);
-        }
+        const reference::Turned as{reference::plain_frequencies(static_cast<size_t>(width), 10000)};
         const std::vector<float> x = reference::narrow(p.x);
-        CHECK(reference::error(forward, run(p, x, Turn::kForward, 2)) < 1e-6);
-        CHECK(reference::error(back, run(p, x, Turn::kBack, 2)) < 1e-6);
+        CHECK(reference::error(expected(p, as, 1), run(p, x, Turn::kForward, 2)) < 1e-6);
+        CHECK(reference::error(expected(p, as, -1), run(p, x, Turn::kBack, 2)) < 1e-6);
         CHECK(reference::error(p.x, run(p, run(p, x, Turn::kForward, 1), Turn::kBack, 1)) < 1e-6);
       }
   });
 }
 
+TEST_CASE("rope: a part of each head in either kind of pairs, with a factor; the rest keeps its bits") {
+  reference::for_each_isa([](Isa isa) {
+    CAPTURE(name_of(isa));
+    for (const Pairs pairs : {Pairs::kHalves, Pairs::kNeighbours})
+      for (const auto& [width, offset, turning] :
+           {std::array{24, 0, 24}, {24, 14, 10}, {24, 0, 6}, {96, 32, 64}, {7, 3, 2}}) {
+        CAPTURE(width);
+        CAPTURE(offset);
+        const Problem p(20, 3, width, 1);
+        const reference::Turned as{reference::plain_frequencies(static_cast<size_t>(turning), 10000), 1.25, pairs,
+                                   static_cast<size_t>(offset)};
+        const std::vector<float> y = run(p, as, Turn::kForward);
+        CHECK(reference::error(expected(p, as, 1), y) < 1e-6);
+        CHECK(reference::error(expected(p, as, -1), run(p, as, Turn::kBack)) < 1e-6);
+        for (size_t i = 0; i < y.size(); ++i) {
+          const int column = static_cast<int>(i) % width;
+          if (column < offset || column >= offset + turning) CHECK(y[i] == static_cast<float>(p.x[i]));
+        }
+      }
+  });
+}
+
+TEST_CASE("rope: neighbours are halves in another order, which a dot product does not see") {
+  const Problem p(2, 1, 16, 1);
+  Problem moved = p;
+  for (size_t row = 0; row < 2; ++row)
+    for (size_t i = 0; i < 8; ++i) {
+      moved.x[row * 16 + i] = p.x[row * 16 + 2 * i];
+      moved.x[row * 16 + 8 + i] = p.x[row * 16 + 2 * i + 1];
+    }
+  const auto dot = [](const std::vector<float>& y) {
+    double sum = 0;
+    for (size_t i = 0; i < 16; ++i) sum += static_cast<double>(y[i]) * static_cast<double>(y[16 + i]);
+    return sum;
+  };
+  const std::vector<double> inverse = reference::plain_frequencies(16, 10000);
+  const double neighbours = dot(run(p, {inverse, 1, Pairs::kNeighbours}, Turn::kForward));
+  CHECK(dot(run(moved, {inverse, 1, Pairs::kHalves}, Turn::kForward)) == doctest::Approx(neighbours).epsilon(1e-5));
+  CHECK(std::abs(dot(run(p, {inverse, 1, Pairs::kHalves}, Turn::kForward)) - neighbours) > 1e-2);
+}
+
+TEST_CASE("rope: columns of a wider matrix turn, and nothing beside them") {
+  Threads pool(1);
+  const std::vector<float> table = table_of(rope_frequencies(kPlain, 4, kPositions));
+  const std::vector<int> positions{5, 9};
+  const std::vector<float> was = reference::narrow(reference::random(20, 1, 1));
+  std::vector<float> x = was, alone;
+  for (size_t row = 0; row < 2; ++row) alone.insert(alone.end(), &was[row * 10 + 6], &was[row * 10] + 10);
+  rope({x.data() + 6, 2, 4, 10}, positions, {{table.data(), kPositions, 4}}, Turn::kForward, pool);
+  rope({alone.data(), 2, 4}, positions, {{table.data(), kPositions, 4}}, Turn::kForward, pool);
+  for (size_t i = 0; i < 20; ++i) CHECK(x[i] == (i % 10 < 6 ? was[i] : alone[i / 10 * 4 + i % 10 - 6]));
+}
+
 TEST_CASE("rope: the angles of the table are computed in double") {
   std::vector<float> table(100001 * 2);
-  rope_table(kTheta, {table.data(), 100001, 2});
+  rope_table(rope_frequencies(kPlain, 2, 100001), {table.data(), 100001, 2});
   CHECK(table[200000] == static_cast<float>(std::cos(100000.0)));
   CHECK(table[200001] == static_cast<float>(std::sin(100000.0)));
 }

@@ -4,9 +4,10 @@
 
 #include "kernels/cross_entropy.h"
 #include "kernels/gemm.h"
-#include "kernels/rms_norm.h"
 #include "kernels/soft_cross_entropy.h"
 #include "nn/embedding.h"
+#include "nn/linear.h"
+#include "nn/norm.h"
 
 namespace choir::model {
 namespace {
@@ -25,7 +26,7 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
   for (BlockActivations& block : a.blocks)
     for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
-  for (Buffer<float>* buffer : {&a.inverse_rms, &a.loss, &a.log_sum, &a.soft_loss, &a.soft_log_sum, &a.teacher_log_sum})
+  for (Buffer<float>* buffer : {&a.loss, &a.log_sum, &a.soft_loss, &a.soft_log_sum, &a.teacher_log_sum})
     buffer->reserve(area(n, 1));
   a.logits.reserve(area(n, model.config().vocab));
 }
@@ -64,7 +65,7 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const Trai
   }
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
-  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.inverse_rms.span().first(rows), logits);
+  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.norm, logits);
   kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
                                  threads);
   loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
@@ -77,9 +78,29 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const Trai
   return loss;
 }
 
+struct NormStep {
+  Matrix<const float> dy, x;
+  Matrix<float> dx;  // added to
+  const nn::NormActivations& activations;
+};
+
+template <class T>
+struct ScaleBias {
+  T scale, bias;
+};
+
+void norm_backward(const Model& model, const ScaleBias<Weight>& weights, const ScaleBias<Matrix<float>>& gradients,
+                   const NormStep& step, Threads& threads) {
+  std::span<float> dbias;
+  if (gradients.bias.data) dbias = gradients.bias.row(0);
+  nn::norm_backward({weights.scale, weights.bias, static_cast<float>(model.config().norm_epsilon)}, step.dy,
+                    {step.x, step.activations, step.dx, gradients.scale.row(0), dbias}, threads);
+}
+
 // From the logits to dh, the gradient of the residual stream behind the last block.
-void head_backward(const Model& model, const TrainingBatch& batch, float scale, TrainingActivations& a,
+void head_backward(const Model& model, const TrainingBatch& batch, float of_loss, TrainingActivations& a,
                    ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const float scale = of_loss / model.config().logit_divisor;
   const int n = static_cast<int>(batch.targets.size()), d = model.config().width;
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
@@ -91,13 +112,23 @@ void head_backward(const Model& model, const TrainingBatch& batch, float scale, 
   } else {
     kernels::cross_entropy_backward(dlogits, batch.targets, log_sum, scale, threads);
   }
-  kernels::gemm_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, threads);
+  nn::linear_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, gradients.head_bias, threads);
   kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
                                threads);
   std::ranges::fill(a.dh.span(), 0.0f);
-  kernels::rms_norm_backward(
-      dnormed, {a.h.matrix(n, d), tensor::as_vector(model.tensors().norm), a.inverse_rms.span().first(rows)},
-      a.dh.matrix(n, d), gradients.norm.row(0), threads);
+  norm_backward(model, {model.tensors().norm, model.tensors().norm_bias}, {gradients.norm, gradients.norm_bias},
+                {dnormed, a.h.matrix(n, d), a.dh.matrix(n, d), a.norm}, threads);
+}
+
+// What the experts' half adds to the stream is multiplied by the family's number.
+Matrix<const float> branch_gradient(const Model& model, Matrix<float> dh, Buffer<float>& own) {
+  const float factor = model.config().residual_multiplier;
+  if (factor == 1) return dh;
+  own.reserve(area(dh.rows, dh.cols));
+  const Matrix<float> scaled = own.matrix(dh.rows, dh.cols);
+  for (int r = 0; r < dh.rows; ++r)
+    for (int c = 0; c < dh.cols; ++c) scaled[r][c] = factor * dh[r][c];
+  return scaled;
 }
 
 struct BlockStep {
@@ -119,19 +150,24 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
     a.dscore[step.layer - 1].clear();
   }
   const moe::MoeStep forward = step.pass.routing_step(static_cast<int>(step.layer), block, before);
-  moe::MoeBackward backward{
-      .step = forward, .doutput = dh, .dx = dnormed, .balance_scale = step.balance_scale, .dhidden = a.dhidden};
+  moe::MoeBackward backward{.step = forward,
+                            .doutput = branch_gradient(model, dh, a.dbranch),
+                            .dx = dnormed,
+                            .balance_scale = step.balance_scale,
+                            .dhidden = a.dhidden};
   if (before.data) backward.previous = a.dscore[step.layer - 1].matrix(before.rows, before.cols);
   if (const Buffer<float>& mine = a.dscore[step.layer]; mine.size() > 0)
     backward.dscore = mine.matrix(n, model.config().layers[step.layer].routed());
   moe::moe_backward(model.router(static_cast<int>(step.layer)), weights.moe, block.moe, backward, gradients.moe,
                     threads);
-  kernels::rms_norm_backward(dnormed,
-                             {block.middle.matrix(n, d), tensor::as_vector(weights.moe_norm),
-                              block.inverse_rms.span().first(static_cast<size_t>(n))},
-                             dh, gradients.moe_norm.row(0), threads);
-  nn::attention_layer_backward(step.pass.context(), weights.attention, block.attention, {block.input.matrix(n, d), dh},
-                               gradients.attention, threads);
+  norm_backward(model, {weights.moe_norm, weights.moe_norm_bias}, {gradients.moe_norm, gradients.moe_norm_bias},
+                {dnormed, block.middle.matrix(n, d), dh, block.norm}, threads);
+  if (model.config().is_latent())
+    nn::latent_attention_backward(step.pass.latent_context(), weights.latent, block.latent,
+                                  {block.input.matrix(n, d), dh}, gradients.latent, threads);
+  else
+    nn::attention_layer_backward(step.pass.context(static_cast<int>(step.layer)), weights.attention, block.attention,
+                                 {block.input.matrix(n, d), dh}, gradients.attention, threads);
 }
 
 }  // namespace
@@ -144,8 +180,11 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
   head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
-  for (size_t l = a.blocks.size(); l-- > 0;)
+  for (size_t l = a.blocks.size(); l-- > 0;) {
+    if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
+  }
+  for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
 }
@@ -154,6 +193,7 @@ void observe(const Model& model, const TrainingBatch& batch, const TrainingActiv
              std::span<std::vector<float>> sums, Threads& threads) {
   const ForwardPass pass(model, batch.batch, threads, batch.routing);
   for (size_t l = 0; l < a.blocks.size(); ++l) {
+    if (model.config().layers[l].dense()) continue;
     const moe::MoeStep step = pass.routing_step(static_cast<int>(l), a.blocks[l], scores_before(model, a.blocks, l));
     const moe::Context context = moe::context_of(model.tensors().blocks[l].moe, step, threads);
     model.router(static_cast<int>(l)).observe(context, a.blocks[l].moe.routing, sums[l]);

@@ -8,10 +8,12 @@ namespace choir::model {
 // Buffers of a training pass; they grow as needed and are reused from step to step.
 struct TrainingActivations {
   std::vector<BlockActivations> blocks;
-  Buffer<float> h, normed, inverse_rms;                    // after the last block; normed for the head
+  Buffer<float> h, normed;                                 // after the last block; normed for the head
+  nn::NormActivations norm;                                // of that
   Buffer<float> logits, loss, log_sum;                     // (N,V), (N), (N)
   Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (N), with a teacher
   Buffer<float> dh, dnormed;                               // (N,D)
+  Buffer<float> dbranch;                                   // (N,D) of what a half of a block adds, where that is scaled
   Buffer<float> dhidden;                                   // moe::MoeBackward::dhidden
   std::vector<Buffer<float>> dscore;  // [L] (N,E) of a layer's scores by the router behind it, where that reads them
 };
@@ -22,11 +24,16 @@ struct Teaching {
   float weight = 0, temperature = 1;  // w, the targets weigh 1 - w; T
 };
 
+// Called from the last layer to the first with (N,D) the gradient of the residual stream behind it; valid during the
+// call.
+using GradientObserver = std::function<void(int layer, Matrix<const float> gradient)>;
+
 struct TrainingBatch {
   Batch batch;                                           // without a cache
   std::span<const int32_t> targets;                      // the token that follows each row; -1: not counted
   RoutingOptions routing{.rule = moe::Rule::kTraining};  // balance losses are always on
   Teaching teaching = {};
+  GradientObserver observer = {};
 };
 
 struct TrainingLoss {

@@ -5,10 +5,10 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "kernels/gemm.h"
-#include "kernels/rms_norm.h"
 #include "moe/noise.h"
 #include "nn/embedding.h"
+#include "nn/linear.h"
+#include "nn/norm.h"
 #include "nn/residual.h"
 
 namespace choir::model {
@@ -16,20 +16,44 @@ namespace {
 
 size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
 
+// Nothing is done where a family has no such number.
+void multiply(float factor, Matrix<float> m) {
+  if (factor == 1) return;
+  for (int r = 0; r < m.rows; ++r)
+    for (float& v : m.row(r)) v *= factor;
+}
+
 }  // namespace
 
 KvCache::KvCache(const Config& config, int sequences, int capacity)
-    : capacity_(capacity),
-      rows_(sequences * capacity),
-      width_(config.attention.kv_heads * config.attention.head_width) {
+    : sequences_(sequences),
+      capacity_(capacity),
+      k_width_(config.is_latent() ? config.latent.cached() : config.attention.kv_heads * config.attention.head_width),
+      v_width_(config.is_latent() ? 0 : config.attention.kv_heads * config.attention.values()) {
   for (int l = 0; l < config.depth(); ++l) {
-    k_.emplace_back(area(rows_, width_));
-    v_.emplace_back(area(rows_, width_));
+    k_.emplace_back(area(sequences * capacity, k_width_));
+    v_.emplace_back(area(sequences * capacity, v_width_));
   }
 }
 
 nn::KeysValues KvCache::layer(int l) const {
-  return {k_[static_cast<size_t>(l)].matrix(rows_, width_), v_[static_cast<size_t>(l)].matrix(rows_, width_)};
+  const int rows = sequences_ * capacity_;
+  return {k_[static_cast<size_t>(l)].matrix(rows, k_width_), v_[static_cast<size_t>(l)].matrix(rows, v_width_)};
+}
+
+Matrix<float> KvCache::latent_layer(int l) const {
+  return k_[static_cast<size_t>(l)].matrix(sequences_ * capacity_, k_width_);
+}
+
+void KvCache::copy(const KvCache& from, int length) {
+  for (size_t l = 0; l < k_.size(); ++l)
+    for (int s = 0; s < sequences_; ++s) {
+      const auto rows = [&](const Buffer<float>& b, const KvCache& cache, int width) {
+        return b.data() + area(cache.kv_row(s), width);
+      };
+      std::copy_n(rows(from.k_[l], from, k_width_), area(length, k_width_), rows(k_[l], *this, k_width_));
+      std::copy_n(rows(from.v_[l], from, v_width_), area(length, v_width_), rows(v_[l], *this, v_width_));
+    }
 }
 
 ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing)
@@ -43,7 +67,10 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
       base::input_error(fmt::format("a sequence of {} tokens", s.first + s.count), "input",
                         fmt::format("the model takes {} at most", model.positions()));
     begins_.push_back(s.row);
-    for (int i = 0; i < s.count; ++i) positions_[s.row + i] = s.first + i;
+    const int most = model.config().rope_switch();
+    const bool longer = batch.longer || s.first + s.count > most;
+    const int table = most > 0 && longer ? model.positions() : 0;  // where the other one begins
+    for (int i = 0; i < s.count; ++i) positions_[s.row + i] = table + s.first + i;
   }
 }
 
@@ -52,28 +79,52 @@ kernels::Sums ForwardPass::sums() const {
   return routing_.balancing == moe::Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
 }
 
-nn::AttentionContext ForwardPass::context() const {
-  return {model_.config().attention,
-          static_cast<float>(model_.config().norm_epsilon),
-          model_.rope(),
-          positions_,
-          batch_.sequences,
-          sums()};
+nn::AttentionContext ForwardPass::context(int layer) const {
+  const Config& config = model_.config();
+  return {.shape = config.attention_of(layer),
+          .epsilon = static_cast<float>(config.norm_epsilon),
+          .rope = model_.rope(),
+          .positions = positions_,
+          .sequences = batch_.sequences,
+          .sums = sums(),
+          .pairs = config.pairs,
+          .clip = config.clip_qkv,
+          .residual = config.residual_multiplier};
 }
 
-void ForwardPass::embed(Matrix<float> h) const { nn::embedding_forward(batch_.ids, model_.tensors().embedding, h); }
+// The absorbed form gives each row the same bits with a cache and without; the naive one has a backward.
+nn::LatentContext ForwardPass::latent_context() const {
+  const bool training = routing_.balancing == moe::Balancing::kOn;
+  return {.shape = model_.config().latent,
+          .epsilon = static_cast<float>(model_.config().norm_epsilon),
+          .rope = model_.rope(),
+          .pairs = model_.config().pairs,
+          .positions = positions_,
+          .sequences = batch_.sequences,
+          .form = training ? nn::LatentForm::kNaive : nn::LatentForm::kAbsorbed,
+          .sums = sums()};
+}
+
+void ForwardPass::embed(Matrix<float> h) const {
+  nn::embedding_forward(batch_.ids, model_.tensors().embedding, h);
+  multiply(model_.config().embedding_multiplier, h);
+}
 
 void ForwardPass::attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
                          Matrix<float> middle) const {
   const BlockTensors<Weight>& block = model_.tensors().blocks[layer];
-  nn::AttentionStep step{h, middle, {}};
-  if (cache) step.cache = cache->layer(layer);
-  nn::attention_layer_forward(context(), block.attention, step, activations.attention, threads_);
+  if (model_.config().is_latent()) {
+    nn::LatentStep step{h, middle, {}};
+    if (cache) step.cache = cache->latent_layer(layer);
+    nn::latent_attention_forward(latent_context(), block.latent, step, activations.latent, threads_);
+  } else {
+    nn::AttentionStep step{h, middle, {}};
+    if (cache) step.cache = cache->layer(layer);
+    nn::attention_layer_forward(context(layer), block.attention, step, activations.attention, threads_);
+  }
   activations.normed.reserve(area(h.rows, h.cols));
-  activations.inverse_rms.reserve(area(h.rows, 1));
-  kernels::rms_norm_forward(middle, tensor::as_vector(block.moe_norm), static_cast<float>(model_.config().norm_epsilon),
-                            activations.normed.matrix(h.rows, h.cols),
-                            activations.inverse_rms.span().first(area(h.rows, 1)), threads_);
+  nn::norm_forward({block.moe_norm, block.moe_norm_bias, static_cast<float>(model_.config().norm_epsilon)}, middle,
+                   activations.normed.matrix(h.rows, h.cols), activations.norm, threads_);
 }
 
 moe::MoeStep ForwardPass::routing_step(int layer, const BlockActivations& activations,
@@ -99,14 +150,37 @@ void ForwardPass::mix(int layer, Matrix<const float> middle, Matrix<const float>
   moe::MoeStep step = routing_step(layer, activations, previous);
   step.output = h;
   moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe, step, activations.moe, threads_);
+  add_routed(middle, h);
+}
+
+void ForwardPass::add_shared(int layer, Matrix<const float> x, Matrix<float> middle) const {
+  const moe::MoeTensors<Weight>& whole = model_.tensors().blocks[static_cast<size_t>(layer)].moe;
+  if (!whole.shared.has()) return;
+  moe::MoeTensors<Weight> shared;  // a layer of that alone
+  shared.shared = whole.shared;
+  shared.activation = whole.activation;
+  const Buffer<float> answer(area(x.rows, x.cols));
+  moe::MoeStep step;
+  step.tokens.x = x;
+  step.output = answer.matrix(x.rows, x.cols);
+  moe::MoeActivations activations;
+  moe::moe_forward(moe::Router(), shared, step, activations, threads_);
+  multiply(model_.config().residual_multiplier, step.output);
+  nn::add(step.output, middle, threads_);
+}
+
+void ForwardPass::add_routed(Matrix<const float> middle, Matrix<float> h) const {
+  multiply(model_.config().residual_multiplier, h);
   nn::add(middle, h, threads_);
 }
 
-void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms,
+void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm,
                        Matrix<float> logits) const {
-  kernels::rms_norm_forward(h, tensor::as_vector(model_.tensors().norm),
-                            static_cast<float>(model_.config().norm_epsilon), normed, inverse_rms, threads_);
-  kernels::gemm_forward(normed, model_.tensors().head, logits, threads_, sums());
+  const ModelTensors<Weight>& tensors = model_.tensors();
+  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model_.config().norm_epsilon)}, h, normed, norm,
+                   threads_);
+  nn::linear_forward(normed, tensors.head, tensors.head_bias, logits, threads_, sums());
+  multiply(1 / model_.config().logit_divisor, logits);
 }
 
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
@@ -115,7 +189,6 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
   const int n = pass.rows(), d = model.config().width;
   for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed})
     buffer->reserve(area(n, d));
-  scratch.inverse_rms.reserve(area(n, 1));
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
@@ -126,7 +199,8 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
       previous = scratch.scores.matrix(n, model.config().layers[l - 1].routed());
     }
     pass.mix(l, middle, previous, scratch.block, h);
-    if (options.observer) options.observer(l, scratch.block.moe.routing);
+    if (options.observer && !model.config().layers[static_cast<size_t>(l)].dense())
+      options.observer(l, scratch.block.moe.routing);
   }
   Matrix<float> last = h;
   if (options.rows == Rows::kLast) {
@@ -134,7 +208,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
     for (int s = 0; s < last.rows; ++s)
       std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);
   }
-  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.inverse_rms.span().first(area(last.rows, 1)), logits);
+  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.norm, logits);
 }
 
 }  // namespace choir::model

@@ -12,18 +12,22 @@ using base::Threads;
 using kernels::Sequence;
 using tensor::Buffer;
 
-// Keys and values of `sequences` sequences of up to `capacity` positions each, for every layer.
+// What attention keeps of earlier tokens of `sequences` sequences of up to `capacity` positions each, for every layer:
+// keys and values, or the latent rows that both are made from.
 class KvCache {
  public:
   KvCache(const Config& config, int sequences, int capacity);
 
-  nn::KeysValues layer(int l) const;
+  nn::KeysValues layer(int l) const;        // of grouped attention
+  Matrix<float> latent_layer(int l) const;  // of latent attention
   int capacity() const { return capacity_; }
   int kv_row(int sequence) const { return sequence * capacity_; }
+  // The first `length` positions of every sequence of another cache of the same model.
+  void copy(const KvCache& from, int length);
 
  private:
-  int capacity_, rows_, width_;
-  std::vector<Buffer<float>> k_, v_;
+  int sequences_, capacity_, k_width_, v_width_;
+  std::vector<Buffer<float>> k_, v_;  // v_ has no numbers where the rows are latent
 };
 
 // The new tokens of one call, all sequences after one another. Rows, first positions and cache places are in
@@ -31,6 +35,7 @@ class KvCache {
 struct Batch {
   std::span<const int32_t> ids;
   std::span<const Sequence> sequences;
+  bool longer = false;  // they are parts of texts beyond Config::rope_switch, however far they reach yet
 };
 
 // How the routers of a call work. The default is how a model is used: causal, without losses.
@@ -45,8 +50,10 @@ struct RoutingOptions {
 
 // Buffers of one block and call; they grow as needed. The backward reads them.
 struct BlockActivations {
-  Buffer<float> input, middle, normed, inverse_rms;  // residual stream before each half (N,D); input of the experts
-  nn::AttentionActivations attention;
+  Buffer<float> input, middle, normed;  // residual stream before each half (N,D); input of the experts
+  nn::NormActivations norm;             // of that input
+  nn::AttentionActivations attention;   // one of these two
+  nn::LatentActivations latent;
   moe::MoeActivations moe;
 };
 
@@ -62,15 +69,21 @@ class ForwardPass {
   // middle = h + attention(h), and activations.normed = norm(middle) is what the experts receive.
   void attend(int layer, Matrix<const float> h, const KvCache* cache, BlockActivations& activations,
               Matrix<float> middle) const;
-  // h = middle + moe(activations.normed). `previous`: the scores of the layer before, for routers that read them.
+  // h = middle + r moe(activations.normed), r the family's multiplier. `previous`: the scores of the layer before, for
+  // routers that read them.
   void mix(int layer, Matrix<const float> middle, Matrix<const float> previous, BlockActivations& activations,
            Matrix<float> h) const;
+  // The same in two steps for whoever computes the routed experts: middle += r shared(x), x their input; and then, from
+  // their answers in h, h = middle + r h.
+  void add_shared(int layer, Matrix<const float> x, Matrix<float> middle) const;
+  void add_routed(Matrix<const float> middle, Matrix<float> h) const;
   // What the router of a layer is given; output is empty.
   moe::MoeStep routing_step(int layer, const BlockActivations& activations, Matrix<const float> previous) const;
   // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.
-  void head(Matrix<const float> h, Matrix<float> normed, std::span<float> inverse_rms, Matrix<float> logits) const;
+  void head(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm, Matrix<float> logits) const;
 
-  nn::AttentionContext context() const;
+  nn::AttentionContext context(int layer) const;
+  nn::LatentContext latent_context() const;
 
  private:
   kernels::Sums sums() const;
@@ -79,18 +92,19 @@ class ForwardPass {
   Batch batch_;
   Threads& threads_;
   RoutingOptions routing_;
-  std::vector<int> positions_;
+  std::vector<int> positions_;   // the row of the rotary table for each token
   std::vector<int32_t> begins_;  // the row of each sequence
 };
 
-// Called after each layer's routing with what the layer did.
+// Called after each layer with experts, with what its router did.
 using Observer = std::function<void(int layer, const moe::Routing& routing)>;
 
 // Reusable buffers of an inference.
 struct Scratch {
   BlockActivations block;
   Buffer<float> scores;  // of the layer before
-  Buffer<float> h, middle, last, normed, inverse_rms;
+  Buffer<float> h, middle, last, normed;
+  nn::NormActivations norm;
 };
 
 enum class Rows { kAll, kLast };  // logits of every row, or of each sequence's last
@@ -103,7 +117,9 @@ struct ForwardOptions {
 };
 
 // logits: (N,V), or (sequences,V) for kLast. Bit for bit, a row depends on the ids of its own sequence up to it alone;
-// under the training rule of a router that is not causal it depends on the whole batch.
+// under the training rule of a router that is not causal it depends on the whole batch. Where Config::rope_switch is
+// not 0 it also depends on whether its sequence is longer than that, as in the models' own code; a cache must then hold
+// tokens that were read at the same side of it.
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads);
 

@@ -6,59 +6,21 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 
 #include "base/error.h"
 #include "kernels/rope.h"
+#include "model/gguf_model.h"
+#include "model/store.h"
 
 namespace choir::model {
 namespace {
 
 using tensor::DType;
 
-bool computes(DType type) { return type == DType::kF32 || type == DType::kBF16 || type == DType::kF16; }
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (const int64_t size : shape) {
-    if (text.size() > 1) text += ',';
-    text += std::to_string(size);
-  }
-  return text + ']';
-}
-
-std::vector<int64_t> shape_of(const TensorInfo& info) {
-  if (info.vector) return {info.cols};
-  return {info.rows, info.cols};
-}
-
-// The tensor as a file holds it.
-io::Tensor as_stored(const TensorInfo& info, const Weight& weight) {
-  return {info.name, weight.type, shape_of(info), {static_cast<const std::byte*>(weight.data), weight.bytes()}};
-}
-
 template <class Function>
 void each_tensor(const Model& model, const Function& function) {
   ModelTensors<Weight> views = model.tensors();
   visit_tensors(model.config(), views, function);
-}
-
-// A view into the file, checked against what config.json asks for.
-Weight find(const io::TensorDirectory& files, const TensorInfo& info, const std::string& where) {
-  const io::Tensor* found = files.find(info.name);
-  if (!found)
-    base::input_error("tensor missing: " + info.name, where, "the files do not hold the model of config.json");
-  if (found->shape != shape_of(info))
-    base::input_error(fmt::format("tensor {} has shape {}", info.name, shape_text(found->shape)), where,
-                      "config.json asks for " + shape_text(shape_of(info)));
-  if (!computes(found->type))
-    base::input_error(fmt::format("tensor {} is {}", info.name, tensor::name_of(found->type)), where,
-                      "weights may be F32, BF16 or F16");
-  return {found->bytes.data(), found->type, info.rows, info.cols};
-}
-
-bool passed_over(const Config& config, const std::string& name) {
-  return name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
 }
 
 const io::Metadata kMetadata{{"format", "pt"}};  // of model.safetensors
@@ -67,18 +29,18 @@ constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for h
 
 }  // namespace
 
-Model::Model(const std::string& directory) : where_(directory), config_(read_config(directory + "/config.json")) {
-  files_ = std::make_shared<const io::TensorDirectory>(directory);
-  std::unordered_set<std::string> used;
-  visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) {
-    weight = find(*files_, info, directory);
-    const bool aligned = io::is_aligned(*files_->find(info.name));
-    if (info.vector || !aligned) weight = copy(weight, info.vector ? DType::kF32 : weight.type);
-    used.insert(info.name);
-  });
-  for (const io::Tensor& tensor : files_->tensors())
-    if (!used.contains(tensor.name) && !passed_over(config_, tensor.name))
-      base::input_error("unknown tensor: " + tensor.name, directory, "config.json describes a model without it");
+Model::Model(const std::string& path) : where_(path) {
+  if (is_gguf(path)) {
+    GgufModel file = open_gguf(path, RowOrder::kFamily);
+    config_ = std::move(file.config);
+    files_ = std::move(file.tensors);
+  } else {
+    config_ = read_config(path + "/config.json");
+    files_ = std::make_shared<const io::TensorDirectory>(path);
+  }
+  Loader loader(config_, *files_, path, copies_);
+  visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) { weight = loader.find(info); });
+  loader.check_rest();
   finish();
 }
 
@@ -86,27 +48,12 @@ Model::Model(Config config, ModelTensors<Weight> tensors) : config_(std::move(co
   finish();
 }
 
-// The numbers of `weight` in memory of our own, aligned, as they are or widened to float.
-Weight Model::copy(const Weight& weight, DType type) {
-  Bytes same(weight.bytes());
-  std::memcpy(same.data(), weight.data, weight.bytes());
-  const Weight aligned(same.data(), weight.type, weight.rows, weight.cols);
-  if (type == weight.type) {
-    copies_.push_back(std::make_shared<const Bytes>(std::move(same)));
-    return {copies_.back()->data(), type, weight.rows, weight.cols};
-  }
-  CHOIR_CHECK(type == DType::kF32, "copies widen to float alone");
-  Bytes wide(weight.size() * sizeof(float));
-  tensor::widen(aligned, {reinterpret_cast<float*>(wide.data()), weight.size()});
-  copies_.push_back(std::make_shared<const Bytes>(std::move(wide)));
-  return {copies_.back()->data(), type, weight.rows, weight.cols};
-}
-
 // The router of layer l against its experts, its numbers and the layer before.
 void Model::check_layer(size_t l) const {
   const moe::Router& router = routers_[l];
   const int experts = config_.layers[l].routed();
   const std::string where = "layer " + std::to_string(l);
+  if (config_.layers[l].dense()) return;
   moe::check_router(router, experts, config_.width, where);
   const Weight& state = tensors_.blocks[l].moe.state;
   if (const int size = router.state_size(experts); (state.data ? state.cols : 0) != size)
@@ -126,15 +73,26 @@ void Model::finish() {
     routers_.push_back(moe::parse_router(router_expression(config_, config_.layers[l])));
     check_layer(l);
   }
-  if (rope_) return;
-  tensor::Buffer<float> table(static_cast<size_t>(positions()) * static_cast<size_t>(config_.attention.head_width));
-  kernels::rope_table(static_cast<float>(config_.rope_theta), table.matrix(positions(), config_.attention.head_width));
+  if (!rope_) make_rope();
+}
+
+// Where a text of more than so many tokens has other frequencies, theirs are the second half of the rows.
+void Model::make_rope() {
+  const int width = config_.rotary_width(), tables = config_.rope_switch() > 0 ? 2 : 1;
+  tensor::Buffer<float> table(static_cast<size_t>(tables) * static_cast<size_t>(positions()) *
+                              static_cast<size_t>(width));
+  const Matrix<float> all = table.matrix(tables * positions(), width);
+  for (int i = 0; i < tables; ++i)
+    kernels::rope_table(kernels::rope_frequencies(config_.rope, width, i == 0 ? 1 : config_.max_positions),
+                        all.slice_rows(i * positions(), positions()));
   rope_ = std::make_shared<const tensor::Buffer<float>>(std::move(table));
 }
 
 int Model::positions() const { return std::min(config_.max_positions, kMostPositions); }
 
-Matrix<const float> Model::rope() const { return rope_->matrix(positions(), config_.attention.head_width); }
+Matrix<const float> Model::rope() const {
+  return rope_->matrix((config_.rope_switch() > 0 ? 2 : 1) * positions(), config_.rotary_width());
+}
 
 // Some rows of a gate's tensor, in memory of our own.
 Weight Model::rows_of(const Weight& gate, const std::vector<int>& kept) {
@@ -169,14 +127,12 @@ Model Model::with_layers(const Config& config, const std::vector<std::vector<int
     if (!router(l).subset_rule() || config_.layers[l].idle() > 0)
       base::input_error(fmt::format("the router of layer {} is made for {} experts", l, from.w1.size()), where_,
                         "only linear scores with a weight for each expert by itself can lose some");
-    for (size_t g = 0; g < from.gate.size(); ++g) to.gate[g] = result.rows_of(from.gate[g], kept);
+    const auto list = router(l).tensors(static_cast<int>(from.w1.size()), config_.width);
+    for (size_t g = 0; g < from.gate.size(); ++g)
+      to.gate[g] = list[g].vector ? result.columns_of(from.gate[g], kept) : result.rows_of(from.gate[g], kept);
     if (from.state.data) to.state = result.columns_of(from.state, kept);
-    for (size_t i = 0; i < kept.size(); ++i) {
-      to.w1[i] = from.w1[kept[i]];
-      to.w2[i] = from.w2[kept[i]];
-      to.w3[i] = from.w3[kept[i]];
-    }
-    for (auto* list : {&to.w1, &to.w2, &to.w3}) list->resize(kept.size());
+    static_cast<moe::ExpertTensors<Weight>&>(to) = {};
+    for (const int e : kept) to.add(from, static_cast<size_t>(e));
   }
   result.finish();
   return result;
@@ -201,6 +157,7 @@ Model Model::with_router(const std::string& expression) const {
   const moe::Router router = moe::parse_router(expression);
   for (int l = 0; l < config_.depth(); ++l) {
     LayerConfig& layer = result.config_.layers[l];
+    if (layer.dense()) continue;
     const auto mine = routers_[static_cast<size_t>(l)].tensors(layer.routed(), config_.width),
                asked = router.tensors(layer.routed(), config_.width);
     const auto same = [](const moe::GateTensor& a, const moe::GateTensor& b) {
@@ -247,6 +204,7 @@ Model Model::with_admission(const std::string& admission) const {
   Model result = *this;
   for (int l = 0; l < config_.depth(); ++l) {
     LayerConfig& layer = result.config_.layers[l];
+    if (layer.dense()) continue;
     layer.skip_beta.reset();
     if (layer.router.empty() && admission == "all") continue;  // the family's own, which skips by a beta alone
     layer.router = moe::with_admission(router(l).expression(), admission);
@@ -268,30 +226,16 @@ void Model::refuse_result(const std::string& what) const {
   base::input_error(what + " are not finite", where_, "its activations overflow on this input");
 }
 
-// Vectors are widened on loading. One that still is what the file says is written as the file has it.
-io::Tensor Model::to_store(const TensorInfo& info, const Weight& weight) const {
-  const io::Tensor* found = info.vector && files_ ? files_->find(info.name) : nullptr;
-  if (!found || found->shape != shape_of(info)) return as_stored(info, weight);
-  Bytes aligned(found->bytes.size());
-  std::memcpy(aligned.data(), found->bytes.data(), found->bytes.size());
-  std::vector<float> wide(weight.size());
-  tensor::widen({aligned.data(), found->type, 1, weight.cols}, wide);
-  const bool same = std::memcmp(wide.data(), weight.data, weight.bytes()) == 0;
-  return same ? *found : as_stored(info, weight);
-}
-
-std::vector<io::Tensor> Model::stored() const {
-  std::vector<io::Tensor> tensors;
-  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) { tensors.push_back(to_store(info, weight)); });
-  return tensors;
-}
-
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
+  const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kNumbers);
   base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
-  io::write_safetensors(directory + "/model.safetensors", stored(), kMetadata, base::Existing::kRefuse);
+  io::write_safetensors(directory + "/model.safetensors", stored.tensors, kMetadata, base::Existing::kRefuse);
 }
 
-int64_t Model::file_bytes() const { return static_cast<int64_t>(io::safetensors_size(stored(), kMetadata)); }
+int64_t Model::file_bytes() const {
+  const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kSizes);
+  return static_cast<int64_t>(io::safetensors_size(stored.tensors, kMetadata));
+}
 
 int64_t bytes_of(const Model& model) {
   int64_t bytes = 0;
@@ -299,18 +243,21 @@ int64_t bytes_of(const Model& model) {
   return bytes;
 }
 
+// A layer's experts answer top_k of their number, of mean width.
 int64_t bytes_per_token(const Model& model) {
-  auto bytes = static_cast<int64_t>(model.tensors().head.bytes() + model.tensors().norm.bytes());
-  for (int l = 0; l < model.config().depth(); ++l) {
-    const BlockTensors<Weight>& block = model.tensors().blocks[l];
-    const auto& a = block.attention;
-    for (const Weight& w : {a.norm, a.q, a.k, a.v, a.o, block.moe_norm}) bytes += static_cast<int64_t>(w.bytes());
-    for (const Weight& w : block.moe.gate) bytes += static_cast<int64_t>(w.bytes());
-    int64_t experts = 0;
-    for (const auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3})
-      for (const Weight& w : *list) experts += static_cast<int64_t>(w.bytes());
+  int64_t bytes = 0;
+  std::vector<int64_t> experts(model.tensors().blocks.size());
+  each_tensor(model, [&](const TensorInfo& info, const Weight& w) {
+    const bool idle = info.part == TensorInfo::Part::kIdle;
+    if (info.expert >= 0)
+      experts[static_cast<size_t>(info.layer)] += static_cast<int64_t>(w.bytes());
+    else if (info.name != "model.embed_tokens.weight" && info.role != TensorInfo::Role::kState && !idle)
+      bytes += static_cast<int64_t>(w.bytes());
+  });
+  if (model.config().tied) bytes += static_cast<int64_t>(model.tensors().head.bytes());
+  for (size_t l = 0; l < experts.size(); ++l) {
     const LayerConfig& layer = model.config().layers[l];
-    bytes += experts * std::min(layer.top_k, layer.experts) / layer.experts;  // of mean width
+    if (layer.experts > 0) bytes += experts[l] * std::min(layer.top_k, layer.experts) / layer.experts;
   }
   return bytes;
 }

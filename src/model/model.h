@@ -6,9 +6,7 @@
 #include <string>
 
 #include "base/atomic_output.h"
-#include "io/shard_index.h"
-#include "model/tensors.h"
-#include "tensor/buffer.h"
+#include "model/load.h"
 
 namespace choir::model {
 
@@ -16,12 +14,12 @@ namespace choir::model {
 // stores unaligned are copied.
 class Model {
  public:
-  using Bytes = tensor::Buffer<std::byte>;
-  using Owned = std::vector<std::shared_ptr<const Bytes>>;
+  using Bytes = model::Bytes;
+  using Owned = model::Owned;
 
-  // Loads DIR/config.json and DIR's safetensors. Every tensor must be there in the right shape, and no other. Throws
-  // Error (input) naming the tensor.
-  explicit Model(const std::string& directory);
+  // Loads a directory, its config.json and safetensors, or a GGUF file. Every tensor must be there in the right shape,
+  // and no other. Throws Error (input) naming the tensor.
+  explicit Model(const std::string& path);
 
   // Wraps tensors that somebody else owns and may change between calls: the trainer's parameters.
   Model(Config config, ModelTensors<Weight> tensors);
@@ -46,8 +44,10 @@ class Model {
   const Config& config() const { return config_; }
   const ModelTensors<Weight>& tensors() const { return tensors_; }
   const moe::Router& router(int layer) const { return routers_[static_cast<size_t>(layer)]; }
-  Matrix<const float> rope() const;  // kernels::rope_table for positions()
-  int positions() const;             // the longest sequence it can be used for, in tokens
+  // kernels::rope_table for positions(). Where config().rope_switch() is not 0, for texts up to that long and then, in
+  // as many rows again, for longer ones.
+  Matrix<const float> rope() const;
+  int positions() const;  // the longest sequence it can be used for, in tokens
 
   // Throws Error (input) naming the first tensor that holds a NaN or an infinity. Reads every weight.
   void check_finite() const;
@@ -62,14 +62,12 @@ class Model {
   int64_t file_bytes() const;
 
  private:
-  Weight copy(const Weight& weight, tensor::DType type);
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   Weight columns_of(const Weight& row, const std::vector<int>& kept);
   Weight renewed_state(int l, const std::string& expression);
   void finish();
   void check_layer(size_t l) const;
-  io::Tensor to_store(const TensorInfo& info, const Weight& weight) const;
-  std::vector<io::Tensor> stored() const;
+  void make_rope();
 
   std::string where_ = "model";  // its directory, for messages
   Config config_;

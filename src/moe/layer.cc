@@ -2,51 +2,13 @@
 
 #include <algorithm>
 
-#include "kernels/grouped_gemm.h"
-#include "kernels/swiglu.h"
-#include "kernels/weigh_rows.h"
 #include "moe/dispatch.h"
+#include "moe/logistic.h"
 
 namespace choir::moe {
 namespace {
 
-int widest(const std::vector<Weight>& w1) {
-  int most = 0;
-  for (const Weight& w : w1) most = std::max(most, w.rows);
-  return most;
-}
-
 size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
-
-// The edges of the experts with weights; those of idle experts come behind them.
-struct Busy {
-  kernels::Groups by_token, by_edge;
-  int edges, all_edges;
-
-  Busy(const Plan& plan, size_t experts)
-      : by_token{std::span(plan.offset).first(experts + 1), plan.token},
-        by_edge{by_token.offset, {}},
-        edges(plan.offset[experts]),
-        all_edges(plan.edges()) {}
-};
-
-struct Views {
-  Matrix<float> gate, up, hidden;  // (M,F) of the busy edges
-  Matrix<float> out;               // (M,D) of all
-
-  Views(const MoeActivations& a, const Busy& busy, int f, int d)
-      : gate(a.gate.matrix(busy.edges, f)),
-        up(a.up.matrix(busy.edges, f)),
-        hidden(a.hidden.matrix(busy.edges, f)),
-        out(a.out.matrix(busy.all_edges, d)) {}
-};
-
-// Columns past a narrow expert's width are zero, in buffers that earlier calls have used.
-void clear_past_width(const Plan& plan, const std::vector<Weight>& w1, Matrix<float> m) {
-  for (size_t e = 0; e < w1.size(); ++e)
-    for (int i = plan.offset[e]; w1[e].rows < m.cols && i < plan.offset[e + 1]; ++i)
-      std::fill(m[i] + w1[e].rows, m[i] + m.cols, 0.0f);
-}
 
 // What the experts see of x: x itself, or a copy in `own` that the Plan scales.
 Matrix<const float> input_of(const Plan& plan, Matrix<const float> x, Buffer<float>& own) {
@@ -58,29 +20,75 @@ Matrix<const float> input_of(const Plan& plan, Matrix<const float> x, Buffer<flo
   return scaled;
 }
 
-std::vector<Matrix<const float>> matrices(const std::vector<Weight>& weights) {
-  std::vector<Matrix<const float>> result;
-  for (const Weight& w : weights) result.push_back(tensor::as_matrix(w));
-  return result;
+// The edges of the experts with weights; those of idle experts come behind them.
+kernels::Groups busy_edges(const Plan& plan, size_t experts) {
+  return {std::span(plan.offset).first(experts + 1), plan.token};
+}
+
+// A shared expert as the only one of a list; its rows are all rows.
+template <class T>
+ExpertTensors<T> alone(const FeedForwardTensors<T>& shared) {
+  ExpertTensors<T> list;
+  list.w1 = {shared.w1};
+  list.w2 = {shared.w2};
+  list.w3 = {shared.w3};
+  list.b1 = {shared.b1};
+  list.b2 = {shared.b2};
+  list.b3 = {shared.b3};
+  return list;
+}
+
+// With share = s(v), v = gate . x: dv = dshare share (1 - share), dx += dv gate, dgate += dv x.
+void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const MoeBackward& backward,
+                     const FeedForwardTensors<Matrix<float>>& gradients, Threads& threads) {
+  const Matrix<const float> x = backward.step.tokens.x;
+  const int32_t offset[] = {0, x.rows};
+  const ExpertStep step{{offset, {}}, x, weights.activation};
+  const bool gated = weights.shared.gate.data != nullptr;
+  std::vector<float> dshare(gated ? static_cast<size_t>(x.rows) : 0);
+  const std::span<const float> share = a.shared_share.span().first(dshare.size());
+  experts_backward({step, share, backward.doutput, backward.dx, kernels::Write::kAdd, dshare, backward.dhidden},
+                   alone(weights.shared), a.shared, alone(gradients), threads);
+  if (!gated) return;
+  for (size_t t = 0; t < dshare.size(); ++t) dshare[t] *= share[t] * (1 - share[t]);
+  const Matrix<const float> dv(dshare.data(), x.rows, 1);
+  kernels::gemm_backward_input(dv, tensor::as_matrix(weights.shared.gate), backward.dx, kernels::Write::kAdd, threads);
+  kernels::gemm_backward_weight(dv, x, gradients.gate, threads);
 }
 
 }  // namespace
 
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
                  MoeActivations& activations, Threads& threads, kernels::Sums sums) {
-  const int f = widest(weights.w1);
-  const Busy busy(plan, weights.w1.size());
   const Matrix<const float> input = input_of(plan, x, activations.input);
-  for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
-    buffer->reserve(area(busy.edges, f));
-  activations.out.reserve(area(busy.all_edges, x.cols));
-  const Views a(activations, busy, f, x.cols);
-  for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(plan, weights.w1, m);
-  kernels::grouped_forward(busy.by_token, input, weights.w1, a.gate, threads, sums);
-  kernels::grouped_forward(busy.by_token, input, weights.w3, a.up, threads, sums);
-  kernels::swiglu_forward(a.gate, a.up, a.hidden, threads);
-  kernels::grouped_forward(busy.by_edge, a.hidden, weights.w2, a.out, threads, sums);
-  idle_forward(plan, weights.idle, input, a.out, threads);
+  activations.out.reserve(area(plan.edges(), x.cols));
+  const Matrix<float> out = activations.out.matrix(plan.edges(), x.cols);
+  experts_forward({busy_edges(plan, weights.w1.size()), input, weights.activation}, weights, sums, activations, out,
+                  threads);
+  idle_forward(plan, weights.idle, input, out, threads);
+}
+
+// y += f(x), or s(gate . x) f(x), f the shared expert and s the logistic function.
+void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x, Matrix<float> y, MoeActivations& a,
+                       Threads& threads, kernels::Sums sums) {
+  if (!weights.shared.has()) return;
+  const int32_t offset[] = {0, x.rows};
+  a.shared_out.reserve(area(x.rows, x.cols));
+  const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
+  experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
+  const bool gated = weights.shared.gate.data != nullptr;
+  if (gated) {
+    a.shared_share.reserve(area(x.rows, 1));
+    kernels::gemm_forward(x, weights.shared.gate, a.shared_share.matrix(x.rows, 1), threads);
+  }
+  constexpr int kRows = 32;  // of one piece
+  threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
+    for (int t = piece * kRows; t < std::min(x.rows, (piece + 1) * kRows); ++t) {
+      float share = 1;
+      if (gated) share = a.shared_share[static_cast<size_t>(t)] = logistic(a.shared_share[static_cast<size_t>(t)]);
+      for (int d = 0; d < x.cols; ++d) y[t][d] += share * out[t][d];
+    }
+  });
 }
 
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
@@ -98,48 +106,37 @@ Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threa
           .threads = threads};
 }
 
-// y_t = sum over the chosen experts of g_te w2_e (silu(w1_e x_t) * (w3_e x_t)).
+// y_t = sum over the chosen experts of g_te f_e(x_t), and the shared expert's.
 void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
                  MoeActivations& activations, Threads& threads) {
   const Matrix<const float> x = step.tokens.x;
   router.route(context_of(weights, step, threads), step.balancing, activations.routing);
   const Plan& plan = activations.routing.plan;
-  const bool training = step.balancing == Balancing::kOn;
-  run_experts(plan, weights, x, activations, threads, training ? kernels::Sums::kPacked : kernels::Sums::kLanes);
+  const kernels::Sums sums = step.balancing == Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
+  run_experts(plan, weights, x, activations, threads, sums);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
   router.finish(context_of(weights, step, threads), plan, step.output);
+  add_shared_expert(weights, x, step.output, activations, threads, sums);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,
                   const MoeBackward& backward, const MoeTensors<Matrix<float>>& gradients, Threads& threads) {
   const Plan& plan = activations.routing.plan;
   const Matrix<const float> x = input_of(plan, backward.step.tokens.x, activations.input);
-  const int f = widest(weights.w1);
-  const Busy busy(plan, weights.w1.size());
-  const auto& [by_token, by_edge, edges, all_edges] = busy;
-  const Views a(activations, busy, f, x.cols);
-  backward.dhidden.reserve(area(edges, f));
-  const Matrix<float> dhidden = backward.dhidden.matrix(edges, f), drows = a.out;
-  clear_past_width(plan, weights.w1, dhidden);
-  std::vector<float> dweight(static_cast<size_t>(all_edges));
+  const Matrix<float> drows = activations.out.matrix(plan.edges(), x.cols);
+  std::vector<float> dweight(static_cast<size_t>(plan.edges()));
 
   gather(plan, backward.doutput, drows, threads);
   router.finish_backward(context_of(weights, backward.step, threads), plan, drows);
   idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
-  kernels::grouped_backward_input(by_edge, drows, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
-  // dg_i = <d (g y)_i / g, y> = <W2^T dout, h>: the expert's output is not needed again. Then both factors of the
-  // product W2 h take the weight: dh for what lies before, h for the gradient of W2.
-  kernels::weigh_rows_backward(plan.weight, dhidden, a.hidden, dweight, threads);
-  kernels::grouped_backward_weight(by_edge, drows, a.hidden, gradients.w2, threads);
-  kernels::swiglu_backward(dhidden, a.gate, a.up, threads);
-  kernels::grouped_backward_weight(by_token, a.gate, x, gradients.w1, threads);
-  kernels::grouped_backward_weight(by_token, a.up, x, gradients.w3, threads);
-  kernels::grouped_backward_input(by_edge, a.gate, matrices(weights.w1), drows, kernels::Write::kSet, threads);
-  kernels::grouped_backward_input(by_edge, a.up, matrices(weights.w3), drows, kernels::Write::kAdd, threads);
+  const ExpertStep step{busy_edges(plan, weights.w1.size()), x, weights.activation};
+  experts_backward({step, plan.weight, drows, drows, kernels::Write::kSet, dweight, backward.dhidden}, weights,
+                   activations, gradients, threads);
   if (plan.input != 1)
-    for (int i = 0; i < all_edges; ++i)
+    for (int i = 0; i < plan.edges(); ++i)
       for (float& d : drows.row(i)) d *= plan.input;
   combine(plan, drows, Weighting::kPlain, Into::kAdd, backward.dx, threads);
+  if (weights.shared.has()) shared_backward(weights, activations, backward, gradients.shared, threads);
   router.backward({dweight, backward.balance_scale, backward.dx, gradients.gate, backward.previous, backward.dscore},
                   context_of(weights, backward.step, threads), activations.routing);
 }

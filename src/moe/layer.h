@@ -1,36 +1,37 @@
-// A mixture-of-experts layer: route, let each expert compute its tokens, combine; forward and backward.
+// A mixture-of-experts layer: route, let each expert compute its tokens, combine, add what the shared expert makes of
+// every token; forward and backward.
 #pragma once
 
-#include <vector>
-
-#include "kernels/gemm.h"
+#include "moe/experts.h"
 #include "moe/idle_experts.h"
 #include "moe/router.h"
 
 namespace choir::moe {
 
-// T is Weight (to compute with) or Matrix<float> (gradients). An expert is w2 (silu(w1 x) * (w3 x)); its width F_e may
-// differ from its neighbours'.
+// T is Weight (to compute with) or Matrix<float> (gradients). The lists of ExpertTensors are those of the routed
+// experts with weights, [E - idle]. Several shared experts of one width are one feed-forward network of their widths'
+// sum. A dense layer is one with a shared expert alone: no lists, no gate, and Router() for its router.
 template <class T>
-struct MoeTensors {
+struct MoeTensors : ExpertTensors<T> {
   std::vector<T> gate;  // what the router's score says: Router::tensors
   T state;              // (1,S) numbers of the router that are not trained: Router::state_size; none where S is 0
-  std::vector<T> w1;    // [E - idle] gate projections (F_e,D)
-  std::vector<T> w2;    // [E - idle] down projections (D,F_e)
-  std::vector<T> w3;    // [E - idle] up projections (F_e,D)
+  FeedForwardTensors<T> shared;  // of every token, without the router's weight; or nothing
+  Activation activation;         // of all of these
 
-  IdleTensors<T> idle;  // experts without these, behind the others
+  IdleTensors<T> idle;  // experts without such tensors, behind the others
 
-  int experts() const { return static_cast<int>(w1.size()) + idle.count(); }  // E
+  int experts() const { return static_cast<int>(this->w1.size()) + idle.count(); }  // E
 };
 
-// Buffers of one layer and call, kept for the backward; they grow as needed. M edges, of idle experts in `out` alone; F
-// the widest expert.
-struct MoeActivations {
+// Buffers of one layer and call, kept for the backward; they grow as needed. M edges, of idle experts in `out` alone.
+struct MoeActivations : ExpertActivations {
   Routing routing;
-  Buffer<float> input;             // (N,D) x times the Plan's input, where that is not 1
-  Buffer<float> gate, up, hidden;  // (M,F) w1 x, w3 x, their SwiGLU
-  Buffer<float> out;               // (M,D) output of each edge's expert, without its weight
+  Buffer<float> input;  // (N,D) x times the Plan's input, where that is not 1
+  Buffer<float> out;    // (M,D) output of each edge's expert, without its weight
+
+  ExpertActivations shared;    // of N rows
+  Buffer<float> shared_out;    // (N,D) the shared expert's output, before its gate
+  Buffer<float> shared_share;  // (N) sigmoid(gate . x), where it has a gate
 };
 
 struct MoeStep {
@@ -45,21 +46,28 @@ struct MoeStep {
 // What the router of a layer sees.
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads);
 
-// output = the weighted sum of the chosen experts' outputs of x. Under the decode rule a row's bits do not depend on
-// the others.
+// output = the weighted sum of the chosen experts' outputs of x, and the shared expert's. Under the decode rule a row's
+// bits do not depend on the others. In a dense layer the Plan has no edges, of no experts, and the statistics count no
+// tokens.
 void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
                  MoeActivations& activations, Threads& threads);
 
-// Runs the experts over a given plan: activations.out from x. Part of the forward, and all that a calibration needs.
+// Runs the routed experts over a given plan: activations.out from x, an expert's b2 included. Part of the forward, and
+// all that a calibration needs.
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
                  MoeActivations& activations, Threads& threads, kernels::Sums sums = kernels::Sums::kLanes);
+
+// y (N,D) += the shared expert's output of x; nothing where the layer has none. The other part of the forward, for
+// those who run the routed experts over plans of their own.
+void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x, Matrix<float> y,
+                       MoeActivations& activations, Threads& threads, kernels::Sums sums = kernels::Sums::kLanes);
 
 struct MoeBackward {
   const MoeStep& step;          // of the forward; its output is not read
   Matrix<const float> doutput;  // (N,D)
   Matrix<float> dx;             // (N,D) added to
   float balance_scale;          // gradient of the total loss by this layer's balance loss
-  Buffer<float>& dhidden;       // scratch (M,F) that layers and calls may share; grows as needed
+  Buffer<float>& dhidden;       // scratch that layers and calls may share; grows as needed
   Matrix<float> previous{};     // Router::Backward
   Matrix<const float> dscore{};
 };

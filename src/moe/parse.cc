@@ -11,7 +11,11 @@ namespace {
 constexpr Alias kAliases[] = {
     {"mixtral", "linear > top_k(2) > all > chosen + load(0.02)"},
     {"olmoe", "linear > top_k(8) > all > softmax + load(0.01)"},
+    {"qwen2", "linear > top_k(4) > all > softmax + load(0.001)"},
     {"qwen3", "linear > top_k(8) > all > softmax(renorm) + load(0.001)"},
+    {"granite", "linear > top_k(8) > all > chosen + load(0.001)"},
+    {"gpt_oss", "linear(bias) > top_k(4) > all > chosen + load(0.9)"},
+    {"phi", "linear > top_k(2) > all > sparsemixer(0.01) + load(0.001)"},
     {"switch", "linear(jitter=0.01) > top_k(1) > fifo(factor(1.25)) > softmax + load(0.01)"},
     {"gshard", "linear > second_random > fifo(factor(1), order=slot) > softmax(renorm) + load(0.01)"},
     {"noisy_top_k", "noisy > top_k(4) > all > chosen + cv2(0.1) + cv2(0.1, of=load)"},
@@ -22,6 +26,7 @@ constexpr Alias kAliases[] = {
     {"dropless", "linear > top_k(2) > all > chosen + load(0.01) + z_loss(0.001)"},
     {"expert_choice", "linear > all > top_capacity(factor(2, per=token), key=prob, decode=threshold) > softmax"},
     {"expert_threshold", "linear > all > threshold(1) > sigmoid"},
+    {"deepseek_v2_lite", "linear > top_k(6) > all > softmax + load(0.001, scope=sequence)"},
     {"deepseek_v2", "linear > groups(8, 3, 6) > all > softmax(scale=16) + load(0.001, scope=sequence)"},
     {"deepseek_v3",
      "linear(sigmoid) > groups(8, 4, 8, by=top2) > all > sigmoid_norm(2.5) + bias(0.001) + load(0.0001, "

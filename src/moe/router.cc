@@ -183,6 +183,9 @@ void check_words(const Words& words, const Router& router) {
   if (divides_by_best(words) && !std::holds_alternative<TopK>(words.propose) &&
       !std::holds_alternative<Groups>(words.propose))
     base::usage_error("over=k divides by the k best experts of a token", "router", "it goes with top_k and groups");
+  if (std::holds_alternative<SparseMixer>(words.weigh) &&
+      !(is_top_2(words) && std::holds_alternative<AdmitAll>(words.admit)))
+    base::usage_error("sparsemixer weighs two choices, both of them kept", "router", "it goes with top_k(2) > all");
   if (has_ortho(words) && !has_rows(router))
     base::usage_error("ortho(c) needs a gate with a row for each expert", "router", "the score has none");
   if (estimates_load(words) && !has_noise(words))
@@ -240,6 +243,8 @@ Words introduced(Words words) {
 }
 
 }  // namespace
+
+Router::Router() : Router(Words{NoScore{}, ProposeAll{}, AdmitAll{}, IdentityWeights{}, {}}) {}
 
 Router::Router(Words words) : words_(std::make_shared<const Words>(introduced(std::move(words)))) {}
 

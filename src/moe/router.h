@@ -18,6 +18,8 @@ enum class Balancing { kOff, kOn };  // the loss is computed for training only
 class Router {
  public:
   explicit Router(Words words);
+  // That of a dense layer, which has no routed experts: "none > all > all > identity". Its Plans have no choices.
+  Router();
 
   // Reads x and the gate's tensors; gives the Plan. NaN scores give a Plan all the same; the loss will show them.
   // State, ids, nodes and padding have their sizes, the last three or none.

@@ -34,8 +34,9 @@ bool read(const SoftmaxWeights& word, SubsetRule& rule) {
   return true;
 }
 
-bool read(const SigmoidWeights&, SubsetRule& rule) {
+bool read(const SigmoidWeights& word, SubsetRule& rule) {
   rule.gain = Gain::kSigmoid;
+  rule.scale = word.scale;
   rule.over = Over::kNothing;
   return true;
 }

@@ -48,21 +48,23 @@
 #include "moe/score/hash.h"
 #include "moe/score/linear.h"
 #include "moe/score/noisy.h"
+#include "moe/score/none.h"
 #include "moe/score/projected_cosine.h"
 #include "moe/weigh/chosen.h"
 #include "moe/weigh/identity.h"
 #include "moe/weigh/norm.h"
 #include "moe/weigh/sigmoid.h"
 #include "moe/weigh/softmax.h"
+#include "moe/weigh/sparse_mixer.h"
 
 namespace choir::moe {
 
 using Score = std::variant<LinearScore, GrapScore, GrapCosineScore, DenseCosineScore, HashScore, NoisyScore,
-                           ProjectedCosineScore>;
+                           ProjectedCosineScore, NoScore>;
 using Propose = std::variant<TopK, ProposeAll, SecondRandom, TopP, Mass, Groups, Positive, Assignment, Sinkhorn>;
 using Admit = std::variant<AdmitAll, Fifo, TopCapacity, Skip, Threshold, Mask>;
 using Weigh = std::variant<ChosenWeights, SoftmaxWeights, SigmoidWeights, SigmoidNormWeights, SqrtSoftplusNormWeights,
-                           IdentityWeights>;
+                           IdentityWeights, SparseMixer>;
 using Balance = std::variant<LoadBalance, ZLoss, Locality, BiasBalance, Cv2, Entropy, Quantile, L1Adaptive, Ortho>;
 
 // Takes out of a weigh word what stands there for skipped experts alone: over=k and kept.

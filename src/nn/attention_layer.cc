@@ -1,14 +1,12 @@
 #include "nn/attention_layer.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <string>
 
 #include "base/error.h"
 #include "kernels/attention_packed.h"
-#include "kernels/gemm.h"
-#include "kernels/rms_norm.h"
-#include "kernels/rope.h"
+#include "nn/linear.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -23,10 +21,91 @@ struct Views {
       : normed(a.normed.matrix(a.rows, width)),
         q(a.q.matrix(a.rows, shape.heads * shape.head_width)),
         k(a.k.matrix(a.rows, shape.kv_heads * shape.head_width)),
-        v(a.v.matrix(a.rows, shape.kv_heads * shape.head_width)),
-        mixed(a.mixed.matrix(a.rows, shape.heads * shape.head_width)),
+        v(a.v.matrix(a.rows, shape.kv_heads * shape.values())),
+        mixed(a.mixed.matrix(a.rows, shape.heads * shape.values())),
         log_sum(a.log_sum.matrix(a.rows, shape.heads)) {}
 };
+
+size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols); }
+
+// One of q, k and v between its linear map and the rotation.
+struct Refined {
+  Weight norm;                   // (1,W) or (1,heads*W), or without data
+  NormActivations* activations;  // of the norm
+  Buffer<float>& raw;            // before norm and clip
+  Matrix<float> y;               // after them
+};
+
+bool refines(const AttentionContext& context, const Weight& norm) { return norm.data || context.clip > 0; }
+
+// Rows as wide as the norm: of single heads, or of all of them. m is without gaps.
+template <class T>
+Matrix<T> rows_of(const Weight& norm, Matrix<T> m) {
+  return {m.data, m.rows * (m.cols / norm.cols), norm.cols};
+}
+
+void apply_norm(const AttentionContext& context, const Refined& r, Threads& threads) {
+  const Matrix<const float> raw = r.raw.matrix(r.y.rows, r.y.cols);
+  if (!r.norm.data) {
+    std::copy_n(raw.data, area(raw), r.y.data);
+    return;
+  }
+  CHOIR_CHECK(r.norm.cols == context.shape.head_width || r.norm.cols == r.y.cols,
+              "a norm of " + std::to_string(r.norm.cols) + " numbers");
+  norm_forward({r.norm, {}, context.epsilon}, rows_of(r.norm, raw), rows_of(r.norm, r.y), *r.activations, threads);
+}
+
+void project(const AttentionContext& context, Matrix<const float> normed, const Weight& w, const Weight& bias,
+             const Refined& r, Threads& threads) {
+  if (!refines(context, r.norm)) {
+    linear_forward(normed, w, bias, r.y, threads, context.sums);
+    return;
+  }
+  r.raw.reserve(area(r.y));
+  linear_forward(normed, w, bias, r.raw.matrix(r.y.rows, r.y.cols), threads, context.sums);
+  apply_norm(context, r, threads);
+  if (context.clip > 0)
+    for (size_t i = 0; i < area(r.y); ++i) r.y.data[i] = std::clamp(r.y.data[i], -context.clip, context.clip);
+}
+
+// From the gradient of what the rotation took to that of what the linear map gave. Changes dy; y serves as room.
+Matrix<float> unrefine(const AttentionContext& context, const Refined& r, Matrix<float> dy, Matrix<float> dnorm,
+                       Threads& threads) {
+  if (!refines(context, r.norm)) return dy;
+  if (context.clip > 0) {
+    apply_norm(context, r, threads);
+    for (size_t i = 0; i < area(dy); ++i)
+      if (std::abs(r.y.data[i]) > context.clip) dy.data[i] = 0;
+  }
+  if (!r.norm.data) return dy;
+  std::fill_n(r.y.data, area(r.y), 0.0f);
+  const Matrix<const float> raw = r.raw.matrix(dy.rows, dy.cols);
+  norm_backward({r.norm, {}, context.epsilon}, rows_of(r.norm, Matrix<const float>(dy)),
+                {rows_of(r.norm, raw), *r.activations, rows_of(r.norm, r.y), dnorm.row(0), {}}, threads);
+  return r.y;
+}
+
+struct RefinedAll {
+  Refined q, k, v;
+
+  RefinedAll(const AttentionTensors<Weight>& weights, AttentionActivations& a, const Views& views)
+      : q{weights.q_norm, &a.q_norm, a.raw_q, views.q},
+        k{weights.k_norm, &a.k_norm, a.raw_k, views.k},
+        v{{}, nullptr, a.raw_v, views.v} {}
+};
+
+kernels::AttentionInput attention_input(const AttentionContext& context, const AttentionTensors<Weight>& weights,
+                                        Matrix<const float> q, Matrix<const float> k, Matrix<const float> v) {
+  kernels::AttentionInput in{context.shape, context.sequences, q, k, v};
+  if (weights.sinks.data) in.sinks = tensor::as_vector(weights.sinks);
+  return in;
+}
+
+void turn(const AttentionContext& context, Matrix<float> q, Matrix<float> k, kernels::Turn way, Threads& threads) {
+  const kernels::Rotation rotation{context.rope, context.pairs, context.shape.head_width};
+  kernels::rope(q, context.positions, rotation, way, threads);
+  kernels::rope(k, context.positions, rotation, way, threads);
+}
 
 void append(const AttentionContext& context, const Views& views, const KeysValues& cache) {
   for (const Sequence& s : context.sequences) {
@@ -45,11 +124,10 @@ void AttentionActivations::prepare(int n, int width, const AttentionShape& shape
   const auto room = [n](int columns) { return static_cast<size_t>(n) * static_cast<size_t>(columns); };
   rows = n;
   normed.reserve(room(width));
-  inverse_rms.reserve(room(1));
   q.reserve(room(shape.heads * shape.head_width));
   k.reserve(room(shape.kv_heads * shape.head_width));
-  v.reserve(room(shape.kv_heads * shape.head_width));
-  mixed.reserve(room(shape.heads * shape.head_width));
+  v.reserve(room(shape.kv_heads * shape.values()));
+  mixed.reserve(room(shape.heads * shape.values()));
   log_sum.reserve(room(shape.heads));
 }
 
@@ -58,51 +136,61 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   const Matrix<const float> input = step.input;
   activations.prepare(input.rows, input.cols, context.shape);
   const Views a(activations, input.cols, context.shape);
-  kernels::rms_norm_forward(input, tensor::as_vector(weights.norm), context.epsilon, a.normed,
-                            activations.inverse_rms.span().first(static_cast<size_t>(input.rows)), threads);
-  kernels::gemm_forward(a.normed, weights.q, a.q, threads, context.sums);
-  kernels::gemm_forward(a.normed, weights.k, a.k, threads, context.sums);
-  kernels::gemm_forward(a.normed, weights.v, a.v, threads, context.sums);
-  kernels::rope(a.q, context.positions, context.rope, kernels::Turn::kForward, threads);
-  kernels::rope(a.k, context.positions, context.rope, kernels::Turn::kForward, threads);
+  const RefinedAll refined(weights, activations, a);
+  norm_forward({weights.norm, weights.norm_bias, context.epsilon}, input, a.normed, activations.norm, threads);
+  project(context, a.normed, weights.q, weights.q_bias, refined.q, threads);
+  project(context, a.normed, weights.k, weights.k_bias, refined.k, threads);
+  project(context, a.normed, weights.v, weights.v_bias, refined.v, threads);
+  turn(context, a.q, a.k, kernels::Turn::kForward, threads);
   if (step.cache) append(context, a, *step.cache);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   const auto forward =
       context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
-  forward({context.shape, context.sequences, a.q, keys_values.k, keys_values.v}, a.mixed, a.log_sum, threads);
-  kernels::gemm_forward(a.mixed, weights.o, step.output, threads, context.sums);
-  add(input, step.output, threads);
+  forward(attention_input(context, weights, a.q, keys_values.k, keys_values.v), a.mixed, a.log_sum, threads);
+  linear_forward(a.mixed, weights.o, weights.o_bias, step.output, threads, context.sums);
+  add(input, step.output, threads, context.residual);
 }
 
-// The forward's lines in reverse. The buffer of q takes d mixed first, then that of mixed takes d q, and so on: each
-// is overwritten once its last reader is done.
+// The forward's lines in reverse. The buffers of q and k take d raw where they are refined, that of normed takes
+// d normed: each is overwritten once its last reader is done.
 void attention_layer_backward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
                               AttentionActivations& activations, const AttentionBackward& backward,
                               const AttentionTensors<Matrix<float>>& gradients, Threads& threads) {
   const Matrix<float> dh = backward.dh;
   const Views a(activations, dh.cols, context.shape);
-  const size_t q_size = static_cast<size_t>(a.q.rows) * static_cast<size_t>(a.q.cols);
-  const size_t k_size = static_cast<size_t>(a.k.rows) * static_cast<size_t>(a.k.cols);
-  Buffer<float> dmixed(q_size), dq(q_size), dk(k_size), dv(k_size);
-  const kernels::AttentionGradient d{dq.matrix(a.q.rows, a.q.cols), dk.matrix(a.k.rows, a.k.cols),
-                                     dv.matrix(a.v.rows, a.v.cols)};
-  const Matrix<float> dm = dmixed.matrix(a.q.rows, a.q.cols);
+  const RefinedAll refined(weights, activations, a);
+  Buffer<float> room_branch(context.residual != 1 ? area(dh) : 0), room_mixed(area(a.mixed)), room_q(area(a.q)),
+      room_k(area(a.k)), room_v(area(a.v));
+  Matrix<float> dbranch = dh;  // of what the residual stream is added to
+  if (context.residual != 1) {
+    dbranch = room_branch.matrix(dh.rows, dh.cols);
+    for (int i = 0; i < dh.rows; ++i)
+      std::ranges::transform(dh.row(i), dbranch[i], [&](float v) { return context.residual * v; });
+  }
+  const Matrix<float> dmixed = room_mixed.matrix(a.mixed.rows, a.mixed.cols);
+  kernels::AttentionGradient d{room_q.matrix(a.q.rows, a.q.cols), room_k.matrix(a.k.rows, a.k.cols),
+                               room_v.matrix(a.v.rows, a.v.cols)};
+  if (gradients.sinks.data) d.dsinks = gradients.sinks.row(0);
 
-  kernels::gemm_backward_weight(dh, a.mixed, gradients.o, threads);
-  kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, kernels::Write::kSet, threads);
-  kernels::attention_backward(dm, {context.shape, context.sequences, a.q, a.k, a.v}, {a.mixed, a.log_sum}, d, threads);
-  kernels::rope(d.dq, context.positions, context.rope, kernels::Turn::kBack, threads);
-  kernels::rope(d.dk, context.positions, context.rope, kernels::Turn::kBack, threads);
-  kernels::gemm_backward_weight(d.dq, a.normed, gradients.q, threads);
-  kernels::gemm_backward_weight(d.dk, a.normed, gradients.k, threads);
-  kernels::gemm_backward_weight(d.dv, a.normed, gradients.v, threads);
+  linear_backward_weight(dbranch, a.mixed, gradients.o, gradients.o_bias, threads);
+  kernels::gemm_backward_input(dbranch, tensor::as_matrix(weights.o), dmixed, kernels::Write::kSet, threads);
+  kernels::attention_backward(dmixed, attention_input(context, weights, a.q, a.k, a.v), {a.mixed, a.log_sum}, d,
+                              threads);
+  turn(context, d.dq, d.dk, kernels::Turn::kBack, threads);
+  const Matrix<float> dq = unrefine(context, refined.q, d.dq, gradients.q_norm, threads);
+  const Matrix<float> dk = unrefine(context, refined.k, d.dk, gradients.k_norm, threads);
+  const Matrix<float> dv = unrefine(context, refined.v, d.dv, {}, threads);
+  linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads);
+  linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads);
+  linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads);
   const Matrix<float> dnormed = a.normed;
-  kernels::gemm_backward_input(d.dq, tensor::as_matrix(weights.q), dnormed, kernels::Write::kSet, threads);
-  kernels::gemm_backward_input(d.dk, tensor::as_matrix(weights.k), dnormed, kernels::Write::kAdd, threads);
-  kernels::gemm_backward_input(d.dv, tensor::as_matrix(weights.v), dnormed, kernels::Write::kAdd, threads);
-  const kernels::RmsNormSaved saved{backward.input, tensor::as_vector(weights.norm),
-                                    activations.inverse_rms.span().first(static_cast<size_t>(dh.rows))};
-  kernels::rms_norm_backward(dnormed, saved, dh, gradients.norm.row(0), threads);
+  kernels::gemm_backward_input(dq, tensor::as_matrix(weights.q), dnormed, kernels::Write::kSet, threads);
+  kernels::gemm_backward_input(dk, tensor::as_matrix(weights.k), dnormed, kernels::Write::kAdd, threads);
+  kernels::gemm_backward_input(dv, tensor::as_matrix(weights.v), dnormed, kernels::Write::kAdd, threads);
+  norm_backward({weights.norm, weights.norm_bias, context.epsilon}, dnormed,
+                {backward.input, activations.norm, dh, gradients.norm.row(0),
+                 gradients.norm_bias.data ? gradients.norm_bias.row(0) : std::span<float>()},
+                threads);
 }
 
 }  // namespace choir::nn

@@ -1,4 +1,5 @@
-// The attention half of a block: h + o(attention(rope(q, k), v)) of the normalised input, forward and backward.
+// The attention half of a block: h + o(attention(rope(q, k), v)) of the normalised input, forward and backward. What a
+// family does not have is absent and costs nothing.
 #pragma once
 
 #include <optional>
@@ -6,6 +7,8 @@
 #include "base/threads.h"
 #include "kernels/attention.h"
 #include "kernels/gemm.h"
+#include "kernels/rope.h"
+#include "nn/norm.h"
 #include "tensor/buffer.h"
 
 namespace choir::nn {
@@ -16,31 +19,42 @@ using tensor::Buffer;
 using tensor::Matrix;
 using tensor::Weight;
 
-// T is Weight (to compute with) or Matrix<float> (gradients). D width, Q = heads * W, KV = kv_heads * W.
+// T is Weight (to compute with) or Matrix<float> (gradients). D width, W and U the widths of a head's keys and values.
+// Vectors are float. Those after o are absent where they have no data; gradients are present where the weights are.
 template <class T>
 struct AttentionTensors {
-  T norm;        // (1,D)
-  T q, k, v, o;  // (Q,D) (KV,D) (KV,D) (D,Q)
+  T norm;                                    // (1,D)
+  T q, k, v, o;                              // (heads*W,D) (kv_heads*W,D) (kv_heads*U,D) (D,heads*U)
+  T norm_bias{};                             // (1,D): the norm is a LayerNorm
+  T q_bias{}, k_bias{}, v_bias{}, o_bias{};  // (1, rows of the weight)
+  // RMS norms before the rotation, of each head (1,W) or of all of them together (1,heads*W) and (1,kv_heads*W).
+  T q_norm{}, k_norm{};
+  T sinks{};  // (1,heads)
 };
 
-// What every layer of one call has in common.
+// What a call of one layer needs besides its tensors.
 struct AttentionContext {
-  kernels::AttentionShape shape;
-  float epsilon = 0;
-  Matrix<const float> rope;                    // kernels::rope_table
+  kernels::AttentionShape shape;               // its window is that of the layer
+  float epsilon = 0;                           // of all norms
+  Matrix<const float> rope;                    // kernels::rope_table; where it is narrower than W, a head's first turn
   std::span<const int> positions;              // of the N rows
   std::span<const Sequence> sequences;         // kv_row counts in rows of the cache, or of the call where there is none
   kernels::Sums sums = kernels::Sums::kLanes;  // of the linear maps
+  kernels::Pairs pairs = kernels::Pairs::kHalves;
+  float clip = 0;      // q, k and v are held within [-clip, clip], after the norms of q and k; 0: no limit
+  float residual = 1;  // what is added to the input is multiplied by it
 };
 
 // Keys and values of earlier tokens; the forward writes those of the call behind them.
 struct KeysValues {
-  Matrix<float> k, v;  // (rows, KV)
+  Matrix<float> k, v;  // (rows, kv_heads*W) (rows, kv_heads*U)
 };
 
 // Buffers of one layer and call, kept for the backward; they grow as needed.
 struct AttentionActivations {
-  Buffer<float> normed, inverse_rms, q, k, v, mixed, log_sum;
+  Buffer<float> normed, q, k, v, mixed, log_sum;
+  Buffer<float> raw_q, raw_k, raw_v;  // before norm and clip, where there are any
+  NormActivations norm, q_norm, k_norm;
   int rows = 0;
 
   void prepare(int n, int width, const kernels::AttentionShape& shape);
@@ -52,7 +66,7 @@ struct AttentionStep {
   std::optional<KeysValues> cache;  // without one the sequences must start at position 0 and kv_row = row
 };
 
-// output = input + attention.
+// output = input + residual * attention.
 void attention_layer_forward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
                              const AttentionStep& step, AttentionActivations& activations, Threads& threads);
 

@@ -4,11 +4,11 @@
 
 namespace choir::nn {
 
-void add(tensor::Matrix<const float> x, tensor::Matrix<float> y, base::Threads& threads) {
+void add(tensor::Matrix<const float> x, tensor::Matrix<float> y, base::Threads& threads, float share) {
   constexpr int kRows = 64;
   threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
     for (int i = piece * kRows; i < std::min(x.rows, (piece + 1) * kRows); ++i)
-      for (int d = 0; d < x.cols; ++d) y[i][d] += x[i][d];
+      for (int d = 0; d < x.cols; ++d) y[i][d] = x[i][d] + share * y[i][d];
   });
 }
 

@@ -6,7 +6,7 @@
 
 namespace choir::nn {
 
-// y += x, element by element; both (N,D).
-void add(tensor::Matrix<const float> x, tensor::Matrix<float> y, base::Threads& threads);
+// y = x + share * y, element by element; both (N,D).
+void add(tensor::Matrix<const float> x, tensor::Matrix<float> y, base::Threads& threads, float share = 1);
 
 }  // namespace choir::nn

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "base/error.h"
+
 namespace choir::tensor {
 namespace {
 
@@ -96,14 +98,43 @@ TEST_CASE("dtype: names and sizes are those of safetensors") {
                                                                                     {"I16", 2},
                                                                                     {"I8", 1},
                                                                                     {"U8", 1},
-                                                                                    {"BOOL", 1}}) {
+                                                                                    {"BOOL", 1},
+                                                                                    {"F8_E4M3", 1}}) {
     const auto type = dtype_named(name);
     REQUIRE(type);
     CHECK(name_of(*type) == name);
     CHECK(size_of(*type) == bytes);
   }
-  CHECK(!dtype_named("F8_E4M3"));
   CHECK(!dtype_named("f32"));
+}
+
+TEST_CASE("F8_E4M3: every code has its defined value, largest 448, and one NaN of each sign") {
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const auto value = static_cast<float>(F8E4M3{static_cast<uint8_t>(bits)});
+    const int exponent = static_cast<int>(bits >> 3) & 15;
+    const double fraction = (bits & 7) / 8.0, sign = bits & 0x80 ? -1 : 1;
+    if ((bits & 0x7f) == 0x7f)
+      CHECK(std::isnan(value));
+    else
+      CHECK(value == sign * (exponent == 0 ? std::ldexp(fraction, -6) : std::ldexp(1 + fraction, exponent - 7)));
+    CHECK(std::signbit(value) == (sign < 0));
+  }
+  CHECK(static_cast<float>(F8E4M3{0x7e}) == 448);
+}
+
+TEST_CASE("formats with blocks: sizes of blocks and rows, no size of a number, no name in safetensors") {
+  CHECK(bytes_of(DType::kQ8_0, 64) == 68);
+  CHECK(bytes_of(DType::kQ4_0, 64) == 36);
+  CHECK(bytes_of(DType::kQ4_K, 512) == 288);
+  CHECK(bytes_of(DType::kQ6_K, 512) == 420);
+  CHECK(bytes_of(DType::kMXFP4, 64) == 34);
+  CHECK(bytes_of(DType::kBF16, 3) == 6);
+  CHECK_THROWS_AS(bytes_of(DType::kQ8_0, 33), base::Error);
+  CHECK_THROWS_AS(size_of(DType::kQ4_K), base::Error);
+  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4}) {
+    CHECK(is_blocked(type));
+    CHECK(!dtype_named(name_of(type)));
+  }
 }
 
 }  // namespace

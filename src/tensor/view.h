@@ -28,8 +28,9 @@ struct Matrix {
   Matrix slice_rows(int begin, int count) const { return {data + begin * stride, count, cols, stride}; }
 };
 
-// The weight of a linear map, rows = outputs, cols = inputs, row-major without gaps, in the format of its file.
-// Kernels widen it to float as they read it. A vector is a Weight of one row.
+// The weight of a linear map, rows = outputs, cols = inputs, row-major without gaps, in the format of its file; of a
+// format with blocks every row is whole blocks. Kernels widen it to float as they read it. A vector is a Weight of one
+// row.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
@@ -40,7 +41,7 @@ struct Weight {
   Weight(Matrix<const float> m) : data(m.data), rows(m.rows), cols(m.cols) {}  // m must be without gaps
 
   size_t size() const { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
-  size_t bytes() const { return size() * size_of(type); }
+  size_t bytes() const { return static_cast<size_t>(rows) * bytes_of(type, static_cast<size_t>(cols)); }
   Weight row(int i) const;  // a Weight of one row
 };
 
@@ -48,7 +49,15 @@ struct Weight {
 Matrix<const float> as_matrix(const Weight& weight);
 std::span<const float> as_vector(const Weight& weight);
 
-// out[i] = element i of the weight, in row-major order. out.size() must be weight.size().
+// out[i] = element i of the weight, in row-major order. out.size() must be weight.size(). The data may begin at any
+// address. For every floating-point format of up to 32 bits.
 void widen(const Weight& weight, std::span<float> out);
+
+// The reverse: values rounded to the nearest number of F32, BF16 or F16, or encoded in Q8_0 or Q4_0 blocks as ggml's
+// reference encoder does. out.size() must be bytes_of(type, values.size()).
+void narrow(std::span<const float> values, DType type, std::span<std::byte> out);
+
+// The largest magnitude that narrow() takes to a finite number.
+float largest(DType type);
 
 }  // namespace choir::tensor

@@ -11,6 +11,7 @@ namespace choir::train {
 namespace {
 
 using Role = model::TensorInfo::Role;
+using Part = model::TensorInfo::Part;
 
 // Turns rows, no more than columns, to right angles, each of the given length (Gram and Schmidt). Twice, for once
 // leaves the rounding of rows that were nearly parallel.
@@ -72,7 +73,7 @@ void Parameters::initialize(uint64_t seed) {
   for (const Place& place : places_) {
     const std::span<float> values = values_.span().subspan(place.begin, place.size);
     const model::TensorInfo& info = place.info;
-    const bool last = info.name.ends_with("o_proj.weight") || info.name.ends_with("w2.weight");
+    const bool last = info.part == Part::kAttentionOut || info.part == Part::kDown;
     if (info.role == Role::kNorm)
       std::ranges::fill(values, 1.0f);
     else if (info.role != Role::kState)

@@ -1,4 +1,4 @@
-// silu(gate) * up of one row; S is double or std::complex<double>.
+// silu(gate) * up of one row, and the clamped form; S is double or std::complex<double>.
 #pragma once
 
 #include <complex>
@@ -26,6 +26,21 @@ inline SwigluGradient swiglu_backward(const std::vector<double>& dh, const std::
     g.dup.push_back(dh[i] * gate[i] * s);
   }
   return g;
+}
+
+inline double real_of(double v) { return v; }
+inline double real_of(const std::complex<double>& v) { return v.real(); }
+
+// (u + 1) g / (1 + e^(-alpha g)), g = min(gate, limit), u = clamp(up, -limit, limit): openai/gpt-oss, torch/model.py.
+template <class S>
+std::vector<S> clamped_swiglu(std::vector<S> gate, std::vector<S> up, double limit, double alpha) {
+  for (size_t i = 0; i < gate.size(); ++i) {
+    if (real_of(gate[i]) > limit) gate[i] = limit;
+    if (real_of(up[i]) > limit) up[i] = limit;
+    if (real_of(up[i]) < -limit) up[i] = -limit;
+    gate[i] = (up[i] + 1.0) * gate[i] / (1.0 + std::exp(-alpha * gate[i]));
+  }
+  return gate;
 }
 
 }  // namespace choir::kernels::reference

@@ -41,6 +41,7 @@ LinearScore LinearScore::read(Arguments& arguments) {
     if (word.selects()) arguments.refuse("sigmoid and sqrt_softplus exclude each other");
     word.select_by = SelectBy::kSqrtSoftplus;
   }
+  word.bias = arguments.flag("bias");
   word.residual = arguments.flag("residual");
   word.jitter = static_cast<float>(arguments.number("jitter", 0, 1, 0));
   word.orthogonal = arguments.name("init", {"normal", "orthogonal"}) == "orthogonal";
@@ -49,8 +50,8 @@ LinearScore LinearScore::read(Arguments& arguments) {
 
 std::string LinearScore::text() const {
   const char* by[] = {"", "sigmoid", "sqrt_softplus"};
-  return written(kName, {by[static_cast<int>(select_by)], residual ? "residual" : "", unless("jitter", jitter, 0),
-                         orthogonal ? "init=orthogonal" : ""});
+  return written(kName, {by[static_cast<int>(select_by)], bias ? "bias" : "", residual ? "residual" : "",
+                         unless("jitter", jitter, 0), orthogonal ? "init=orthogonal" : ""});
 }
 
 std::string LinearScore::misfit(int experts, int width) const {
@@ -61,11 +62,12 @@ std::string LinearScore::misfit(int experts, int width) const {
 std::vector<GateTensor> LinearScore::tensors(int experts, int width) const {
   std::vector<GateTensor> result{{"gate.weight", experts, width}};
   result[0].orthogonal = orthogonal;
+  if (bias) result.push_back({.name = "gate.bias", .rows = 1, .cols = experts, .deviation = 0, .vector = true});
   if (residual) result.push_back({"gate_residual.weight", experts, experts});
   return result;
 }
 
-// z = x w^T, with jitter (x u) w^T, with residual + z' g^T for the scores z' of the layer before.
+// z = x w^T, with jitter (x u) w^T, with bias + b, with residual + z' g^T for the scores z' of the layer before.
 void LinearScore::forward(const Context& context, Matrix<float> z) const {
   if (jitter > 0 && context.rule == Rule::kTraining) {
     const Buffer<float> jittered = jitter_of(context, jitter);
@@ -75,15 +77,18 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
   } else {
     kernels::gemm_forward(context.tokens.x, context.tensors[0], z, context.threads);
   }
+  if (bias) shift_rows(context, tensor::as_vector(context.tensors[1]), 1, z);
   if (!residual || !context.tokens.previous.data) return;
   const Buffer<float> carried(context.pairs());
-  kernels::gemm_forward(context.tokens.previous, context.tensors[1], carried.matrix(z.rows, z.cols), context.threads);
+  kernels::gemm_forward(context.tokens.previous, context.tensors.back(), carried.matrix(z.rows, z.cols),
+                        context.threads);
   each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) z[t][e] += carried[static_cast<size_t>(t) * z.cols + e];
   });
 }
 
-// dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. dz' += dz g, dg += dz^T z'.
+// dx += dz w, dw += dz^T x; with jitter x u stands for x, and dx takes u too. db += sum_t dz_t. dz' += dz g, dg += dz^T
+// z'.
 void LinearScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                            const ScoreGradient& gradient) const {
   const Matrix<const float> x = context.tokens.x;
@@ -100,10 +105,12 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
   } else {
     gate_backward(context, 0, dz, gradient);
   }
+  for (int t = 0; bias && t < dz.rows; ++t)
+    for (int e = 0; e < dz.cols; ++e) gradient.tensors[1][0][e] += dz[t][e];
   if (!residual || !context.tokens.previous.data) return;
-  kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[1]), gradient.previous, kernels::Write::kAdd,
+  kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors.back()), gradient.previous, kernels::Write::kAdd,
                                context.threads);
-  kernels::gemm_backward_weight(dz, context.tokens.previous, gradient.tensors[1], context.threads);
+  kernels::gemm_backward_weight(dz, context.tokens.previous, gradient.tensors.back(), context.threads);
 }
 
 std::vector<float> LinearScore::inverse_lengths(const Context& context) const {

@@ -1,4 +1,5 @@
-// score "linear": the affinity of token t for expert e is the logit z_te = x_t . w_e.
+// score "linear": the affinity of token t for expert e is the logit z_te = x_t . w_e, with a bias z_te = x_t . w_e +
+// b_e.
 #pragma once
 
 #include "moe/arguments.h"
@@ -23,12 +24,13 @@ struct LinearScore {
   static constexpr const char* kName = "linear";
   SelectBy select_by = SelectBy::kLogit;
   float jitter = 0;       // training sees x_tj u with u uniform in 1 -+ jitter (arXiv 2101.03961, section 2.2)
+  bool bias = false;      // a tensor gate.bias (1,E) behind gate.weight (gpt-oss)
   bool residual = false;  // z^l += W_g z^(l-1) (arXiv 2410.07348, eq. 8)
   // Training starts from w_e at right angles, as BASE's centroids do (arXiv 2103.16716, in the published code).
   bool orthogonal = false;
 
   bool reads_previous() const { return residual; }
-  bool is_cosine() const { return !residual; }  // times lengths
+  bool is_cosine() const { return !residual && !bias; }  // times lengths
 
   std::string misfit(int experts, int width) const;
   static LinearScore read(Arguments& arguments);
