@@ -6,14 +6,16 @@
 //               [--seed 1]
 //
 // Without --model a random one in bf16, in memory, 1.1 GB of experts as it stands above: larger than any cache, so that
-// decoding is bound by memory. --save DIR writes it and stops; --model DIR then reads it as choir generate does, from a
-// mapped file. Five models: as it is; with one expert a token (count=1); without those of small weight (tail); with
-// `keep` experts a layer, the first ones; and that with one expert a token. In a round each decodes --tokens tokens,
-// greedily, one after another, beginning with another one each round; the first round is not counted. A token reads all
-// weights but the embedding and the experts that it does not use, which are counted while it is decoded. With B the
-// mean bytes a token, B' and B of one model and of the full one,
+// decoding is bound by memory. --save DIR, which exists, takes it, and nothing is measured; --model DIR then reads it
+// as choir generate does, from a mapped file. Five models: as it is; with one expert a token (count=1); without those
+// of small weight (tail); with `keep` experts a layer, the first ones; and that with one expert a token. In a round
+// each decodes --tokens tokens, greedily; they take turns after each token, in an order that is drawn, so that all meet
+// the same machine. The first round is not counted. A token reads all weights but the embedding and the experts that it
+// does not use, which are counted while it is decoded. With B the mean bytes a token, B' and B of one model and of the
+// full one,
 //   predicted = B / B',   speedup = median over rounds of (tokens/s / those of the full model in the same round),
-//   share = (speedup - 1) / (predicted - 1), where more than 2 % are predicted.
+//   share_of_speedup = (speedup - 1) / (predicted - 1),   share_of_time = (1 - 1 / speedup) / (1 - 1 / predicted):
+// of the speedup, and of the time that B - B' bytes take; where more than 2 % are predicted.
 // Prints CSV: a line for each round, then one for each model.
 #include <algorithm>
 #include <cmath>
@@ -21,8 +23,10 @@
 #include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "compress/prune.h"
 #include "runtime/session.h"
@@ -128,17 +132,28 @@ std::vector<Variant> variants_of(const model::Model& full, const Options& option
           {"keep " + options.at("--keep") + " count=1", pruned.with_admission("skip(count=1)")}};
 }
 
-// Decodes and fills in the counted numbers; returns tokens a second.
-double decode(Variant& v, int tokens, base::Threads& threads) {
-  runtime::Session session(v.model, threads, tokens + 1);
-  runtime::GenerateOptions generate;
-  generate.most = tokens + 1;  // the last one is chosen and not read
-  generate.ignore_end = true;
-  session.generate(std::vector<int32_t>{1}, generate);
-  const runtime::Counts& counts = session.counts();
-  v.skipped = counts.experts().skipped_share();
-  v.bytes = model::bytes_per_token(v.model, counts.layers);
-  return counts.decode_tokens_per_second();
+// One sequence of each model; after each token they take turns in another order. Seconds of each.
+std::vector<double> one_round(std::vector<Variant>& variants, int tokens, base::Rng& rng, base::Threads& threads) {
+  std::vector<runtime::Session> sessions;
+  for (const Variant& v : variants) sessions.emplace_back(v.model, threads, tokens);
+  std::vector<int32_t> next(variants.size(), 1);
+  std::vector<double> seconds(variants.size());
+  std::vector<size_t> order(variants.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (int t = 0; t < tokens; ++t) {
+    for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.below(i)]);
+    for (const size_t at : order) {
+      const base::Stopwatch watch;
+      const std::span<const float> logits = sessions[at].feed({&next[at], 1});
+      next[at] = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+      seconds[at] += watch.seconds();
+    }
+  }
+  for (size_t i = 0; i < variants.size(); ++i) {
+    variants[i].skipped = sessions[i].counts().experts().skipped_share();
+    variants[i].bytes = model::bytes_per_token(variants[i].model, sessions[i].counts().layers);
+  }
+  return seconds;
 }
 
 double median(std::vector<double> values) {
@@ -148,21 +163,18 @@ double median(std::vector<double> values) {
 
 void measure(std::vector<Variant>& variants, const Options& options, base::Threads& threads) {
   const int rounds = std::stoi(options.at("--rounds")), tokens = std::stoi(options.at("--tokens"));
+  base::Rng rng(std::stoull(options.at("--seed")));
   std::printf("round");
   for (const Variant& v : variants) std::printf(",%s", v.name.c_str());
   std::printf("\n");
   for (int round = 0; round <= rounds; ++round) {
-    std::vector<double> rate(variants.size());
-    for (size_t i = 0; i < variants.size(); ++i) {
-      const size_t at = (i + static_cast<size_t>(round)) % variants.size();
-      rate[at] = decode(variants[at], tokens, threads);
-    }
+    const std::vector<double> seconds = one_round(variants, tokens, rng, threads);
     if (round == 0) continue;
     std::printf("%d", round);
     for (size_t i = 0; i < variants.size(); ++i) {
-      variants[i].rate.push_back(rate[i]);
-      variants[i].ratio.push_back(rate[i] / rate[0]);
-      std::printf(",%.2f", rate[i]);
+      variants[i].rate.push_back(tokens / seconds[i]);
+      variants[i].ratio.push_back(seconds[0] / seconds[i]);
+      std::printf(",%.2f", variants[i].rate.back());
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -170,13 +182,16 @@ void measure(std::vector<Variant>& variants, const Options& options, base::Threa
 }
 
 void report(const std::vector<Variant>& variants) {
-  std::printf("model,skipped,MB_per_token,predicted,tokens_per_second,GB_per_second,speedup,share\n");
+  std::printf(
+      "model,skipped,MB_per_token,predicted,tokens_per_second,GB_per_second,speedup,share_of_speedup,share_of_time\n");
   for (const Variant& v : variants) {
     const double predicted = variants[0].bytes / v.bytes, speedup = median(v.ratio), rate = median(v.rate);
     std::printf("%s,%.3f,%.1f,%.3f,%.2f,%.2f,%.3f,", v.name.c_str(), v.skipped, v.bytes / 1e6, predicted, rate,
                 rate * v.bytes / 1e9, speedup);
-    if (predicted > 1.02) std::printf("%.3f", (speedup - 1) / (predicted - 1));
-    std::printf("\n");
+    if (predicted > 1.02)
+      std::printf("%.3f,%.3f\n", (speedup - 1) / (predicted - 1), (1 - 1 / speedup) / (1 - 1 / predicted));
+    else
+      std::printf(",\n");
   }
 }
 

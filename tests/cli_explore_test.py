@@ -5,9 +5,9 @@ import unittest
 import cli_models as models
 from cli_case import TEXT, CliTest, snapshot
 
-COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "skipped_share", "bytes_per_token", "bytes",
-           "bytes_share", "calibration_loss", "kl_mean", "kl_spread", "draws", "kl_p99", "perplexity", "top1_agreement",
-           "accuracy", "decode_tokens_per_second",
+COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "skipped_share", "bytes_per_token",
+           "bytes", "bytes_share", "calibration_loss", "kl_mean", "kl_spread", "draws", "kl_p99", "perplexity",
+           "top1_agreement", "accuracy", "decode_tokens_per_second",
            "decode_speedup", "prefill_tokens_per_second", "prefill_speedup", "knee"]
 PRUNING = ["search", "uniform", "reap", "frequency", "random"]
 

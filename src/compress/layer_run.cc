@@ -46,8 +46,7 @@ void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches,
   }
 }
 
-void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads,
-               const std::function<void(int first, const moe::Plan&)>& each) {
+void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads) {
   constexpr int kChunk = 512;
   moe::MoeActivations activations;
   for (int first = 0; first < x.rows; first += kChunk) {
@@ -56,7 +55,6 @@ void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z
     step.tokens.x = x.slice_rows(first, count);
     step.output = z.slice_rows(first, count);
     moe::moe_forward(model.router(l), model.tensors().blocks[static_cast<size_t>(l)].moe, step, activations, threads);
-    if (each) each(first, activations.routing.plan);
   }
 }
 

@@ -22,10 +22,8 @@ using TakeInputs = std::function<void(int layer, const LayerInputs& inputs)>;
 void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches, const TakeInputs& take,
                   Threads& threads, const Progress& progress = {});
 
-// z (N,D) = the mixture of layer l of x (N,D), in pieces of some hundred tokens: `each` is called after one, with its
-// first token.
-void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads,
-               const std::function<void(int first, const moe::Plan&)>& each = {});
+// z (N,D) = the mixture of layer l of x (N,D), in pieces of some hundred tokens.
+void run_layer(const Model& model, int l, Matrix<const float> x, Matrix<float> z, Threads& threads);
 
 // What a layer is to give: its inputs and the full layer's outputs.
 struct LayerTarget {

@@ -20,11 +20,35 @@ double square(std::span<const float> row) {
   return sum;
 }
 
-double mean_square(Matrix<const float> z) {
-  double sum = 0;
-  for (int t = 0; t < z.rows; ++t) sum += square(z.row(t));
-  return sum / std::max(1, z.rows);
-}
+// What one layer's routed experts give, some hundred tokens at a time.
+struct RoutedLayer {
+  const moe::Router& router;
+  moe::MoeTensors<tensor::Weight> tensors;
+  moe::MoeActivations activations;
+  tensor::Buffer<float> out;
+
+  RoutedLayer(const Model& model, int l)
+      : router(model.router(l)), tensors(model.tensors().blocks[static_cast<size_t>(l)].moe) {
+    tensors.shared = {};
+  }
+
+  Matrix<const float> run(Matrix<const float> x, Threads& threads) {
+    out.reserve(static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols));
+    moe::MoeStep step;
+    step.tokens.x = x;
+    step.output = out.matrix(x.rows, x.cols);
+    moe::moe_forward(router, tensors, step, activations, threads);
+    return step.output;
+  }
+
+  // Of those that the router chose for a token; 0 where none was left out.
+  int64_t stay(int token) const {
+    const moe::Plan& plan = activations.routing.plan;
+    const auto slots = plan.edge.begin() + static_cast<std::ptrdiff_t>(token) * plan.choices;
+    const auto count = std::count_if(slots, slots + plan.choices, [](int32_t edge) { return edge >= 0; });
+    return count < plan.choices ? count : 0;
+  }
+};
 
 // "skip(tail=0.3)" and "factors": "skip(tail=0.3, factors)".
 std::string with_argument(const std::string& word, const std::string& argument) {
@@ -51,37 +75,36 @@ SkipAmends::SkipAmends(const Model& full, const Model& skipping, std::span<const
                    std::vector<double>(width),
                    std::vector<double>(width)};
   for (const model::LayerConfig& layer : full.config().layers)
-    sums_.emplace_back(static_cast<size_t>(layer.top_k) - 1, empty);
-  tensor::Buffer<float> y, z;
-  const auto take = [&](int l, Matrix<const float> x) {
+    sums_.emplace_back(static_cast<size_t>(std::max(1, layer.top_k)) - 1, empty);
+  const auto take = [&](int l, const LayerInputs& inputs) {
     std::vector<Sums>& layer = sums_[static_cast<size_t>(l)];
-    for (tensor::Buffer<float>* buffer : {&y, &z}) buffer->reserve(static_cast<size_t>(x.rows) * width);
-    run_layer(full, l, x, z.matrix(x.rows, x.cols), threads);
-    const Outputs outputs{y.matrix(x.rows, x.cols), z.matrix(x.rows, x.cols), mean_square(z.matrix(x.rows, x.cols))};
-    run_layer(skipping, l, x, y.matrix(x.rows, x.cols), threads, [&](int first, const moe::Plan& plan) {
-      for (int t = 0; t < plan.tokens; ++t) {
-        const auto slots = plan.edge.begin() + static_cast<std::ptrdiff_t>(t) * plan.choices;
-        const auto stay = std::count_if(slots, slots + plan.choices, [](int32_t edge) { return edge >= 0; });
-        if (stay > 0 && stay < plan.choices) add(layer[static_cast<size_t>(stay) - 1], outputs, first + t);
-      }
-    });
+    if (layer.empty()) return;
+    RoutedLayer whole(full, l), part(skipping, l);
+    constexpr int kChunk = 512;
+    for (int first = 0; first < inputs.x.rows; first += kChunk) {
+      const Matrix<const float> x = inputs.x.slice_rows(first, std::min(kChunk, inputs.x.rows - first));
+      const Matrix<const float> z = whole.run(x, threads), y = part.run(x, threads);
+      for (int t = 0; t < x.rows; ++t)
+        if (const int64_t stay = part.stay(t); stay > 0)
+          add({y.row(t), z.row(t), inputs.stream[static_cast<size_t>(first + t)]},
+              layer[static_cast<size_t>(stay) - 1]);
+    }
   };
   layer_inputs(full, batches, take, threads, progress);
 }
 
-void SkipAmends::add(Sums& sums, const Outputs& outputs, int token) const {
-  const std::span<const float> y = outputs.y.row(token), z = outputs.z.row(token);
-  const double weight = 1 / std::max(outputs.mean + square(z), 1e-30);
+void SkipAmends::add(const Outputs& outputs, Sums& sums) {
+  const double weight = 1 / std::max(outputs.stream + square(outputs.z), 1e-30);
   ++sums.tokens;
-  for (size_t d = 0; d < y.size(); ++d) {
-    const auto a = static_cast<double>(y[d]), b = static_cast<double>(z[d]);
-    sums.yz += weight * a * b;
-    sums.yy += weight * a * a;
-    sums.of_y[d] += a;
-    sums.of_z[d] += b;
-    sums.of_yy[d] += a * a;
-    sums.of_zz[d] += b * b;
-    sums.of_yz[d] += a * b;
+  for (size_t d = 0; d < outputs.y.size(); ++d) {
+    const auto y = static_cast<double>(outputs.y[d]), z = static_cast<double>(outputs.z[d]);
+    sums.yz += weight * y * z;
+    sums.yy += weight * y * y;
+    sums.of_y[d] += y;
+    sums.of_z[d] += z;
+    sums.of_yy[d] += y * y;
+    sums.of_zz[d] += z * z;
+    sums.of_yz[d] += y * z;
   }
 }
 

@@ -17,7 +17,8 @@ enum class Amend {
 const char* name_of(Amend amend);
 
 // One pass over the calibration tokens, from which every kind is made. In each layer both models see what the full
-// model's layer receives. Memory: the residual streams of all tokens, one layer's inputs and two outputs.
+// model's layer receives; what a shared expert adds behind is left out. Memory: the residual streams of all tokens, one
+// layer's inputs and two outputs.
 class SkipAmends {
  public:
   // `skipping` is the full model with a word of skipping in each layer, and without numbers for it. Both are copied.
@@ -35,12 +36,13 @@ class SkipAmends {
     double yz = 0, yy = 0;                                // weighed, of whole outputs
     std::vector<double> of_y, of_z, of_yy, of_zz, of_yz;  // [D]
   };
+  // Of one token.
   struct Outputs {
-    tensor::Matrix<const float> y, z;
-    double mean = 0;  // of |z|^2
+    std::span<const float> y, z;
+    double stream;  // |h|^2
   };
 
-  void add(Sums& sums, const Outputs& outputs, int token) const;
+  static void add(const Outputs& outputs, Sums& sums);
   std::vector<float> row_of(const Sums& sums, Amend amend) const;
 
   Model skipping_;

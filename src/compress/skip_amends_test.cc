@@ -23,7 +23,8 @@ struct Problem {
   SkipAmends amends;
   tensor::Buffer<float> x, z;
   int tokens = 0;
-  std::vector<int> stay;  // [N] experts of the skipping layer
+  std::vector<double> stream;  // [N] |h|^2
+  std::vector<int> stay;       // [N] experts of the skipping layer
 
   explicit Problem(const std::string& router, const std::string& skip)
       : made(config_of(router)),
@@ -31,18 +32,23 @@ struct Problem {
         amends(*made.model, skipping, batches, threads) {
     layer_inputs(
         *made.model, batches,
-        [&](int l, tensor::Matrix<const float> in) {
+        [&](int l, const LayerInputs& in) {
           if (l != 1) return;
-          tokens = in.rows;
+          tokens = in.x.rows;
           for (tensor::Buffer<float>* buffer : {&x, &z}) buffer->reserve(static_cast<size_t>(tokens) * kWidth);
-          std::copy_n(in.data, static_cast<size_t>(tokens) * kWidth, x.data());
+          std::copy_n(in.x.data, static_cast<size_t>(tokens) * kWidth, x.data());
+          stream.assign(in.stream.begin(), in.stream.end());
         },
         threads);
     run_layer(*made.model, 1, inputs(), z.matrix(tokens, kWidth), threads);
-    outputs(skipping, [&](int first, const moe::Plan& plan) {
-      stay.resize(static_cast<size_t>(first + plan.tokens));
-      for (const int32_t t : plan.token) ++stay[static_cast<size_t>(first + t)];
-    });
+    moe::MoeActivations activations;
+    const tensor::Buffer<float> y(static_cast<size_t>(tokens) * kWidth);
+    moe::MoeStep step;
+    step.tokens.x = inputs();
+    step.output = y.matrix(tokens, kWidth);
+    moe::moe_forward(skipping.router(1), skipping.tensors().blocks[1].moe, step, activations, threads);
+    stay.resize(static_cast<size_t>(tokens));
+    for (const int32_t t : activations.routing.plan.token) ++stay[static_cast<size_t>(t)];
   }
 
   static model::Config config_of(const std::string& router) {
@@ -53,9 +59,9 @@ struct Problem {
 
   tensor::Matrix<const float> inputs() const { return x.matrix(tokens, kWidth); }
 
-  std::vector<Row> outputs(const Model& model, const std::function<void(int, const moe::Plan&)>& each = {}) {
+  std::vector<Row> outputs(const Model& model) {
     const tensor::Buffer<float> y(static_cast<size_t>(tokens) * kWidth);
-    run_layer(model, 1, inputs(), y.matrix(tokens, kWidth), threads, each);
+    run_layer(model, 1, inputs(), y.matrix(tokens, kWidth), threads);
     return as_rows(y.matrix(tokens, kWidth));
   }
 
@@ -82,15 +88,13 @@ TEST_CASE("skip amends: factors are the weighed least squares of whole outputs")
       for (size_t d = 0; d < a.size(); ++d) sum += a[d] * b[d];
       return sum;
     };
-    double mean = 0;
-    for (const Row& row : z) mean += dot(row, row) / p.tokens;
     const std::vector<float> state = p.state_of(p.amends.model(Amend::kFactors));
     for (const int stay : {1, 2}) {
       double yz = 0, yy = 0;
       for (size_t t = 0; t < z.size(); ++t) {
         if (p.stay[t] != stay) continue;
-        yz += dot(y[t], z[t]) / (mean + dot(z[t], z[t]));
-        yy += dot(y[t], y[t]) / (mean + dot(z[t], z[t]));
+        yz += dot(y[t], z[t]) / (p.stream[t] + dot(z[t], z[t]));
+        yy += dot(y[t], y[t]) / (p.stream[t] + dot(z[t], z[t]));
       }
       CHECK(static_cast<double>(state[static_cast<size_t>(stay) - 1]) == doctest::Approx(yz / yy).epsilon(1e-5));
     }
@@ -161,6 +165,28 @@ TEST_CASE("skip amends: another admission takes them away, and leaves the router
     CHECK(p.outputs(anew) == p.outputs(p.skipping));
   }
   CHECK(p.outputs(p.amends.model(Amend::kNone)) == p.outputs(p.skipping));
+}
+
+TEST_CASE("skip amends: a shared expert and a dense layer are no part of them") {
+  base::Threads threads(1);
+  const auto batches = random_batches(2, 8, 30, kVocab);
+  model::Config config = small_config(6, 3, 2);
+  std::vector<std::vector<float>> numbers;
+  for (const int width : {0, 9}) {
+    config.layers[1].shared_width = width;
+    const TestModel made(config);
+    const Model skipping = made.model->with_admission("skip(ser=0.3)");
+    const Model amended = SkipAmends(*made.model, skipping, batches, threads).model(Amend::kLinear);
+    numbers.push_back(numbers_of(amended.tensors().blocks[1].moe.state));
+  }
+  CHECK(numbers[0] == numbers[1]);
+  config.layers[0] = {};
+  config.layers[0].shared_width = 9;
+  const TestModel dense(config);
+  const Model skipping = dense.model->with_admission("skip(ser=0.3)");
+  const Model amended = SkipAmends(*dense.model, skipping, batches, threads).model(Amend::kFactors);
+  CHECK(amended.config().layers[0] == config.layers[0]);
+  CHECK(amended.router(1).state_size(6) == 2);
 }
 
 TEST_CASE("skip amends: few tokens amend nothing") {

@@ -67,7 +67,7 @@ std::vector<GainRule> gain_rules(const moe::SubsetRule& rule, int choices, int e
 
 std::string weigh_word(const moe::SubsetRule& rule, const GainRule& gain) {
   const bool own = gain.over == GainRule::Over::kOwn;
-  if (own && rule.over == Over::kNothing) return "sigmoid";
+  if (own && rule.over == Over::kNothing) return word_of("sigmoid", {scale_of(rule)});
   if (own && rule.gain == Gain::kSoftmax)
     return word_of("softmax", {rule.over == Over::kChosen ? "renorm" : "", scale_of(rule)});
   const std::string best = gain.over == GainRule::Over::kBest ? fmt::format("over={}", gain.best) : "";

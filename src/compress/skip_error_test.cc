@@ -176,6 +176,7 @@ TEST_CASE("skip error: which rules a layer's words can be written in") {
         std::vector<std::string>{"softmax(renorm, scale=2)"});
   CHECK(words("linear > top_k(2) > all > softmax(scale=2)", 2, 8) == std::vector<std::string>{"softmax(scale=2)"});
   CHECK(words("linear > top_k(2) > all > sigmoid", 2, 8) == std::vector<std::string>{"sigmoid"});
+  CHECK(words("linear > top_k(2) > all > sigmoid(scale=2)", 2, 8) == std::vector<std::string>{"sigmoid(scale=2)"});
   const auto deepseek = words("deepseek_v3", 8, 64);  // four of eight groups: 32 experts
   CHECK(deepseek.size() == 2 + 14 + 2);
   CHECK(deepseek[0] == "sigmoid_norm(scale=2.5)");

@@ -20,6 +20,7 @@ double bytes_per_token(const Model& model, std::span<const ExpertCounts> layers)
   for (size_t l = 0; l < layers.size(); ++l) {
     const auto& moe = model.tensors().blocks[l].moe;
     const LayerConfig& layer = model.config().layers[l];
+    if (layer.experts == 0) continue;
     int64_t experts = 0;
     for (const auto* list : {&moe.w1, &moe.w2, &moe.w3})
       for (const Weight& w : *list) experts += static_cast<int64_t>(w.bytes());
