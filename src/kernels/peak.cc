@@ -38,7 +38,7 @@ CHOIR_AVX512 void loop_avx512(float* out) { multiply_add_loop<16, kAvx512Sums>(o
 
 constexpr Versions<void(float*)> kLoop{loop_plain, loop_avx2, loop_avx512};
 
-int sums_of(Isa isa) { return isa == Isa::kAvx512 ? kAvx512Sums : isa == Isa::kAvx2 ? kAvx2Sums : kPlainSums; }
+int sums_of(Isa isa) { return isa >= Isa::kAvx512 ? kAvx512Sums : isa == Isa::kAvx2 ? kAvx2Sums : kPlainSums; }
 
 CHOIR_INLINE void read_all(const float* data, size_t size, float* out) {
   Vec a{}, b{}, c{}, d{};
