@@ -1,5 +1,6 @@
 #include "kernels/byte_tile.h"
 
+#include <functional>
 #include <type_traits>
 
 #include "kernels/packed_formats.h"
@@ -7,7 +8,7 @@
 namespace choir::kernels {
 namespace {
 
-constexpr int kAhead = 4096;  // bytes: a stream from memory is a fifth faster when asked for so early
+constexpr int kAhead = 2048;  // bytes: a stream from memory is a fifth faster when asked for so early
 
 // The version for machines with VNNI alone may come to these two. They are instructions of which the vector extension
 // cannot say the first, and the second only in sixteen steps.
@@ -19,22 +20,22 @@ CHOIR_INLINE IntVec add_products(IntVec sum, IntVec w, const int8_t* x) {
   return sum;
 }
 
-CHOIR_INLINE IntVec in_all_lanes(const int32_t& x) {
-  IntVec v;
-  asm("vpbroadcastd %1, %0" : "=v"(v) : "m"(x));
-  return v;
-}
-
-// What the sum over codes begins with, so that it is one over codes less kOffset: -kOffset sum q, from a block's offset
-// and low, one number each or in all lanes.
-template <class Format, class Numbers>
-CHOIR_INLINE Numbers start(Numbers offset, Numbers low, int half) {
-  if constexpr (Format::kOffset == 0) {
-    return Numbers{};
-  } else {
-    const Numbers wanted = Format::kHalves == 1 ? offset : half == 0 ? low : offset - low;
-    return wanted >> __builtin_ctz(128 / Format::kOffset);
+struct InAllLanes {
+  CHOIR_INLINE IntVec operator()(const int32_t& x) const {
+    IntVec v;
+    asm("vpbroadcastd %1, %0" : "=v"(v) : "m"(x));
+    return v;
   }
+};
+
+// What the sum over codes begins with, so that it is one over codes less kOffset: -kOffset sum q.
+template <class Format, class Take>
+CHOIR_INLINE auto start(const RowBlock& x, int half, const Take& take) {
+  static_assert(Format::kHalves == 1 || Format::kOffset == 32);
+  if constexpr (Format::kHalves == 2)
+    return take(half == 0 ? x.low : x.high);
+  else
+    return take(x.offset) >> (Format::kOffset == 8 ? 4 : 0);
 }
 
 struct Place {
@@ -48,7 +49,7 @@ CHOIR_INLINE void integer_sums(const Place& at, const RowBlock* x, Vec (&out)[R]
   constexpr int kVectors = 8 / Format::kHalves;
   IntVec sum[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) sum[r] = start<Format>(in_all_lanes(x[r].offset), in_all_lanes(x[r].low), at.half);
+  for (int r = 0; r < R; ++r) sum[r] = Format::kOffset ? start<Format>(x[r], at.half, InAllLanes{}) : IntVec{};
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) {
     const int g = at.half * kVectors + i;
@@ -69,7 +70,8 @@ CHOIR_INLINE void float_sums(const Place& at, const RowBlock* x, typename Native
     for (int k = 0; k < kNumbers; ++k) number[r][k] = static_cast<float>(x[r].q[at.half * kNumbers + k]);
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
-    out[r] = typename Native<W>::Floats{} + static_cast<float>(start<Format>(x[r].offset, x[r].low, at.half));
+    out[r] = typename Native<W>::Floats{} +
+             (Format::kOffset ? static_cast<float>(start<Format>(x[r], at.half, std::identity{})) : 0.0f);
   for (int i = 0; i < kNumbers / 4; ++i) {
     const auto four = Format::template codes<W>(at.unit, at.part, at.half * kNumbers / 4 + i, at.lane);
 #pragma GCC unroll 4

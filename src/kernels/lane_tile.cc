@@ -7,7 +7,7 @@
 namespace choir::kernels {
 namespace {
 
-constexpr int kAhead = 4096;  // bytes
+constexpr int kAhead = 2048;  // bytes
 
 // Rows r0 .. r0 + R - 1 and columns c0 .. c0 + C - 1. A tile over the last row repeats it and drops the result.
 template <int W, int R, int C, class Type>

@@ -3,7 +3,7 @@
 // A unit is what one block of the file becomes, times sixteen rows. It begins with the codes of its parts, 32 numbers
 // of each row: as bytes, vector g = 0..7 of 64 bytes holds the codes of rows l = 0..15 at the numbers 4g..4g+3, row
 // after row. Codes of four bits lie in four vectors, those of g in the low half and those of g + 4 in the high half.
-// The scales follow, sixteen rows side by side.
+// The scales follow, those of sixteen rows side by side.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,6 @@ struct Native {
   typedef float Floats __attribute__((vector_size(W * sizeof(float))));
   typedef int32_t Ints __attribute__((vector_size(W * sizeof(int32_t))));
   typedef uint16_t Halves __attribute__((vector_size(W * sizeof(uint16_t))));
-  typedef uint8_t Bytes __attribute__((vector_size(W)));
-  typedef int8_t SignedBytes __attribute__((vector_size(W)));
 };
 
 template <class Vector>
@@ -38,10 +36,14 @@ CHOIR_INLINE typename Native<W>::Floats halves_at(const std::byte* from) {
   return widen_half<typename Native<W>::Floats>(bits);
 }
 
+// Bytes of sixteen rows, four of each row side by side, then the next four: byte i of each row, without or with sign.
 template <int W>
-CHOIR_INLINE typename Native<W>::Ints bytes_at(const std::byte* from) {
-  using Ints = typename Native<W>::Ints;
-  return __builtin_convertvector(vector_at<typename Native<W>::Bytes>(from), Ints);
+CHOIR_INLINE typename Native<W>::Ints byte_at(const std::byte* from, int i) {
+  return vector_at<typename Native<W>::Ints>(from + i / 4 * 64) >> i % 4 * 8 & 255;
+}
+template <int W>
+CHOIR_INLINE typename Native<W>::Ints signed_byte_at(const std::byte* from, int i) {
+  return vector_at<typename Native<W>::Ints>(from + i / 4 * 64) << (24 - i % 4 * 8) >> 24;
 }
 
 template <int W>
@@ -90,11 +92,11 @@ struct PackedQ4_0 {
   }
 };
 
-// Scales and minima of six bits stay in the twelve bytes of the file, each byte now sixteen.
+// Scales and minima of six bits stay in the twelve bytes of the file; behind them d and m of each row, side by side.
 struct PackedQ4_K {
   static constexpr int kBytes = 2304, kParts = 8, kHalves = 1, kOffset = 0;
   static constexpr bool kMin = true;
-  static constexpr int kSixBits = 2048, kScales = kSixBits + 12 * kPanelOutputs, kMins = kScales + 2 * kPanelOutputs;
+  static constexpr int kSixBits = 2048, kScales = kSixBits + 12 * kPanelOutputs;
 
   template <int W>
   CHOIR_INLINE static auto codes(const std::byte* unit, int part, int g, int lane) {
@@ -102,21 +104,23 @@ struct PackedQ4_K {
   }
   template <int W>
   CHOIR_INLINE static auto scale(const std::byte* unit, int part, int, int lane) {
-    const std::byte* bits = unit + kSixBits + lane;
-    const auto s = part < 4 ? at<W>(bits, part) & 63 : (at<W>(bits, part + 4) & 15) | (at<W>(bits, part - 4) >> 6 << 4);
-    return halves_at<W>(unit + kScales + lane * 2) * as_floats<W>(s);
+    const std::byte* six = unit + kSixBits + lane * 4;
+    const auto s = part < 4 ? byte_at<W>(six, part) & 63
+                            : (byte_at<W>(six, part + 4) & 15) | (byte_at<W>(six, part - 4) >> 6 << 4);
+    return widen_half<typename Native<W>::Floats>(both<W>(unit, lane)) * as_floats<W>(s);
   }
   template <int W>
   CHOIR_INLINE static auto min(const std::byte* unit, int part, int lane) {
-    const std::byte* bits = unit + kSixBits + lane;
-    const auto m = part < 4 ? at<W>(bits, part + 4) & 63 : at<W>(bits, part + 4) >> 4 | (at<W>(bits, part) >> 6 << 4);
-    return halves_at<W>(unit + kMins + lane * 2) * as_floats<W>(m);
+    const std::byte* six = unit + kSixBits + lane * 4;
+    const auto m =
+        part < 4 ? byte_at<W>(six, part + 4) & 63 : byte_at<W>(six, part + 4) >> 4 | (byte_at<W>(six, part) >> 6 << 4);
+    return widen_half<typename Native<W>::Floats>(both<W>(unit, lane) >> 16) * as_floats<W>(m);
   }
 
  private:
   template <int W>
-  CHOIR_INLINE static auto at(const std::byte* bits, int i) {
-    return bytes_at<W>(bits + i * kPanelOutputs);
+  CHOIR_INLINE static auto both(const std::byte* unit, int lane) {
+    return vector_at<typename Native<W>::Ints>(unit + kScales + lane * 4);
   }
 };
 
@@ -128,14 +132,13 @@ struct PackedQ6_K {
 
   template <int W>
   CHOIR_INLINE static auto codes(const std::byte* unit, int part, int g, int lane) {
-    const auto upper = vector_at<typename Native<W>::Ints>(unit + kUpper + part * 128 + g / 4 * 64 + lane * 4);
-    return nibbles_at<W>(unit + part * 256 + lane * 4, g) | ((upper >> g % 4 * 2 & 0x03030303) << 4);
+    const auto four = vector_at<typename Native<W>::Ints>(unit + kUpper + part * 128 + g / 4 * 64 + lane * 4);
+    const auto upper = g % 4 < 2 ? four << (4 - g % 4 * 2) : four >> (g % 4 * 2 - 4);
+    return nibbles_at<W>(unit + part * 256 + lane * 4, g) | (upper & 0x30303030);
   }
   template <int W>
   CHOIR_INLINE static auto scale(const std::byte* unit, int part, int half, int lane) {
-    using Ints = typename Native<W>::Ints;
-    const std::byte* from = unit + kParted + (part * 2 + half) * kPanelOutputs + lane;
-    const auto s = __builtin_convertvector(vector_at<typename Native<W>::SignedBytes>(from), Ints);
+    const auto s = signed_byte_at<W>(unit + kParted + lane * 4, part * 2 + half);
     return halves_at<W>(unit + kScales + lane * 2) * as_floats<W>(s);
   }
 };

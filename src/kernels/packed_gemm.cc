@@ -11,7 +11,7 @@
 namespace choir::kernels {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{128} << 10;  // of weights: a piece reads them as one stream
+constexpr size_t kPieceBytes = size_t{512} << 10;  // of weights: a piece reads them as one stream
 constexpr int kRows = 64;  // rows that pass by a panel before the next panel: they stay in the second cache
 
 // Panels first .. first + count - 1 of an expert, for all its rows.

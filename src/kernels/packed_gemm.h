@@ -41,10 +41,10 @@ PackedWeight pack(const Weight& weight, std::span<std::byte> to, Threads& thread
 struct RowBlock {
   static constexpr int kNumbers = 32;
 
-  float scale;     // s
-  float total;     // s sum q
-  int32_t offset;  // -128 sum q: what makes the sum over c + 128 one over c
-  int32_t low;     // the same over the first half
+  float scale;        // s
+  float total;        // s sum q
+  int32_t offset;     // -128 sum q: what makes the sum over c + 128 one over c
+  int32_t low, high;  // -32 sum q of the first half and of the second
   int8_t q[kNumbers];
 };
 

@@ -120,18 +120,18 @@ TEST_CASE("quantised rows: scale, codes and sums, at ten scales, in every versio
           const int tile = r / 8 * 8, rows = std::min(8, n - tile);
           const RowBlock& block = blocks[static_cast<size_t>(tile * 3 + b * rows + r - tile)];
           const float* from = &x[static_cast<size_t>(r * cols + b * 32)];
-          int sum = 0, low = 0, most = 0;
+          int low = 0, high = 0, most = 0;
           for (int k = 0; k < 32; ++k) {
             const double got = static_cast<double>(block.scale) * block.q[k];
             CHECK(std::abs(got - static_cast<double>(from[k])) <= 0.50001 * static_cast<double>(block.scale));
-            sum += block.q[k];
-            low += k < 16 ? block.q[k] : 0;
+            (k < 16 ? low : high) += block.q[k];
             most = std::max(most, std::abs(static_cast<int>(block.q[k])));
           }
           CHECK(most == (r == 0 && b == 1 ? 0 : 127));
-          CHECK(block.offset == -128 * sum);
-          CHECK(block.low == -128 * low);
-          CHECK(block.total == block.scale * static_cast<float>(sum));
+          CHECK(block.offset == -128 * (low + high));
+          CHECK(block.low == -32 * low);
+          CHECK(block.high == -32 * high);
+          CHECK(block.total == block.scale * static_cast<float>(low + high));
         }
     }
   });

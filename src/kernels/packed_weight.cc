@@ -31,6 +31,11 @@ void put_nibble(std::byte* codes, int row, int k, int code) {
 // One scale of two bytes for each row.
 void put_half(std::byte* scales, int row, const std::byte* half) { std::memcpy(scales + row * 2, half, 2); }
 
+// Four bytes of each row side by side, then the next four.
+void put_bytes(std::byte* to, int row, std::span<const std::byte> bytes) {
+  for (size_t i = 0; i < bytes.size(); i += 4) std::memcpy(to + i * kPanelOutputs + row * 4, &bytes[i], 4);
+}
+
 // Each of these adds row l, a block of the file (tensor/blocks.cc), to a unit that was zero.
 void add_row(PackedQ8_0, const std::byte* block, int row, std::byte* unit) {
   for (int k = 0; k < 32; ++k) *place(unit, k / 4, row, k) = block[2 + k] ^ std::byte{0x80};
@@ -46,9 +51,8 @@ void add_row(PackedQ4_K, const std::byte* block, int row, std::byte* unit) {
   for (int part = 0; part < PackedQ4_K::kParts; ++part)
     for (int k = 0; k < 32; ++k)
       put_nibble(unit + part * 256, row, k, nibble(block, 16 + part / 2 * 32 + k, part % 2 == 1));
-  for (int i = 0; i < 12; ++i) unit[PackedQ4_K::kSixBits + i * kPanelOutputs + row] = block[4 + i];
-  put_half(unit + PackedQ4_K::kScales, row, block);
-  put_half(unit + PackedQ4_K::kMins, row, block + 2);
+  put_bytes(unit + PackedQ4_K::kSixBits, row, {block + 4, 12});
+  put_bytes(unit + PackedQ4_K::kScales, row, {block, 4});
 }
 
 void add_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
@@ -59,7 +63,7 @@ void add_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
       const int upper = byte(block, 128 + half * 32 + k) >> 2 * quarter & 3;
       *place(unit + PackedQ6_K::kUpper + part * 128, g / 4, row, k) |= static_cast<std::byte>(upper << g % 4 * 2);
     }
-  for (int i = 0; i < 16; ++i) unit[PackedQ6_K::kParted + i * kPanelOutputs + row] = block[192 + i];
+  put_bytes(unit + PackedQ6_K::kParted, row, {block + 192, 16});
   put_half(unit + PackedQ6_K::kScales, row, block + 208);
 }
 

@@ -37,11 +37,12 @@ CHOIR_INLINE void quantize_block(const float* x, RowBlock& block) {
   const ByteVec16 first = __builtin_convertvector(low, ByteVec16), second = __builtin_convertvector(high, ByteVec16);
   std::memcpy(block.q, &first, sizeof first);
   std::memcpy(block.q + kLanes, &second, sizeof second);
-  const int32_t low_sum = add_up(low), sum = low_sum + add_up(high);
+  const int32_t low_sum = add_up(low), high_sum = add_up(high), sum = low_sum + high_sum;
   block.scale = most / 127;
   block.total = block.scale * static_cast<float>(sum);
   block.offset = -128 * sum;
-  block.low = -128 * low_sum;
+  block.low = -32 * low_sum;
+  block.high = -32 * high_sum;
 }
 
 struct Row {
