@@ -5,15 +5,17 @@
 
 namespace choir::kernels {
 
-// Up to kTileRows rows of activations against one panel: y[r][l] for l < cols.
+// Up to kTileRows rows of activations against up to kTilePanels panels: y[r][l] for l < cols.
 struct ByteTile {
   const RowBlock* x;       // [blocks][rows]
-  const std::byte* panel;  // of packed_formats.h
+  const std::byte* panel;  // the first, of packed_formats.h
+  ptrdiff_t panel_bytes;   // from one to the next
   float* y;
   ptrdiff_t y_stride;
-  int rows, cols, blocks;  // cols at most kPanelOutputs; blocks of 32 numbers
+  int rows, cols, blocks;  // cols at most kTilePanels * kPanelOutputs; blocks of 32 numbers
 };
 
+constexpr int kTilePanels = 2;
 constexpr int kTileRows = 8;
 
 // An expert's positions begin .. end - 1 are cut into tiles from the first on; this one holds position i. The blocks of

@@ -6,10 +6,18 @@
 namespace choir::kernels {
 
 constexpr int kLanePanel = 8;  // rows of the weight
+constexpr int kLaneUnit = 64;  // bytes
 
-// Rows of activations against one panel: y[r][c] for c < cols. In the panel the numbers k .. k + 15 of row 0 come
-// first, then those of row 1, up to row 7; then the next sixteen; zeros fill it up. The sum of an element runs in
-// sixteen lanes in the order of the dot tile (gemm_tile.h), so it is the same, bit for bit.
+// How many numbers of a row lie together, in one unit: sixteen of four bytes, thirty-two of two.
+constexpr int unit_numbers(size_t number_bytes) { return kLaneUnit / static_cast<int>(number_bytes); }
+
+// Where number k of a unit lies: two bytes each, k and k + 16 make one 32-bit word, so that both widen without moving
+// between lanes.
+constexpr int place_in_unit(int k, size_t number_bytes) { return number_bytes == 2 ? k % kLanes * 2 + k / kLanes : k; }
+
+// Rows of activations against one panel: y[r][c] for c < cols. A panel is the first units of its rows, then the second
+// ones, and so on; zeros fill it up. The sum of an element runs in sixteen lanes in the order of the dot tile
+// (gemm_tile.h), so it is the same, bit for bit.
 struct LaneTile {
   const float* const* x;  // [rows]
   const std::byte* panel;

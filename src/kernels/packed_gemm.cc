@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "kernels/byte_tile.h"
 #include "kernels/lane_tile.h"
+#include "kernels/packed_formats.h"
 
 namespace choir::kernels {
 namespace {
@@ -21,7 +22,9 @@ struct Piece {
 
 int panels_of(const PackedWeight& w) { return (w.rows + panel_rows(w.type) - 1) / panel_rows(w.type); }
 
-size_t panel_bytes(const PackedWeight& w) { return packed_bytes(w.type, panel_rows(w.type), w.cols); }
+ptrdiff_t panel_bytes(const PackedWeight& w) {
+  return static_cast<ptrdiff_t>(packed_bytes(w.type, panel_rows(w.type), w.cols));
+}
 
 // Pieces only divide the work: no sum crosses from one into another. Small weights are cut finer, for all threads to
 // have some.
@@ -49,7 +52,9 @@ class Pieces {
 
  private:
   bool has_rows(int e) const { return groups_.offset[e + 1] > groups_.offset[e]; }
-  int step(int e) const { return std::max(1, static_cast<int>(bytes_ / std::max<size_t>(1, panel_bytes(w_[e])))); }
+  int step(int e) const {
+    return std::max(1, static_cast<int>(bytes_ / std::max<size_t>(1, static_cast<size_t>(panel_bytes(w_[e])))));
+  }
   int pieces_of(int e) const { return has_rows(e) ? (panels_of(w_[e]) + step(e) - 1) / step(e) : 0; }
 
   const Groups& groups_;
@@ -65,40 +70,49 @@ struct Call {
   Matrix<float> y;
 };
 
-// Positions begin .. end - 1, some tiles of an expert's, against one of its panels.
+// Positions begin .. end - 1, some tiles of an expert's.
 struct Rows {
-  int expert, begin, end;
+  int begin, end;
 };
 
-void byte_rows(const Call& call, const Rows& rows, int panel) {
-  const PackedWeight& w = call.w[rows.expert];
+// The panels first .. first + count - 1 of its weight go by, some at a time.
+void byte_rows(const Call& call, const Rows& rows, const Piece& piece) {
+  const PackedWeight& w = call.w[piece.expert];
   const int stride = call.input.x.cols / RowBlock::kNumbers;  // blocks of a row
-  const int col = panel * panel_rows(w.type);
-  const auto& tile_version = *byte_tile_for(w.type);
-  for (int i = rows.begin; i < rows.end; i += kTileRows) {
-    const TileRows tile = tile_of(i, call.groups.offset[rows.expert], call.groups.offset[rows.expert + 1]);
-    tile_version(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride,
-                          .panel = w.data + static_cast<size_t>(panel) * panel_bytes(w),
-                          .y = call.y[i] + col,
-                          .y_stride = call.y.stride,
-                          .rows = tile.rows,
-                          .cols = std::min(panel_rows(w.type), w.rows - col),
-                          .blocks = w.cols / RowBlock::kNumbers});
-  }
+  const auto& some_tile = *byte_tile_for(w.type);
+  const ptrdiff_t bytes = panel_bytes(w);
+  for (int panel = piece.first; panel < piece.first + piece.count; panel += kTilePanels)
+    for (int i = rows.begin; i < rows.end; i += kTileRows) {
+      const TileRows tile = tile_of(i, call.groups.offset[piece.expert], call.groups.offset[piece.expert + 1]);
+      const int col = panel * kPanelOutputs;
+      const int cols = std::min(kTilePanels, piece.first + piece.count - panel) * kPanelOutputs;
+      some_tile(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride,
+                         .panel = w.data + panel * bytes,
+                         .panel_bytes = bytes,
+                         .y = call.y[i] + col,
+                         .y_stride = call.y.stride,
+                         .rows = tile.rows,
+                         .cols = std::min(cols, w.rows - col),
+                         .blocks = w.cols / RowBlock::kNumbers});
+    }
 }
 
-void lane_rows(const Call& call, const Rows& rows, int panel) {
-  const PackedWeight& w = call.w[rows.expert];
+void lane_rows(const Call& call, const Rows& rows, const Piece& piece) {
+  const PackedWeight& w = call.w[piece.expert];
   std::array<const float*, kRows> sources;
   for (int i = rows.begin; i < rows.end; ++i) sources[i - rows.begin] = call.input.x[call.groups.source(i)];
-  const int col = panel * kLanePanel;
-  (*lane_tile_for(w.type))(LaneTile{.x = sources.data(),
-                                    .panel = w.data + static_cast<size_t>(panel) * panel_bytes(w),
-                                    .y = call.y[rows.begin] + col,
-                                    .y_stride = call.y.stride,
-                                    .rows = rows.end - rows.begin,
-                                    .cols = std::min(kLanePanel, w.rows - col),
-                                    .depth = w.cols});
+  const auto& some_tile = *lane_tile_for(w.type);
+  const ptrdiff_t bytes = panel_bytes(w);
+  for (int panel = piece.first; panel < piece.first + piece.count; ++panel) {
+    const int col = panel * kLanePanel;
+    some_tile(LaneTile{.x = sources.data(),
+                       .panel = w.data + panel * bytes,
+                       .y = call.y[rows.begin] + col,
+                       .y_stride = call.y.stride,
+                       .rows = rows.end - rows.begin,
+                       .cols = std::min(kLanePanel, w.rows - col),
+                       .depth = w.cols});
+  }
 }
 
 void check(const Call& call) {
@@ -126,8 +140,7 @@ void packed_forward(const Groups& groups, const PackedInput& input, std::span<co
     const int end = groups.offset[piece.expert + 1];
     const auto some_rows = wants_blocks(w[piece.expert].type) ? byte_rows : lane_rows;
     for (int row = groups.offset[piece.expert]; row < end; row += kRows)
-      for (int panel = piece.first; panel < piece.first + piece.count; ++panel)
-        some_rows(call, {piece.expert, row, std::min(end, row + kRows)}, panel);
+      some_rows(call, {row, std::min(end, row + kRows)}, piece);
   });
 }
 

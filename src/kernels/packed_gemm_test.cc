@@ -208,7 +208,7 @@ TEST_CASE("packed numbers give the bits of the weight as it lies") {
   reference::for_each_isa([&](Isa isa) {
     CAPTURE(name_of(isa));
     for (const DType type : kNumbers)
-      for (const int cols : {16, 90})
+      for (const int cols : {16, 64, 90, 113})
         for (const int rows : {1, 8, 29})
           for (const int n : {1, 2, 5, 70}) {
             const Stored stored(type, rows, cols, 9);

@@ -82,11 +82,14 @@ void pack_blocks(const Weight& w, int first, std::byte* to) {
 
 void pack_numbers(const Weight& w, int first, std::byte* to) {
   const size_t number = tensor::size_of(w.type);
-  for (int k = 0; k < w.cols; k += kLanes)
-    for (int l = 0; l < kLanePanel; ++l, to += kLanes * number) {
-      const size_t count = first + l < w.rows ? std::min(kLanes, w.cols - k) * number : 0;
-      std::memset(to, 0, kLanes * number);
-      if (count) std::memcpy(to, static_cast<const std::byte*>(w.row(first + l).data) + k * number, count);
+  const int step = unit_numbers(number);
+  for (int begin = 0; begin < w.cols; begin += step)
+    for (int l = 0; l < kLanePanel; ++l, to += kLaneUnit) {
+      std::memset(to, 0, kLaneUnit);
+      if (first + l >= w.rows) continue;
+      const std::byte* row = static_cast<const std::byte*>(w.row(first + l).data);
+      for (int k = begin; k < std::min(w.cols, begin + step); ++k)
+        std::memcpy(to + place_in_unit(k - begin, number) * number, row + k * number, number);
     }
 }
 
@@ -104,7 +107,7 @@ bool wants_blocks(DType type) {
 int panel_rows(DType type) { return wants_blocks(type) ? kPanelOutputs : kLanePanel; }
 
 size_t packed_bytes(DType type, int rows, int cols) {
-  const int wide = wants_blocks(type) ? cols : round_up(cols, kLanes);
+  const int wide = wants_blocks(type) ? cols : round_up(cols, unit_numbers(tensor::size_of(type)));
   return static_cast<size_t>(round_up(rows, panel_rows(type))) * tensor::bytes_of(type, static_cast<size_t>(wide));
 }
 

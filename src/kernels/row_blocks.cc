@@ -1,4 +1,6 @@
 // Activations as bytes.
+#include <emmintrin.h>
+
 #include <algorithm>
 #include <bit>
 #include <string>
@@ -10,39 +12,51 @@
 namespace choir::kernels {
 namespace {
 
-typedef int8_t ByteVec16 __attribute__((vector_size(16)));
-
-// Sixteen numbers as whole ones: adding 1.5 * 2^23 rounds to the nearest and leaves it in the low bits.
-CHOIR_INLINE IntVec rounded(Vec v) {
-  const Vec shifter = broadcast(0x1.8p23f);
-  return reinterpret_cast<IntVec>(v + shifter) - reinterpret_cast<IntVec>(shifter);
+// The larger of whole numbers without sign.
+template <class Ints>
+CHOIR_INLINE Ints larger(Ints a, Ints b) {
+  const Ints less = a - b;
+  return a - (less & (less >> 31));
 }
 
-CHOIR_INLINE int32_t add_up(IntVec v) {
-  int32_t sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+// Of sixteen, in halves.
+CHOIR_INLINE int32_t largest(IntVec v) {
+  Native<8>::Ints a, b;
+  std::memcpy(&a, &v, sizeof a);
+  std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
+  a = larger(a, b);
+  Native<4>::Ints c, d;
+  std::memcpy(&c, &a, sizeof c);
+  std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
+  c = larger(c, d);
+  return std::max(std::max(c[0], c[1]), std::max(c[2], c[3]));
+}
+
+// x times `inverse`, rounded to whole numbers: adding 1.5 * 2^23 rounds to the nearest and leaves them in the low bits.
+// Writes them as bytes and returns their sum, exact because they are few and small.
+CHOIR_INLINE int32_t put_rounded(Vec x, float inverse, int8_t* to) {
+  const Vec shifter = broadcast(0x1.8p23f), shifted = x * inverse + shifter;
+  const IntVec whole = reinterpret_cast<IntVec>(shifted) - reinterpret_cast<IntVec>(shifter);
+  __m128i four[4];  // of the baseline, for GCC 12 converts one number after the other
+  std::memcpy(four, &whole, sizeof four);
+  const __m128i bytes = _mm_packs_epi16(_mm_packs_epi32(four[0], four[1]), _mm_packs_epi32(four[2], four[3]));
+  std::memcpy(to, &bytes, sizeof bytes);
+  return static_cast<int32_t>(sum(shifted - shifter));
 }
 
 CHOIR_INLINE void quantize_block(const float* x, RowBlock& block) {
   const Vec a = load(x), b = load(x + kLanes);
   // Bits without the sign order as the magnitudes do, and a NaN comes out as the largest.
-  const IntVec p = reinterpret_cast<IntVec>(a) & 0x7fffffff, q = reinterpret_cast<IntVec>(b) & 0x7fffffff;
-  const IntVec less = p - q, both = p - (less & (less >> 31));
-  int32_t bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits = std::max(bits, both[i]);
+  const int32_t bits =
+      largest(larger(reinterpret_cast<IntVec>(a) & 0x7fffffff, reinterpret_cast<IntVec>(b) & 0x7fffffff));
   const float most = std::bit_cast<float>(bits);
   const float inverse = most > 0x1p-100f ? 127 / most : 0;
-  const IntVec low = rounded(a * inverse), high = rounded(b * inverse);
-  const ByteVec16 first = __builtin_convertvector(low, ByteVec16), second = __builtin_convertvector(high, ByteVec16);
-  std::memcpy(block.q, &first, sizeof first);
-  std::memcpy(block.q + kLanes, &second, sizeof second);
-  const int32_t low_sum = add_up(low), high_sum = add_up(high), sum = low_sum + high_sum;
+  const int32_t low = put_rounded(a, inverse, block.q), high = put_rounded(b, inverse, block.q + kLanes);
   block.scale = most / 127;
-  block.total = block.scale * static_cast<float>(sum);
-  block.offset = -128 * sum;
-  block.low = -32 * low_sum;
-  block.high = -32 * high_sum;
+  block.total = block.scale * static_cast<float>(low + high);
+  block.offset = -128 * (low + high);
+  block.low = -32 * low;
+  block.high = -32 * high;
 }
 
 struct Row {
