@@ -259,7 +259,7 @@ void check_backward(const Case& c) {
   const auto variables = random_variables(c);
   const auto dy = reference::random(static_cast<size_t>(c.tokens() * kWidth), 1, 77);
   auto all = reference::narrow(variables);
-  Run run(c, {});
+  Run run(c, {.sums = kernels::Sums::kPacked});  // as training does
   run.forward(tensors_over<Weight>(c, all), all);
   const auto got = run.backward(all, dy);
   const auto want = complex_step(variables, [&](const std::vector<std::complex<double>>& z) {

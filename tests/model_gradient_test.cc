@@ -16,7 +16,7 @@ Config tiny_config() {
   config.width = 12;
   config.vocab = 17;
   config.attention = {.heads = 4, .kv_heads = 2, .head_width = 4, .window = 0};
-  config.rope_theta = 100;
+  config.rope.theta = 100;
   config.load_weight = 0.5;
   return config;
 }

@@ -1,154 +1,17 @@
 // The models' own implementation against ours, on tiny checkpoints with all its numbers beside them.
 #include <doctest/doctest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <map>
 
-#include "io/safetensors.h"
 #include "io/test_files.h"
 #include "kernels/isa.h"
-#include "model/forward.h"
-#include "runtime/session.h"
-#include "tests/random_model.h"
+#include "tests/reference_case.h"
 
 namespace choir {
 namespace {
 
 namespace fs = std::filesystem;
 using model::Model;
-
-constexpr double kLogits = 2e-4, kRouter = 1e-4, kWeights = 1e-5;  // the bounds of the reference's README
-
-template <class T>
-std::vector<T> read(const io::SafetensorsFile& file, const std::string& name) {
-  const io::Tensor* tensor = file.find(name);
-  REQUIRE_MESSAGE(tensor, name);
-  REQUIRE(tensor->bytes.size() == tensor->elements() * sizeof(T));
-  std::vector<T> values(tensor->elements());
-  std::memcpy(values.data(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
-
-std::vector<int32_t> read_ids(const io::SafetensorsFile& file, const std::string& name) {
-  const auto wide = read<int64_t>(file, name);
-  return {wide.begin(), wide.end()};
-}
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  REQUIRE(a.size() == b.size());
-  double most = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-    most = d <= most ? most : d;  // a NaN comes through
-  }
-  return most;
-}
-
-// Expert to weight of each token, whatever the order of the choices.
-using Chosen = std::vector<std::map<int64_t, float>>;
-
-Chosen chosen_of(const moe::Plan& plan) {
-  Chosen chosen(static_cast<size_t>(plan.tokens));
-  for (int e = 0; e < plan.experts(); ++e)
-    for (int i = plan.offset[e]; i < plan.offset[e + 1]; ++i) chosen[plan.token[i]][e] = plan.weight[i];
-  return chosen;
-}
-
-Chosen chosen_of(const std::vector<int64_t>& experts, const std::vector<float>& weights, size_t choices) {
-  Chosen chosen(experts.size() / choices);
-  for (size_t i = 0; i < experts.size(); ++i) chosen[i / choices][experts[i]] = weights[i];
-  return chosen;
-}
-
-void compare(const Chosen& ours, const Chosen& theirs) {
-  REQUIRE(ours.size() == theirs.size());
-  size_t same = 0;
-  double worst = 0;
-  for (size_t t = 0; t < ours.size(); ++t) {
-    bool equal = ours[t].size() == theirs[t].size();
-    for (const auto& [expert, weight] : theirs[t]) {
-      const auto found = ours[t].find(expert);
-      equal = equal && found != ours[t].end();
-      if (equal) worst = std::max(worst, std::abs(static_cast<double>(found->second) - static_cast<double>(weight)));
-    }
-    same += equal;
-  }
-  CHECK(same == ours.size());
-  CHECK(worst <= kWeights);
-}
-
-// Everything that a forward leaves behind: hidden states, routings, logits, piece by piece.
-struct Observed {
-  std::vector<std::vector<float>> hidden, router_logits;
-  std::vector<Chosen> chosen;
-  std::vector<float> logits;
-};
-
-std::vector<float> copy(tensor::Matrix<float> m) {
-  return {m.data, m.data + static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols)};
-}
-
-Observed observe(const Model& model, std::span<const int32_t> ids, int sequences) {
-  base::Threads threads(2);
-  const int rows = static_cast<int>(ids.size()), length = rows / sequences, d = model.config().width;
-  std::vector<kernels::Sequence> places;
-  for (int s = 0; s < sequences; ++s) places.push_back({s * length, length, 0, s * length});
-  const model::ForwardPass pass(model, {ids, places}, threads);
-  const size_t area = static_cast<size_t>(rows) * static_cast<size_t>(d);
-  const tensor::Buffer<float> h(area), middle(area), normed(area), inverse_rms(static_cast<size_t>(rows));
-  const tensor::Buffer<float> logits(static_cast<size_t>(rows) * static_cast<size_t>(model.config().vocab));
-  model::BlockActivations block;
-  Observed seen;
-  pass.embed(h.matrix(rows, d));
-  seen.hidden.push_back(copy(h.matrix(rows, d)));
-  for (int l = 0; l < model.config().depth(); ++l) {
-    pass.attend(l, h.matrix(rows, d), nullptr, block, middle.matrix(rows, d));
-    pass.mix(l, middle.matrix(rows, d), {}, block, h.matrix(rows, d));
-    seen.hidden.push_back(copy(h.matrix(rows, d)));
-    seen.router_logits.push_back(copy(block.moe.routing.scores(model.config().layers[l].experts)));
-    seen.chosen.push_back(chosen_of(block.moe.routing.plan));
-  }
-  pass.head(h.matrix(rows, d), normed.matrix(rows, d), inverse_rms.span(), logits.matrix(rows, model.config().vocab));
-  seen.hidden.back() = copy(normed.matrix(rows, d));  // theirs is what the head receives
-  seen.logits = copy(logits.matrix(rows, model.config().vocab));
-  return seen;
-}
-
-void compare_batch(const Model& model, const io::SafetensorsFile& reference, const std::string& batch) {
-  const auto ids = read_ids(reference, batch + ".input_ids");
-  const int sequences = static_cast<int>(reference.find(batch + ".input_ids")->shape[0]);
-  const Observed seen = observe(model, ids, sequences);
-  CHECK(distance(seen.logits, read<float>(reference, batch + ".logits")) <= kLogits);
-  CHECK(seen.logits == tests::all_logits(model, ids, sequences));
-  for (size_t i = 0; i < seen.hidden.size(); ++i)
-    CHECK(distance(seen.hidden[i], read<float>(reference, batch + ".hidden." + std::to_string(i))) <= kLogits);
-  for (size_t l = 0; l < seen.chosen.size(); ++l) {
-    const std::string layer = "." + std::to_string(l);
-    CHECK(distance(seen.router_logits[l], read<float>(reference, batch + ".router_logits" + layer)) <= kRouter);
-    compare(seen.chosen[l], chosen_of(read<int64_t>(reference, batch + ".topk_idx" + layer),
-                                      read<float>(reference, batch + ".topk_weight" + layer),
-                                      static_cast<size_t>(model.config().layers[l].top_k)));
-  }
-}
-
-void compare_greedy(const Model& model, const io::SafetensorsFile& reference) {
-  base::Threads threads(2);
-  const auto prompt = read_ids(reference, "G.prompt"), tokens = read_ids(reference, "G.tokens");
-  const auto step_logits = read<float>(reference, "G.step_logits");
-  const auto vocab = static_cast<size_t>(model.config().vocab);
-  runtime::Session session(model, threads);
-  const int count = static_cast<int>(tokens.size());
-  CHECK(session.generate(prompt, {.most = count, .sampling = {}, .ignore_end = true}).ids == tokens);
-  session.rewind(0);
-  std::span<const float> logits = session.feed(prompt);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    CHECK(distance(logits, std::span(step_logits).subspan(i * vocab, vocab)) <= kLogits);
-    logits = session.feed({&tokens[i], 1});
-  }
-}
 
 std::string case_directory(const std::string& name) {
   return std::string(CHOIR_SOURCE_DIR) + "/../shared/oracle/" + name;
@@ -160,8 +23,11 @@ bool absent(const std::string& directory) {
   return true;
 }
 
-TEST_CASE("Mixtral checkpoints give the numbers of their own implementation, on every instruction set") {
-  for (const char* name : {"mixtral_1", "mixtral_bf16"})
+constexpr const char* kCases[] = {"mixtral_1", "mixtral_bf16", "qwen2_moe_1",   "qwen3_moe_1",
+                                  "olmoe_1",   "phimoe_1",     "deepseek_v2_1", "deepseek_v3_1"};
+
+TEST_CASE("checkpoints of every family give the numbers of their own implementation, on every instruction set") {
+  for (const char* name : kCases)
     for (const char* config : {"config.json", "config.v5.json"}) {
       const std::string from = case_directory(name);
       if (absent(from)) continue;
@@ -174,52 +40,11 @@ TEST_CASE("Mixtral checkpoints give the numbers of their own implementation, on 
       const io::SafetensorsFile reference(from + "/reference.safetensors");
       for (const kernels::Isa isa : {kernels::Isa::kPlain, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
         const kernels::IsaLimit limit(isa);
-        compare_batch(model, reference, "A");
-        compare_batch(model, reference, "B");
-        compare_greedy(model, reference);
+        tests::compare_batch(model, reference, "A");
+        tests::compare_batch(model, reference, "B");
+        tests::compare_greedy(model, reference);
       }
     }
-}
-
-// The comparison above is worth something if every ingredient of the model shows in the logits.
-TEST_CASE("each ingredient of a model moves the logits far beyond the bound") {
-  const std::string directory = case_directory("mixtral_1");
-  if (absent(directory)) return;
-  const Model model(directory);
-  const io::SafetensorsFile reference(directory + "/reference.safetensors");
-  const auto ids = read_ids(reference, "A.input_ids");
-  const auto logits = read<float>(reference, "A.logits");
-  const auto moved = [&](const auto& change) {
-    model::Config config = model.config();
-    auto tensors = model.tensors();
-    change(config, tensors);
-    return distance(tests::all_logits(Model(config, tensors), ids, 1), logits);
-  };
-  using Tensors = model::ModelTensors<tensor::Weight>;
-  CHECK(moved([](model::Config&, Tensors&) {}) <= kLogits);
-  CHECK(moved([](model::Config& c, Tensors&) { c.rope_theta *= 2; }) > 1e-3);
-  CHECK(moved([](model::Config& c, Tensors&) { c.norm_epsilon *= 10; }) > 1e-3);
-  CHECK(moved([](model::Config& c, Tensors&) { c.attention.window = 36; }) > 1e-3);
-  CHECK(moved([](model::Config& c, Tensors&) { c.layers[1].top_k = 1; }) > 1e-3);
-  CHECK(moved([](model::Config& c, Tensors&) { c.layers[2].skip_beta = 0.5f; }) > 1e-3);
-  CHECK(moved([](model::Config&, Tensors& t) { std::swap(t.blocks[0].moe.w1, t.blocks[0].moe.w3); }) > 1e-3);
-  CHECK(moved([](model::Config&, Tensors& t) { std::swap(t.blocks[2].moe.w2[0], t.blocks[2].moe.w2[1]); }) > 1e-3);
-  CHECK(moved([](model::Config&, Tensors& t) { std::swap(t.blocks[1].attention.k, t.blocks[1].attention.v); }) > 1e-3);
-  CHECK(moved([](model::Config&, Tensors& t) { t.blocks[1].moe_norm = t.blocks[1].attention.norm; }) > 1e-3);
-}
-
-TEST_CASE("a window that is off by one moves the logits") {
-  model::Config config = tests::small_config();
-  config.attention.window = 5;
-  const tests::RandomModel five(config, 3);
-  ++config.attention.window;
-  const Model six(config, five.model().tensors());
-  const auto ids = tests::random_ids(20, config.vocab, 4);
-  const auto a = tests::all_logits(five.model(), ids, 1), b = tests::all_logits(six, ids, 1);
-  const size_t vocab = 67, same = 5 * vocab;  // the first five tokens see all that is before them either way
-  CHECK(std::equal(a.begin(), a.begin() + same, b.begin()));
-  for (size_t row = 5; row < 20; ++row)
-    CHECK(distance(std::span(a).subspan(row * vocab, vocab), std::span(b).subspan(row * vocab, vocab)) > 1e-3);
 }
 
 }  // namespace

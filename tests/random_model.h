@@ -54,7 +54,7 @@ inline model::Config small_config(std::vector<model::LayerConfig> layers = {{4, 
   config.vocab = 67;
   config.attention = {.heads = 4, .kv_heads = 2, .head_width = 8, .window = 0};
   config.max_positions = 128;
-  config.rope_theta = 10000;
+  config.rope.theta = 10000;
   config.norm_epsilon = 1e-5;
   config.layers = std::move(layers);
   return config;

@@ -151,7 +151,7 @@ class ReferenceModel {
     const int width = config_.attention.head_width, half = width / 2;
     for (int first = 0; first < static_cast<int>(x.size()); first += width)
       for (int i = 0; i < half; ++i) {
-        const double angle = position * std::pow(config_.rope_theta, -2.0 * i / width);
+        const double angle = position * std::pow(config_.rope.theta, -2.0 * i / width);
         const S a = x[first + i], b = x[first + i + half];
         x[first + i] = a * std::cos(angle) - b * std::sin(angle);
         x[first + i + half] = b * std::cos(angle) + a * std::sin(angle);

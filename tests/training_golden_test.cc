@@ -24,7 +24,7 @@ Config golden_config() {
   config.width = 8;
   config.vocab = 11;
   config.attention = {.heads = 2, .kv_heads = 1, .head_width = 4, .window = 0};
-  config.rope_theta = 100;
+  config.rope.theta = 100;
   config.load_weight = 0.1;
   return config;
 }

@@ -48,6 +48,7 @@ CONTROLS = {
     "dense-dropless": "linear > top_k(1) > all > softmax + load(0.01)",
     "grap-dropless": "grap_cosine(kappa=sqrt_d, center=ema) > top_k(1) > all > softmax + load(0.01)",
     "dense-prob-0.66": "linear > top_k(1) > top_capacity(factor(0.66), key=prob) > softmax + load(0.01)",
+    "dense-prob-0.55": "linear > top_k(1) > top_capacity(factor(0.55), key=prob) > softmax + load(0.01)",
     "grap-uncentred": "grap_cosine(kappa=sqrt_d) > top_k(1) > top_capacity(etr_sum) > softmax + load(0.01)",
     "dense-affinity-0.55": "linear > top_k(1) > top_capacity(factor(0.55)) > softmax + load(0.01)",
     "grap-affinity-0.55": f"{GATES['grap']} > top_k(1) > top_capacity(factor(0.55)) > softmax + load(0.01)",

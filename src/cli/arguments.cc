@@ -225,6 +225,19 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
   return verb;
 }
 
+CLI::App* add_convert(CLI::App& app, Call& call, Convert& o) {
+  CLI::App* verb = add_verb(app, call, "convert", "the same model in another file format or number format",
+                            "choir convert models/choir-tiny --out choir-tiny.gguf --dtype q8_0");
+  add_model(verb, o.model);
+  add_out(verb, o.out, o.force);
+  verb->add_option("--to", o.to,
+                   "gguf: one file, as llama.cpp reads it; safetensors or hf: a directory; otherwise as --out ends")
+      ->check(CLI::IsMember({"gguf", "safetensors", "hf"}));
+  verb->add_option("--dtype,--type", o.type, "format of the numbers; otherwise what they have")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}));
+  return verb;
+}
+
 CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
   CLI::App* verb =
       add_verb(app, call, "train", "train a model from text", "choir train --config train.json --data texts --out run");
@@ -281,6 +294,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Fit fit;
   MergeCaptures merge_captures;
   Skip skip;
+  Convert convert;
   Train train;
   Route route;
   Report report;
@@ -293,6 +307,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
                              add_fit(app, call, fit),
                              add_merge_captures(app, call, merge_captures),
                              add_skip(app, call, skip),
+                             add_convert(app, call, convert),
                              add_train(app, call, train),
                              add_route(app, call, route),
                              add_report(app, call, report),
@@ -305,8 +320,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect,        forward, generate, eval,  prune,  fit,
-                         merge_captures, skip,    train,    route, report, doctor};
+  const Verb filled[] = {inspect, forward, generate, eval,  prune,  fit,   merge_captures,
+                         skip,    convert, train,    route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

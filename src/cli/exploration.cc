@@ -96,13 +96,14 @@ struct ChartKind {
   std::string title, x_name;
   double (*x)(const ExploredModel&);
   bool (*shown)(const ExploredModel&);
+  bool scattered = false;
 };
 
 report::FrontierChart chart_of(const Exploration& e, const ChartKind& kind) {
   const auto point_of = [&](const ExploredModel& m) {
-    const std::string label =
-        fmt::format("{}: {:.2f} MB, KL {:.4f}, perplexity {:.2f}{}", m.name(), million(m.bytes), m.distance.kl_mean,
-                    m.distance.perplexity_other, m.speed ? fmt::format(", {:.0f} tokens/s", m.speed->decode) : "");
+    const std::string label = fmt::format(
+        "{}: {:.2f} MB, KL {:.4f}, perplexity {:.2f}{}", m.name(), million(m.bytes), m.distance.kl_mean,
+        m.distance.perplexity_other, m.speed ? fmt::format(", {:.2f} times the speed", m.speed->decode_ratio) : "");
     return report::FrontierPoint{kind.x(m), m.distance.kl_mean, label, m.knee};
   };
   std::vector<report::FrontierLine> lines;  // of all methods, so that each has its colour
@@ -114,7 +115,7 @@ report::FrontierChart chart_of(const Exploration& e, const ChartKind& kind) {
     line->points.push_back(point_of(m));
   }
   std::erase_if(lines, [](const report::FrontierLine& line) { return line.points.empty(); });
-  return {kind.title, kind.x_name, "KL from the full model, nats", lines};
+  return {kind.title, kind.x_name, "KL from the full model, nats", lines, kind.scattered};
 }
 
 std::vector<std::string> notes_of(const Exploration& e) {
@@ -200,9 +201,9 @@ std::string page_of(const Exploration& e) {
                                      [](const ExploredModel& m) { return 100 * m.evaluations; },
                                      [](const ExploredModel& m) { return m.skip_share.has_value(); }}));
   if (e.speed_run.rounds > 0)
-    page.charts.push_back(chart_of(
-        e, {"What speed costs", "decoded tokens per second", [](const ExploredModel& m) { return m.speed->decode; },
-            [](const ExploredModel& m) { return m.speed.has_value(); }}));
+    page.charts.push_back(chart_of(e, {"What speed costs", "speed of decoding, times the full model's",
+                                       [](const ExploredModel& m) { return m.speed->decode_ratio; },
+                                       [](const ExploredModel& m) { return m.speed.has_value(); }, true}));
   for (size_t i = 0; i < e.models.size(); ++i)
     if (e.models[i].knee) page.marked.push_back(i + 1);
   return report::frontier_page(page);

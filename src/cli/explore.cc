@@ -74,7 +74,7 @@ double Explorer::least_ratio() const { return std::min(0.25, std::ranges::min(ke
 void Explorer::capture() {
   int least = INT32_MAX;
   for (const model::LayerConfig& layer : full_->config().layers)
-    least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
+    if (!layer.dense()) least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
   const compress::ObserveOptions options{.least_keep = least};
   if (!o_.capture.empty()) {
     records_.emplace(compress::use_capture(o_.capture, bundle_.model, split_.batches, options, threads_, calibrating_));

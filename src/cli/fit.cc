@@ -59,6 +59,10 @@ Sets some_sets(const model::Model& model, const std::vector<int>& counts) {
   Sets keep;
   for (int l = 0; l < model.config().depth(); ++l) {
     const int experts = model.config().layers[static_cast<size_t>(l)].experts;
+    if (experts == 0) {
+      keep.emplace_back();
+      continue;
+    }
     const int groups = model.router(l).subset_rule()->groups, size = experts / groups;
     std::vector<int>& kept = keep.emplace_back();
     for (int e = 0; e < experts; ++e)

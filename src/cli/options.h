@@ -90,6 +90,12 @@ struct Skip {
   bool own_gains = false, force = false;
 };
 
+// Another file format, another number format, or both.
+struct Convert {
+  std::string model, out, to, type;  // no `to`: what the end of `out` says; no type: as they are
+  bool force = false;
+};
+
 struct Train {
   std::string config, out, data;
   bool resume = false;
@@ -113,8 +119,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb =
-    std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Train, Route, Report, Doctor>;
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Convert, Train, Route,
+                          Report, Doctor>;
 
 struct Call {
   Common common;
@@ -130,6 +136,7 @@ void run(const Prune& options, const Common& common);
 void run(const Fit& options, const Common& common);
 void run(const MergeCaptures& options, const Common& common);
 void run(const Skip& options, const Common& common);
+void run(const Convert& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
 void run(const Report& options, const Common& common);

@@ -69,7 +69,11 @@ Asked asked_of(const Prune& o, const Common& common, const model::Model& model) 
 compress::ObserveOptions ranks_for(const Prune& o, const Asked& asked) {
   compress::ObserveOptions options;
   const bool many = !o.capture.empty() || asked.counts.empty() || (!o.save_plan.empty() && asked.set.nested());
-  options.least_keep = many ? o.capture_least : *std::ranges::min_element(asked.counts);
+  options.least_keep = o.capture_least;
+  if (many) return options;
+  options.least_keep = INT32_MAX;
+  for (const int count : asked.counts)  // dense layers keep none of no experts
+    if (count > 0) options.least_keep = std::min(options.least_keep, count);
   return options;
 }
 

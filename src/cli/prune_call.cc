@@ -108,7 +108,8 @@ moe::SubsetRule rule_of(const model::Model& model, int layer) { return *model.ro
 int64_t bytes_besides(const model::Model& model) {
   int64_t rest = model::bytes_of(model);
   for (const auto& block : model.tensors().blocks) {
-    for (const auto* list : {&block.moe.w1, &block.moe.w2, &block.moe.w3})
+    const auto& moe = block.moe;
+    for (const auto* list : {&moe.w1, &moe.w2, &moe.w3, &moe.b1, &moe.b2, &moe.b3})
       for (const auto& weight : *list) rest -= static_cast<int64_t>(weight.bytes());
     for (const auto& gate : block.moe.gate) rest -= static_cast<int64_t>(gate.bytes());
   }
@@ -154,6 +155,10 @@ std::vector<int> counts_to_keep(const std::vector<std::string>& keep, const mode
   std::vector<int> counts;
   bool pruned = false;
   for (int l = 0; l < config.depth(); ++l) {
+    if (config.layers[l].dense()) {
+      counts.push_back(0);
+      continue;
+    }
     const int experts = config.layers[l].experts;
     const std::string& text = keep[keep.size() == 1 ? 0 : static_cast<size_t>(l)];
     counts.push_back(count_in(text, rule_of(model, l), experts));
@@ -190,6 +195,7 @@ int64_t parse_size(const std::string& text) {
 compress::Budget budget_of(const Prune& o, const model::Model& model) {
   int64_t experts = 0, expert_bytes = 0;
   for (int l = 0; l < model.config().depth(); ++l) {
+    if (model.config().layers[l].dense()) continue;
     const int least = compress::least_count(rule_of(model, l), model.config().layers[l].experts);
     experts += least;
     expert_bytes += least * compress::expert_bytes(model, l);

@@ -128,13 +128,18 @@ double residual_energy(const LayerRecord& record, std::span<const double> weight
 int64_t expert_bytes(const Model& model, int layer) {
   const auto& moe = model.tensors().blocks[static_cast<size_t>(layer)].moe;
   size_t most = 0, gate = 0;
-  for (size_t e = 0; e < moe.w1.size(); ++e)
-    most = std::max(most, moe.w1[e].bytes() + moe.w2[e].bytes() + moe.w3[e].bytes());
-  for (const auto& tensor : moe.gate) gate += tensor.row(0).bytes();
+  for (size_t e = 0; e < moe.w1.size(); ++e) {
+    size_t own = moe.w1[e].bytes() + moe.w2[e].bytes() + moe.w3[e].bytes();
+    if (!moe.b1.empty()) own += moe.b1[e].bytes() + moe.b2[e].bytes() + moe.b3[e].bytes();
+    most = std::max(most, own);
+  }
+  for (const auto& tensor : moe.gate) gate += tensor.bytes() / static_cast<size_t>(moe.experts());
   return static_cast<int64_t>(most + gate);
 }
 
-std::vector<int> allocate(std::span<const LayerCurve> layers, const Budget& budget) {
+namespace {
+
+std::vector<int> allocate_among(std::span<const LayerCurve> layers, const Budget& budget) {
   const std::vector<int> least = floors(layers, budget);
   std::vector<int> best = cheapest(layers, budget);
   if (best.empty()) best = least;
@@ -143,13 +148,36 @@ std::vector<int> allocate(std::span<const LayerCurve> layers, const Budget& budg
   return worse ? uniform : best;  // only where costs were rounded up
 }
 
-std::vector<int> allocate_uniform(std::span<const LayerCurve> layers, const Budget& budget) {
+std::vector<int> uniform_among(std::span<const LayerCurve> layers, const Budget& budget) {
   floors(layers, budget);
   std::vector<int> counts = best_uniform(layers, budget);
   if (counts.empty())
     base::usage_error("no count suits all layers within the budget", "budget",
                       "raise it, or let the layers keep different numbers");
   return counts;
+}
+
+// Layers without experts take nothing.
+template <class Among>
+std::vector<int> with_dense(std::span<const LayerCurve> layers, const Budget& budget, const Among& among) {
+  std::vector<LayerCurve> some;
+  for (const LayerCurve& layer : layers)
+    if (layer.experts() > 0) some.push_back(layer);
+  const std::vector<int> counts = among(some, budget);
+  std::vector<int> all;
+  size_t next = 0;
+  for (const LayerCurve& layer : layers) all.push_back(layer.experts() > 0 ? counts[next++] : 0);
+  return all;
+}
+
+}  // namespace
+
+std::vector<int> allocate(std::span<const LayerCurve> layers, const Budget& budget) {
+  return with_dense(layers, budget, allocate_among);
+}
+
+std::vector<int> allocate_uniform(std::span<const LayerCurve> layers, const Budget& budget) {
+  return with_dense(layers, budget, uniform_among);
 }
 
 double total_loss(std::span<const LayerCurve> layers, const std::vector<int>& counts) {

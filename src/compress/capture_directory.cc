@@ -1,5 +1,6 @@
 #include "compress/capture_directory.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -48,9 +49,10 @@ CaptureLayer layer_of(const Json& json, const std::string& where) {
   const io::Fields fields(json, where);
   CaptureLayer layer;
   layer.router = fields.get_string("router");
-  layer.experts = static_cast<int>(fields.get_int("experts", 1, kMostExperts));
-  layer.ranks = static_cast<int>(fields.get_int("ranks", 1, layer.experts));
+  layer.experts = static_cast<int>(fields.get_int("experts", 0, kMostExperts));
+  layer.ranks = static_cast<int>(fields.get_int("ranks", std::min(1, layer.experts), layer.experts));
   layer.width = static_cast<int>(fields.get_int("width", 1, kMost));
+  if (layer.experts == 0) return layer;  // a dense layer
   const moe::SubsetRule rule = rule_of(layer, where);
   if (layer.ranks < (rule.groups > 1 ? layer.experts : rule.k))
     base::input_error(std::to_string(layer.ranks) + " ranks are too few for " + layer.router, where, "capture anew");
@@ -168,12 +170,16 @@ io::Metadata CaptureDirectory::identity(int layer) const {
 int CaptureDirectory::next_layer() const {
   std::error_code ignored;
   int layer = 0;
-  while (layer < info_.depth() && fs::is_regular_file(file_of(layer), ignored)) ++layer;
+  const auto done = [&](int l) {
+    return info_.layers[static_cast<size_t>(l)].experts == 0 || fs::is_regular_file(file_of(l), ignored);
+  };
+  while (layer < info_.depth() && done(layer)) ++layer;
   return layer;
 }
 
 void CaptureDirectory::store(int layer, const LayerRecord& record) const {
   const CaptureLayer& own = info_.layers[static_cast<size_t>(layer)];
+  if (own.experts == 0) return;
   CHOIR_CHECK(record.experts == own.experts && record.ranks == own.ranks && record.width == own.width &&
                   record.batch == bounds_of(info_.batches),
               "the record of layer " + std::to_string(layer) + " has the capture's sizes");
@@ -182,6 +188,7 @@ void CaptureDirectory::store(int layer, const LayerRecord& record) const {
 
 LayerRecord CaptureDirectory::load(int layer) const {
   CHOIR_CHECK(layer >= 0 && layer < info_.depth(), "a layer of the capture");
+  if (info_.layers[static_cast<size_t>(layer)].experts == 0) return {};
   const std::string path = file_of(layer);
   std::error_code ignored;
   if (!fs::exists(path, ignored))

@@ -177,12 +177,15 @@ void parse_method(const std::string& name, SetOptions& options) {
   options.method = SetMethod::kScore;
 }
 
+// A dense layer keeps none of no experts.
 SetChoice choose_set(const LayerRecord& record, int layer, int keep, const SetOptions& options, Threads& threads) {
+  if (record.experts == 0) return {};
   return Chooser(record, layer, options, threads).choose(keep);
 }
 
 std::vector<ScoredSet> nested_sets(const LayerRecord& record, int layer, int least, const SetOptions& options,
                                    Threads& threads) {
+  if (record.experts == 0) return {ScoredSet{}};
   return Chooser(record, layer, options, threads).nested(least);
 }
 

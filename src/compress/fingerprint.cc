@@ -42,7 +42,7 @@ void add_config(const model::Config& config, Hash& hash) {
   for (const int number : {config.width, config.vocab, a.heads, a.kv_heads, a.head_width, a.window,
                            config.max_positions, config.tied ? 1 : 0, config.depth()})
     hash.add(static_cast<uint64_t>(number));
-  for (const double number : {config.rope_theta, config.norm_epsilon}) hash.add(std::bit_cast<uint64_t>(number));
+  for (const double number : {config.rope.theta, config.norm_epsilon}) hash.add(std::bit_cast<uint64_t>(number));
   for (size_t l = 0; l < config.layers.size(); ++l) add_layer(config, l, hash);
 }
 

@@ -46,7 +46,7 @@ TEST_CASE("fingerprint: what the model computes with is in it, thresholds of ski
     return fingerprint(Model(config, made.model->tensors()), threads);
   };
   CHECK(with([](model::Config&) {}) == before);
-  CHECK(with([](model::Config& c) { c.rope_theta = 2e4; }) != before);
+  CHECK(with([](model::Config& c) { c.rope.theta = 2e4; }) != before);
   CHECK(with([](model::Config& c) { c.norm_epsilon = 2e-5; }) != before);
   CHECK(with([](model::Config& c) { c.attention.window = 5; }) != before);
   CHECK(with([](model::Config& c) { c.layers[1].top_k = 1; }) != before);

@@ -12,8 +12,9 @@ namespace {
 
 constexpr const char* kMethods[] = {"search", "uniform", "reap", "frequency", "random"};
 
-// From a share of the experts upwards.
+// From a share of the experts upwards; of none none.
 int least_allowed(const moe::SubsetRule& rule, int experts, double share) {
+  if (experts == 0) return 0;
   int count = std::max(1, static_cast<int>(std::floor(share * experts + 1e-9)));
   while (count < experts && !misfit(rule, experts, count).empty()) ++count;
   return count;
@@ -30,9 +31,11 @@ int64_t bytes_of(const std::vector<int>& counts, std::span<const LayerCurve> cur
 std::vector<int> least_counts(const Model& model, double share) {
   check_observable(model);
   std::vector<int> counts;
-  for (int l = 0; l < model.config().depth(); ++l)
+  for (int l = 0; l < model.config().depth(); ++l) {
+    const auto rule = model.router(l).subset_rule();  // none of a dense layer
     counts.push_back(
-        least_allowed(*model.router(l).subset_rule(), model.config().layers[static_cast<size_t>(l)].experts, share));
+        least_allowed(rule.value_or(moe::SubsetRule{}), model.config().layers[static_cast<size_t>(l)].experts, share));
+  }
   return counts;
 }
 
@@ -45,7 +48,9 @@ PruningFrontier::PruningFrontier(RecordSource& records, const std::vector<int64_
   SetOptions nested = options_for("search");
   nested.method = SetMethod::kNested;
   records_.each([&](int l, const LayerRecord& record) {
-    const int least = std::max(least_allowed(record.rule, record.experts, options_.least), least_served(record));
+    const int least = record.experts == 0
+                          ? 0
+                          : std::max(least_allowed(record.rule, record.experts, options_.least), least_served(record));
     LayerCurve& curve = curves_.emplace_back(curve_of(record, nested_sets(record, l, least, nested, threads_)));
     curve.bytes = bytes[static_cast<size_t>(l)];
     curve.least = least;
@@ -65,7 +70,8 @@ std::optional<std::vector<int>> PruningFrontier::counts_at(double ratio) const {
   std::vector<int> counts;
   for (const LayerCurve& curve : curves_) {
     const int count = count_of_share(curve.rule, curve.experts(), ratio);
-    if (count < curve.least || !misfit(curve.rule, curve.experts(), count).empty()) return {};
+    const bool dense = curve.experts() == 0;
+    if (!dense && (count < curve.least || !misfit(curve.rule, curve.experts(), count).empty())) return {};
     counts.push_back(count);
   }
   return counts;

@@ -102,6 +102,7 @@ Model with_policies(const Model& model, std::span<const KeptLayer> layers) {
   Model result = model;
   for (int l = 0; l < config.depth(); ++l) {
     const KeptLayer& layer = layers[static_cast<size_t>(l)];
+    if (model.config().layers[static_cast<size_t>(l)].dense()) continue;
     check_policy(model, l, layer);
     result = kept_mixture(model, l, layer, config.layers[static_cast<size_t>(l)]).in(result, l);
   }

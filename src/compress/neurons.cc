@@ -170,6 +170,9 @@ Model with_neurons(const Model& model, int l, std::span<const std::vector<int>> 
     moe.w1[e] = rows_of(mixture, moe.w1[e], kept[e]);
     moe.w3[e] = rows_of(mixture, moe.w3[e], kept[e]);
     moe.w2[e] = columns_of(mixture, moe.w2[e], kept[e]);
+    if (moe.b1.empty()) continue;
+    moe.b1[e] = columns_of(mixture, moe.b1[e], kept[e]);
+    moe.b3[e] = columns_of(mixture, moe.b3[e], kept[e]);
   }
   const auto [least, most] = std::ranges::minmax(mixture.config.widths);
   mixture.config.expert_width = most;

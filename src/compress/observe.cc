@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "compress/stream.h"
 #include "kernels/grouped_gemm.h"
-#include "nn/residual.h"
 
 namespace choir::compress {
 namespace {
@@ -169,25 +168,33 @@ void observe_batch(const Model& model, int l, Stream& stream, LayerObserver* obs
   const Matrix<float> middle = b.middle.matrix(rows, d);
   stream.pass.attend(l, h, nullptr, b.activations, middle);
   if (!observer) return stream.pass.mix(l, middle, {}, b.activations, h);
+  stream.pass.add_shared(l, b.activations.normed.matrix(rows, d), middle);
   for (int first = 0; first < rows; first += kChunk) {
     const int count = std::min(kChunk, rows - first);
     observer->add(b.activations.normed.matrix(rows, d).slice_rows(first, count), middle.slice_rows(first, count),
                   h.slice_rows(first, count));
   }
   observer->end_batch();
+  stream.pass.add_routed(middle, h);
 }
 
 }  // namespace
 
 void check_observable(const Model& model) {
-  for (int l = 0; l < model.config().depth(); ++l)
+  bool any = false;
+  for (int l = 0; l < model.config().depth(); ++l) {
+    if (model.config().layers[l].dense()) continue;
+    any = true;
     if (!model.router(l).subset_rule() || model.config().layers[l].idle() > 0)
       base::input_error("the router is not one that experts can be taken from: " + model.router(l).expression(),
                         "layer " + std::to_string(l), "pruning is made for linear > top_k or groups > all");
+  }
+  if (!any) base::input_error("no layer has experts", model.config().family, "there is nothing to prune");
 }
 
 int observed_ranks(const Model& model, int l, const ObserveOptions& options) {
   const model::LayerConfig& layer = model.config().layers[static_cast<size_t>(l)];
+  if (layer.dense()) return 0;
   const int keep = std::max(options.least_keep > 0 ? options.least_keep : layer.experts / 4, layer.top_k);
   return ranks_within(*model.router(l).subset_rule(), layer.experts,
                       options.ranks > 0 ? options.ranks : ranks_for(layer.experts, layer.top_k, keep));
@@ -205,16 +212,16 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
   for (int l = 0; l < model.config().depth(); ++l) {
     LayerRecord record;
     std::optional<LayerObserver> observer;
-    if (l >= options.first_layer)
+    const bool dense = model.config().layers[l].dense();
+    if (l >= options.first_layer && !dense)
       observer.emplace(LayerView{model.router(l), model.tensors().blocks[l].moe}, observed_ranks(model, l, options),
                        record, threads);
     for (Stream& stream : streams) {
       observe_batch(model, l, stream, observer ? &*observer : nullptr, buffers);
-      if (observer) nn::add(buffers.middle.matrix(stream.pass.rows(), model.config().width), stream.matrix(), threads);
       if (progress) progress(++done, static_cast<int>(streams.size()) * model.config().depth());
     }
-    if (!observer) continue;
-    observer->finish();
+    if (l < options.first_layer) continue;
+    if (observer) observer->finish();
     take(l, std::move(record));
   }
 }

@@ -30,7 +30,7 @@ PlanSet set_of(const Json& json, int experts, const std::string& where) {
   only_keys(json, {"keep", "loss"}, where);
   PlanSet set;
   set.keep = numbers_at(json, "keep", 0, experts - 1, where);
-  if (set.keep.empty()) base::input_error("a set without experts", where, "name those that stay");
+  if (set.keep.empty() && experts > 0) base::input_error("a set without experts", where, "name those that stay");
   std::vector<int> sorted = set.keep;
   std::ranges::sort(sorted);
   if (!rises(sorted)) {
@@ -50,7 +50,7 @@ PlanLayer layer_of(const Json& json, size_t number, const std::string& where) {
   const io::Fields fields(json, where);
   fields.get_int("layer", static_cast<int64_t>(number), static_cast<int64_t>(number));
   PlanLayer layer;
-  layer.experts = static_cast<int>(fields.get_int("experts", 1, kMostExperts));
+  layer.experts = static_cast<int>(fields.get_int("experts", 0, kMostExperts));  // 0: a dense layer
   layer.original = numbers_at(json, "original", 0, kMostExperts - 1, where);
   if (static_cast<int>(layer.original.size()) != layer.experts || !rises(layer.original))
     base::input_error("not a rising number for each of " + std::to_string(layer.experts) + " experts",
@@ -169,7 +169,7 @@ Plan parse_plan(std::string_view text, const std::string& where) {
   plan.objective = fields.get_string("objective");
   plan.seed = seed_of(json, where);
   plan.nested = fields.get_bool("nested");
-  plan.counts = numbers_at(json, "counts", 1, kMostExperts, where);
+  plan.counts = numbers_at(json, "counts", 0, kMostExperts, where);
   const Json& layers = array_at(json, "layers", where);
   for (size_t l = 0; l < layers.size(); ++l) plan.layers.push_back(layer_of(layers[l], l, at(where, "layers", l)));
   check_whole(plan, where);
@@ -192,6 +192,7 @@ void check_plan(const Plan& plan, const Model& model, const std::string& fingerp
     if (layer.experts != config.layers[l].experts || layer.original != original_numbers(config.layers[l]))
       base::input_error("a plan for " + std::to_string(layer.experts) + " experts, or for others", place,
                         "the layer has " + std::to_string(config.layers[l].experts));
+    if (config.layers[l].dense()) continue;
     const auto rule = model.router(static_cast<int>(l)).subset_rule();
     if (!rule || config.layers[l].idle() > 0)
       base::input_error("the router is not one that experts can be taken from", place, "such layers have no plan");
@@ -210,7 +211,11 @@ void check_plan(const Plan& plan, const Model& model, const std::string& fingerp
 
 std::vector<std::vector<int>> keep_lists(const Plan& plan, std::vector<int> counts) {
   if (counts.empty()) counts = plan.counts;
-  if (counts.size() == 1) counts.assign(plan.layers.size(), counts[0]);
+  if (counts.size() == 1) {
+    const int count = counts[0];
+    counts.clear();
+    for (const PlanLayer& layer : plan.layers) counts.push_back(layer.experts > 0 ? count : 0);
+  }
   if (counts.size() != plan.layers.size())
     base::usage_error(std::to_string(counts.size()) + " numbers of experts to keep", "keep",
                       "give one, or one for each of the " + std::to_string(plan.layers.size()) + " layers");

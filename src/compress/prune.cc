@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "compress/choose.h"
-#include "nn/residual.h"
 
 namespace choir::compress {
 namespace {
@@ -29,9 +28,10 @@ bool is_plain(const moe::Router& router) {
          rule->over == moe::SubsetRule::Over::kChosen && rule->scale == 1 && router.state_size(2) == 0;
 }
 
-void check_layer(const LayerConfig& layer, int keep, Method method, const std::string& where) {
-  if (!layer.router.empty() && !is_plain(moe::parse_router(layer.router)))
-    base::input_error("the router is not one that experts can be taken from: " + layer.router, where,
+void check_layer(const Config& config, const LayerConfig& layer, int keep, Method method, const std::string& where) {
+  if (layer.dense()) return;
+  if (const std::string router = model::router_expression(config, layer); !is_plain(moe::parse_router(router)))
+    base::input_error("the router is not one that experts can be taken from: " + router, where,
                       "pruning is made for linear > top_k > all > chosen");
   if (layer.idle() > 0)
     base::input_error("the layer has experts without weights", where, "pruning is made for layers without them");
@@ -86,6 +86,7 @@ class Search {
   void pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output);
   void advance_pruned(int l, const std::vector<int>& keep);
   LayerChoice choose(int l, const Findings& findings);
+  LayerChoice pass_dense(int l);
   void report_losses(const SubsetErrors& errors, LayerChoice& choice) const;
 
   const Model& model_;
@@ -110,7 +111,9 @@ Matrix<float> Search::attend(int l, const Stream& stream, const Buffer<float>& h
   const int rows = stream.pass.rows(), d = model_.config().width;
   middle_.reserve(area(rows, d));
   stream.pass.attend(l, h.matrix(rows, d), nullptr, activations_, middle_.matrix(rows, d));
-  return activations_.normed.matrix(rows, d);
+  const Matrix<float> x = activations_.normed.matrix(rows, d);
+  stream.pass.add_shared(l, x, middle_.matrix(rows, d));
+  return x;
 }
 
 // The output of a layer as it is.
@@ -144,14 +147,14 @@ void Search::observe(int l, const Stream& stream, Findings& findings) {
   const Matrix<float> x = attend(l, stream, stream.given);
   if (!options_.progressive) {
     observe_tokens(l, x, h, findings);
-    nn::add(middle_.matrix(rows, d), h, threads_);
+    stream.pass.add_routed(middle_.matrix(rows, d), h);
     return;
   }
   pass_on(view(model_, l), x, h);
   Buffer<float> middle(area(rows, d));
   std::swap(middle, middle_);
   observe_tokens(l, attend(l, stream, stream.pruned), h, findings);
-  nn::add(middle.matrix(rows, d), h, threads_);
+  stream.pass.add_routed(middle.matrix(rows, d), h);
 }
 
 std::vector<std::vector<int>> everything(const Config& config) {
@@ -171,7 +174,7 @@ void Search::advance_pruned(int l, const std::vector<int>& keep) {
     const Matrix<float> h = stream.pruned.matrix(stream.pass.rows(), config.width);
     const Matrix<float> x = attend(l, stream, stream.pruned);
     pass_on(view(smaller, l), x, h);
-    nn::add(middle_.matrix(h.rows, h.cols), h, threads_);
+    stream.pass.add_routed(middle_.matrix(h.rows, h.cols), h);
   }
 }
 
@@ -208,8 +211,25 @@ LayerChoice Search::choose(int l, const Findings& findings) {
   return choice;
 }
 
+// A dense layer keeps none of no experts.
+LayerChoice Search::pass_dense(int l) {
+  for (const Stream& stream : streams_) {
+    for (const Buffer<float>* h : {&stream.given, &stream.pruned}) {
+      if (h->size() == 0) continue;
+      attend(l, stream, *h);
+      std::copy_n(middle_.data(), area(stream.pass.rows(), model_.config().width), h->data());
+    }
+    if (progress_) progress_(++done_, static_cast<int>(streams_.size()) * model_.config().depth());
+  }
+  LayerChoice choice;
+  choice.layer = l;
+  choice.candidates = 1;
+  return choice;
+}
+
 LayerChoice Search::layer(int l) {
   const LayerConfig& layer = model_.config().layers[l];
+  if (layer.dense()) return pass_dense(l);
   Findings findings{{}, std::vector<int64_t>(static_cast<size_t>(layer.experts))};
   if (SubsetErrors::fits(layer.experts, layer.top_k))
     findings.errors.emplace(layer.experts, layer.top_k, keep_of(options_, l));
@@ -256,12 +276,13 @@ void check_prune(const Config& config, const PruneOptions& options) {
     base::usage_error(std::to_string(options.keep.size()) + " numbers of experts to keep", "keep",
                       "give one, or one for each of the " + std::to_string(config.depth()) + " layers");
   for (int l = 0; l < config.depth(); ++l)
-    check_layer(config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
+    check_layer(config, config.layers[l], keep_of(options, l), options.method, "layer " + std::to_string(l));
 }
 
 bool exact_fits(const Config& config) {
-  return std::ranges::all_of(config.layers, [](const LayerConfig& layer) {
-    const bool plain = layer.router.empty() || is_plain(moe::parse_router(layer.router));
+  return std::ranges::all_of(config.layers, [&](const LayerConfig& layer) {
+    if (layer.dense()) return true;
+    const bool plain = is_plain(moe::parse_router(model::router_expression(config, layer)));
     return plain && layer.idle() == 0 && SubsetErrors::fits(layer.experts, layer.top_k);
   });
 }

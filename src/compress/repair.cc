@@ -34,8 +34,10 @@ class Repairs {
   }
   bool loses(size_t l) const { return static_cast<int>(layers_[l].kept.size()) < c_.records[l].experts; }
   bool may_stay(size_t l) const { return loses(l) && c_.records[l].rule.groups == 1; }
-  bool ridge_fits() const {
-    return std::ranges::all_of(full_.config().layers,
+  // Both see an expert as its three matrices.
+  bool matrices_fit() const {
+    return !full_.config().expert_bias &&
+           std::ranges::all_of(full_.config().layers,
                                [](const model::LayerConfig& layer) { return layer.expert_width <= kWidestRidge; });
   }
 
@@ -117,7 +119,7 @@ RepairResult Repairs::run() {
   for (size_t l = 0; l < layers_.size(); ++l) any = any || loses(l);
   if (!any) return result;
   try_policies(result);
-  const bool fits = ridge_fits();
+  const bool fits = matrices_fit();
   if (fits && wanted("merge") && attempt(result, "merge", merged(result.model))) return result;
   const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
   if (wanted("scalar") && std::ranges::any_of(layers_, scalable)) attempt(result, "scalar", scaled(result.model));

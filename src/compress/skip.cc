@@ -51,6 +51,7 @@ LayerSkip summarise(int layer, const Ratios& ratios) {
 SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBatch> batches, Threads& threads,
                               const Progress& progress) {
   for (int l = 0; l < model.config().depth(); ++l) {
+    if (model.config().layers[l].dense()) continue;
     const int k = model.config().layers[l].top_k;
     if (k != 2)
       base::usage_error("the median of ratios is defined for top-2 routing", "layer " + std::to_string(l),
@@ -78,6 +79,7 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   }
   SkipResult result{{}, config};
   for (int l = 0; l < config.depth(); ++l) {
+    if (config.layers[l].dense()) continue;
     if (ratios[l].empty() || !std::ranges::all_of(ratios[l], [](float r) { return std::isfinite(r); }))
       model.refuse_result("the router weights of layer " + std::to_string(l));
     result.layers.push_back(summarise(l, ratios[l]));

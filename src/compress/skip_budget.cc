@@ -175,7 +175,7 @@ GainRule own_rule(const std::string& router, const moe::SubsetRule& rule) {
 
 void check_feature(const model::Config& config, Skip::By by) {
   for (int l = 0; l < config.depth() && by == Skip::By::kRatio; ++l)
-    if (config.layers[l].top_k != 2)
+    if (!config.layers[l].dense() && config.layers[l].top_k != 2)
       base::usage_error("the ratio of weights is defined for top-2 routing", "layer " + std::to_string(l),
                         fmt::format("this one uses {} experts for each token: tail or ser", config.layers[l].top_k));
 }
@@ -276,8 +276,12 @@ SkipStudy::SkipStudy(const Model& model, Skip::By by, bool own_gains)
 
 double SkipStudy::least() const {
   int64_t choices = 0;
-  for (const model::LayerConfig& layer : full_.config().layers) choices += layer.top_k;
-  return static_cast<double>(full_.config().depth()) / static_cast<double>(choices);
+  int mixtures = 0;
+  for (const model::LayerConfig& layer : full_.config().layers) {
+    choices += layer.top_k;
+    mixtures += !layer.dense();
+  }
+  return static_cast<double>(mixtures) / static_cast<double>(choices);
 }
 
 void SkipStudy::check(double keep) const {
@@ -287,7 +291,8 @@ void SkipStudy::check(double keep) const {
 }
 
 void SkipStudy::add(const LayerRecord& record) {
-  const auto l = static_cast<int>(curves_.size());
+  const int l = records_++;
+  if (record.experts == 0) return;  // a dense layer
   const auto finite = [](const auto& list) {
     return std::ranges::all_of(list, [](auto v) { return std::isfinite(v); });
   };
@@ -297,12 +302,13 @@ void SkipStudy::add(const LayerRecord& record) {
   for (const GainRule& rule : gain_rules(record.rule, record.rule.k, record.experts))
     if (!own_gains_ && rule != own) rules.push_back(rule);
   curves_.push_back(skip_curve(record, by_, rules));
+  layers_.push_back(l);
   kinds_.push_back(record.rule);
 }
 
 BudgetResult SkipStudy::at(double keep) const {
   check(keep);
-  CHOIR_CHECK(static_cast<int>(curves_.size()) == full_.config().depth(), "a record of each layer");
+  CHOIR_CHECK(records_ == full_.config().depth(), "a record of each layer");
   BudgetResult result;
   result.config = full_.config();
   const SkipPlan plan = plan_skipping(curves_, target_of(curves_, keep));
@@ -313,7 +319,7 @@ BudgetResult SkipStudy::at(double keep) const {
     const auto tokens = static_cast<double>(curve.tokens);
     const Skip skip{.beta = curve.threshold[cut], .by = by_};
     LayerSaving& layer = result.layers.emplace_back();
-    layer.layer = static_cast<int>(l);
+    layer.layer = layers_[l];
     layer.threshold = skip.beta;
     layer.evaluations = curve.evaluations;
     layer.saved = curve.saved[cut];
@@ -323,7 +329,7 @@ BudgetResult SkipStudy::at(double keep) const {
     layer.own_error = curve.error_of(0, cut) / tokens;
     layer.weights = weigh_word(kinds_[l], curve.rules[rule]);
     const std::string skipping = moe::with_admission(full_.router(layer.layer).expression(), skip.text());
-    result.config.layers[l].router = moe::with_weights(skipping, layer.weights);
+    result.config.layers[layer.layer].router = moe::with_weights(skipping, layer.weights);
     evaluations += curve.evaluations;
   }
   result.kept_share = 1 - static_cast<double>(plan.saved) / static_cast<double>(evaluations);

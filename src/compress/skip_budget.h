@@ -76,7 +76,7 @@ class SkipStudy {
   double least() const;           // the share of the evaluations that always stays: one expert a token
   void check(double keep) const;  // throws Error (usage) for a share out of range
 
-  // The record of the next layer. Throws Error (input) where it is not finite.
+  // The record of the next layer, of a dense one that of no experts. Throws Error (input) where it is not finite.
   void add(const LayerRecord& record);
   // With a record of every layer; throws as check() does. The result has no frontier.
   BudgetResult at(double keep) const;
@@ -86,8 +86,10 @@ class SkipStudy {
   Model full_;
   moe::Skip::By by_;
   bool own_gains_;
-  std::vector<SkipCurve> curves_;       // [L]
-  std::vector<moe::SubsetRule> kinds_;  // [L]
+  int records_ = 0;                     // that it was given
+  std::vector<SkipCurve> curves_;       // of layers with experts
+  std::vector<moe::SubsetRule> kinds_;  // of the same
+  std::vector<int> layers_;             // their numbers
 };
 
 // `study`, of this model and without records, with those of a pass over the batches.

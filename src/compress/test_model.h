@@ -36,7 +36,7 @@ inline model::Config small_config(int experts, int top_k, int layers) {
   config.vocab = 31;
   config.attention = {2, 1, 10, 0};
   config.max_positions = 64;
-  config.rope_theta = 1e4;
+  config.rope.theta = 1e4;
   config.norm_epsilon = 1e-5;
   for (int l = 0; l < layers; ++l) config.layers.push_back({experts, top_k, 12, {}, {}});
   return config;

@@ -94,6 +94,13 @@ std::string router_expression(const Config& config, const LayerConfig& layer) {
   return layer.skip_beta ? moe::with_admission(expression, fmt::format("skip({})", *layer.skip_beta)) : expression;
 }
 
+const LayerConfig& typical_layer(const Config& config) {
+  const auto found = std::ranges::find_if(config.layers, [](const LayerConfig& layer) { return !layer.dense(); });
+  return found == config.layers.end() ? config.layers.front() : *found;
+}
+
+bool knows_family(const std::string& model_type) { return find_family(model_type) != nullptr; }
+
 Config parse_config(const Json& json, const std::string& where) {
   Config config;
   config.family = io::Fields(json, where).get_string("model_type");

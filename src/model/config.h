@@ -85,6 +85,11 @@ struct Config {
 // of its own has that one, with skipping in place of its admission where there is a beta.
 std::string router_expression(const Config& config, const LayerConfig& layer);
 
+// The first layer with experts, or the first of all: what a line about a whole model is taken from.
+const LayerConfig& typical_layer(const Config& config);
+
+bool knows_family(const std::string& model_type);
+
 // Throws Error (input) for an unknown family, a missing key, or a value that no sound model has.
 Config parse_config(const nlohmann::json& json, const std::string& where);
 Config read_config(const std::string& path);

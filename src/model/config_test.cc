@@ -68,7 +68,7 @@ void check_same(const Config& a, const Config& b) {
   CHECK(a.attention.kv_heads == b.attention.kv_heads);
   CHECK(a.attention.head_width == b.attention.head_width);
   CHECK(a.attention.window == b.attention.window);
-  CHECK(a.rope_theta == b.rope_theta);
+  CHECK(a.rope.theta == b.rope.theta);
   CHECK(a.tied == b.tied);
   CHECK(a.end_tokens == b.end_tokens);
 }
@@ -83,7 +83,7 @@ TEST_CASE("config: the dialect of transformers 4.x") {
   CHECK(c.attention.head_width == 8);
   CHECK(c.attention.window == 0);
   CHECK(c.max_positions == 512);
-  CHECK(c.rope_theta == 10000);
+  CHECK(c.rope.theta == 10000);
   CHECK(c.norm_epsilon == 1e-5);
   CHECK(!c.tied);
   CHECK(c.load_weight == 0.02);
@@ -108,8 +108,8 @@ TEST_CASE("config: values that differ from the usual ones are read") {
   CHECK(parse(with("tie_word_embeddings", true)).tied);
   CHECK(parse(with("eos_token_id", {2, 7})).end_tokens == std::vector<int>{2, 7});
   CHECK(parse(with("eos_token_id", nullptr)).end_tokens.empty());
-  CHECK(parse(with("rope_scaling", nullptr)).rope_theta == 10000);
-  CHECK(parse(with("rope_scaling", {{"type", "default"}})).rope_theta == 10000);
+  CHECK(parse(with("rope_scaling", nullptr)).rope.theta == 10000);
+  CHECK(parse(with("rope_scaling", {{"type", "default"}})).rope.theta == 10000);
 }
 
 TEST_CASE("config: a key that is missing takes the family's default, and that is said") {
@@ -118,7 +118,7 @@ TEST_CASE("config: a key that is missing takes the family's default, and that is
                                                           {"num_local_experts", "num_local_experts = 8"},
                                                           {"num_experts_per_tok", "num_experts_per_tok = 2"}};
   for (const auto& [key, said] : defaults) CHECK(parse(without(key)).defaulted == std::vector<std::string>{said});
-  CHECK(parse(without("rope_theta")).rope_theta == 1e6);
+  CHECK(parse(without("rope_theta")).rope.theta == 1e6);
   CHECK(contains(refusal_of(without("num_key_value_heads")), "8 key-value heads"));
 }
 
@@ -202,11 +202,11 @@ TEST_CASE("config: refuses sizes whose products no machine holds") {
 }
 
 TEST_CASE("config: refuses families, activations and rotary scalings that it does not know") {
-  CHECK(contains(refusal_of(with("model_type", "llama")), "llama"));
+  CHECK(contains(refusal_of(with("model_type", "gemma")), "gemma"));
   CHECK(contains(refusal_of(with("hidden_act", "gelu")), "gelu"));
-  CHECK(contains(refusal_of(with("rope_scaling", {{"type", "yarn"}, {"factor", 4}})), "yarn"));
-  CHECK(contains(refusal_of(with("rope_scaling", {{"rope_type", "llama3"}})), "llama3"));
-  CHECK(contains(refusal_of(with("rope_parameters", {{"rope_type", "linear"}})), "linear"));
+  CHECK(contains(refusal_of(with("rope_scaling", {{"type", "dynamic"}, {"factor", 4}})), "dynamic"));
+  CHECK(contains(refusal_of(with("rope_scaling", {{"rope_type", "llama3"}, {"factor", 4}})), "low_freq_factor"));
+  CHECK(contains(refusal_of(with("rope_parameters", {{"rope_type", "linear"}})), "factor"));
   CHECK(!refusal_of(with("rope_scaling", "linear")).empty());
 }
 

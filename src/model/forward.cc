@@ -68,7 +68,8 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
                         fmt::format("the model takes {} at most", model.positions()));
     begins_.push_back(s.row);
     const int most = model.config().rope_switch();
-    const int table = most > 0 && s.first + s.count > most ? model.positions() : 0;  // where the other one begins
+    const bool longer = batch.longer || s.first + s.count > most;
+    const int table = most > 0 && longer ? model.positions() : 0;  // where the other one begins
     for (int i = 0; i < s.count; ++i) positions_[s.row + i] = table + s.first + i;
   }
 }
@@ -149,24 +150,26 @@ void ForwardPass::mix(int layer, Matrix<const float> middle, Matrix<const float>
   moe::MoeStep step = routing_step(layer, activations, previous);
   step.output = h;
   moe::moe_forward(model_.router(layer), model_.tensors().blocks[layer].moe, step, activations.moe, threads_);
-  multiply(model_.config().residual_multiplier, h);
-  nn::add(middle, h, threads_);
+  add_routed(middle, h);
 }
 
-void ForwardPass::join(int layer, Matrix<const float> x, Matrix<const float> middle, Matrix<float> h) const {
+void ForwardPass::add_shared(int layer, Matrix<const float> x, Matrix<float> middle) const {
   const moe::MoeTensors<Weight>& whole = model_.tensors().blocks[static_cast<size_t>(layer)].moe;
-  if (whole.shared.has()) {
-    moe::MoeTensors<Weight> shared;  // a layer of that alone
-    shared.shared = whole.shared;
-    shared.activation = whole.activation;
-    const Buffer<float> answer(area(x.rows, x.cols));
-    moe::MoeStep step;
-    step.tokens.x = x;
-    step.output = answer.matrix(x.rows, x.cols);
-    moe::MoeActivations activations;
-    moe::moe_forward(moe::Router(), shared, step, activations, threads_);
-    nn::add(step.output, h, threads_);
-  }
+  if (!whole.shared.has()) return;
+  moe::MoeTensors<Weight> shared;  // a layer of that alone
+  shared.shared = whole.shared;
+  shared.activation = whole.activation;
+  const Buffer<float> answer(area(x.rows, x.cols));
+  moe::MoeStep step;
+  step.tokens.x = x;
+  step.output = answer.matrix(x.rows, x.cols);
+  moe::MoeActivations activations;
+  moe::moe_forward(moe::Router(), shared, step, activations, threads_);
+  multiply(model_.config().residual_multiplier, step.output);
+  nn::add(step.output, middle, threads_);
+}
+
+void ForwardPass::add_routed(Matrix<const float> middle, Matrix<float> h) const {
   multiply(model_.config().residual_multiplier, h);
   nn::add(middle, h, threads_);
 }

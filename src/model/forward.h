@@ -35,6 +35,7 @@ class KvCache {
 struct Batch {
   std::span<const int32_t> ids;
   std::span<const Sequence> sequences;
+  bool longer = false;  // they are parts of texts beyond Config::rope_switch, however far they reach yet
 };
 
 // How the routers of a call work. The default is how a model is used: causal, without losses.
@@ -72,9 +73,10 @@ class ForwardPass {
   // routers that read them.
   void mix(int layer, Matrix<const float> middle, Matrix<const float> previous, BlockActivations& activations,
            Matrix<float> h) const;
-  // The same for whoever has computed what the routed experts give: h, which is overwritten, from x, the experts'
-  // input. h = middle + r (h + shared(x)).
-  void join(int layer, Matrix<const float> x, Matrix<const float> middle, Matrix<float> h) const;
+  // The same in two steps for whoever computes the routed experts: middle += r shared(x), x their input; and then, from
+  // their answers in h, h = middle + r h.
+  void add_shared(int layer, Matrix<const float> x, Matrix<float> middle) const;
+  void add_routed(Matrix<const float> middle, Matrix<float> h) const;
   // What the router of a layer is given; output is empty.
   moe::MoeStep routing_step(int layer, const BlockActivations& activations, Matrix<const float> previous) const;
   // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.

@@ -68,6 +68,10 @@ std::string reason_against_family(const Config& config, const std::string& archi
     return "llama.cpp does not renormalise the weights of this family, and norm_topk_prob is true";
   if (architecture == "qwen3moe" && !normalised)
     return "llama.cpp renormalises the weights of this family, and norm_topk_prob is false";
+  if (config.is_latent() && config.latent.q_rank == 0 && config.depth() != 26 && config.depth() != 27)
+    return "llama.cpp takes only 26 or 27 layers for a model without a query latent (q_lora_rank)";
+  if (config.is_latent() && config.pairs != kernels::Pairs::kNeighbours)
+    return "llama.cpp turns neighbours here (rope_interleave)";
   if (config.clip_qkv > 0) return "llama.cpp does not clip q, k and v (clip_qkv)";
   const bool whole = architecture == "olmoe" || architecture == "qwen2moe";
   if (whole && config.attention.heads * config.attention.head_width != config.width)

@@ -87,6 +87,13 @@ Weight Loader::find(const TensorInfo& info) {
   base::input_error("tensor missing: " + info.name, where_, "the files do not hold the model of config.json");
 }
 
+bool Loader::has(const TensorInfo& info) {
+  if (look_up(info.name)) return true;
+  if (info.expert < 0) return false;
+  if (info.vector) return stacked(info, "_bias");
+  return stacked(info, "") || (stacked(info, "_blocks") && stacked(info, "_scales"));
+}
+
 void Loader::check_shape(const Tensor& tensor, const std::vector<int64_t>& wanted) const {
   if (tensor.shape != wanted)
     base::input_error(fmt::format("tensor {} has shape {}", tensor.name, shape_text(tensor.shape)), where_,

@@ -30,6 +30,7 @@ class Loader {
   // Experts of one layer may stand under their own names or stacked in two tensors; either way they are not copied
   // where gate and up rows are runs.
   Weight find(const TensorInfo& info);
+  bool has(const TensorInfo& info);
   // Refuses a tensor that nothing asked for, unless files carry it along for others: returns those, each with the
   // reason.
   std::vector<std::string> check_rest() const;

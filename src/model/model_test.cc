@@ -40,7 +40,7 @@ Json json_of(const Config& c) {
           {"intermediate_size", c.layers[0].expert_width},
           {"max_position_embeddings", c.max_positions},
           {"rms_norm_eps", c.norm_epsilon},
-          {"rope_theta", c.rope_theta},
+          {"rope_theta", c.rope.theta},
           {"tie_word_embeddings", c.tied},
           {"architectures", {"MixtralForCausalLM"}}};
 }
@@ -178,9 +178,12 @@ TEST_CASE("model: refuses an unknown tensor, but passes over what old files carr
   stored.tensors.push_back(extra);
   stored.write();
   CHECK(load_refusal(stored.directory).empty());
-  stored.tensors.back().first.name = "model.layers.2.input_layernorm.weight";
+  stored.tensors.back().first.name = "model.layers.2.enorm.weight";  // of a layer that predicts further tokens
   stored.write();
-  CHECK(contains(load_refusal(stored.directory), "model.layers.2.input_layernorm.weight"));
+  CHECK(load_refusal(stored.directory).empty());
+  stored.tensors.back().first.name = "model.layers.1.enorm.weight";
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), "model.layers.1.enorm.weight"));
 }
 
 TEST_CASE("model: refuses a tensor of another shape or type, naming it") {

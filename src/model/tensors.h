@@ -41,7 +41,8 @@ struct TensorInfo {
   bool orthogonal = false;               // the same: rows at right angles
   // Of an expert or a network of every token, weight or bias; of an attention; of an expert without such weights.
   enum class Part { kOther, kGate, kUp, kDown, kAttentionOut, kIdle } part = Part::kOther;
-  int layer = -1, expert = -1;  // of an expert
+  int layer = -1;   // of gates, experts and networks
+  int expert = -1;  // its number
 };
 
 // Calls visitor(TensorInfo, T&) for every tensor that a file of this config holds, in the order of the forward. The one

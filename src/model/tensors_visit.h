@@ -39,6 +39,7 @@ class BlockVisit {
   void matrix(const std::string& name, int rows, int cols, T& to, Part part = Part::kOther) const {
     TensorInfo info{in_ + name + ".weight", rows, cols, false};
     info.part = part;
+    info.layer = l_;
     visitor_(info, to);
   }
 
@@ -106,12 +107,16 @@ class BlockVisit {
     for (size_t i = 0; i < list.size(); ++i) {
       const bool own = list[i].name.starts_with("gate.");  // the family may call it otherwise
       const std::string name = own ? names_.router + list[i].name.substr(4) : list[i].name;
-      visitor_(TensorInfo{in + name, list[i].rows, list[i].cols, list[i].vector, Role::kGate, list[i].initial,
-                          list[i].deviation, list[i].orthogonal},
-               moe.gate[i]);
+      TensorInfo info{in + name,   list[i].rows,    list[i].cols,      list[i].vector,
+                      Role::kGate, list[i].initial, list[i].deviation, list[i].orthogonal};
+      info.layer = l_;
+      visitor_(info, moe.gate[i]);
     }
-    if (const int size = router.state_size(layer_.routed()); size > 0)
-      visitor_(TensorInfo{in + names_.state, 1, size, true, Role::kState}, moe.state);
+    if (const int size = router.state_size(layer_.routed()); size > 0) {
+      TensorInfo info{in + names_.state, 1, size, true, Role::kState};
+      info.layer = l_;
+      visitor_(info, moe.state);
+    }
   }
 
   void experts(moe::MoeTensors<T>& moe) const {

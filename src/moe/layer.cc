@@ -38,29 +38,6 @@ ExpertTensors<T> alone(const FeedForwardTensors<T>& shared) {
   return list;
 }
 
-// output += f(x), or s(gate . x) f(x), f the shared expert and s the logistic function.
-void add_shared(const MoeTensors<Weight>& weights, const MoeStep& step, kernels::Sums sums, MoeActivations& a,
-                Threads& threads) {
-  const Matrix<const float> x = step.tokens.x;
-  const int32_t offset[] = {0, x.rows};
-  a.shared_out.reserve(area(x.rows, x.cols));
-  const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
-  experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
-  const bool gated = weights.shared.gate.data != nullptr;
-  if (gated) {
-    a.shared_share.reserve(area(x.rows, 1));
-    kernels::gemm_forward(x, weights.shared.gate, a.shared_share.matrix(x.rows, 1), threads);
-  }
-  constexpr int kRows = 32;  // of one piece
-  threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
-    for (int t = piece * kRows; t < std::min(x.rows, (piece + 1) * kRows); ++t) {
-      float share = 1;
-      if (gated) share = a.shared_share[static_cast<size_t>(t)] = logistic(a.shared_share[static_cast<size_t>(t)]);
-      for (int d = 0; d < x.cols; ++d) step.output[t][d] += share * out[t][d];
-    }
-  });
-}
-
 // With share = s(v), v = gate . x: dv = dshare share (1 - share), dx += dv gate, dgate += dv x.
 void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const MoeBackward& backward,
                      const FeedForwardTensors<Matrix<float>>& gradients, Threads& threads) {
@@ -91,6 +68,29 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
   idle_forward(plan, weights.idle, input, out, threads);
 }
 
+// y += f(x), or s(gate . x) f(x), f the shared expert and s the logistic function.
+void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x, Matrix<float> y, MoeActivations& a,
+                       Threads& threads, kernels::Sums sums) {
+  if (!weights.shared.has()) return;
+  const int32_t offset[] = {0, x.rows};
+  a.shared_out.reserve(area(x.rows, x.cols));
+  const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
+  experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
+  const bool gated = weights.shared.gate.data != nullptr;
+  if (gated) {
+    a.shared_share.reserve(area(x.rows, 1));
+    kernels::gemm_forward(x, weights.shared.gate, a.shared_share.matrix(x.rows, 1), threads);
+  }
+  constexpr int kRows = 32;  // of one piece
+  threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
+    for (int t = piece * kRows; t < std::min(x.rows, (piece + 1) * kRows); ++t) {
+      float share = 1;
+      if (gated) share = a.shared_share[static_cast<size_t>(t)] = logistic(a.shared_share[static_cast<size_t>(t)]);
+      for (int d = 0; d < x.cols; ++d) y[t][d] += share * out[t][d];
+    }
+  });
+}
+
 Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threads& threads) {
   std::span<const float> state;
   if (weights.state.data) state = tensor::as_vector(weights.state);
@@ -115,7 +115,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   const kernels::Sums sums = step.balancing == Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
   run_experts(plan, weights, x, activations, threads, sums);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
-  if (weights.shared.has()) add_shared(weights, step, sums, activations, threads);
+  add_shared_expert(weights, x, step.output, activations, threads, sums);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,

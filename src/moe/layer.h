@@ -57,6 +57,11 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,
                  MoeActivations& activations, Threads& threads, kernels::Sums sums = kernels::Sums::kLanes);
 
+// y (N,D) += the shared expert's output of x; nothing where the layer has none. The other part of the forward, for
+// those who run the routed experts over plans of their own.
+void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x, Matrix<float> y,
+                       MoeActivations& activations, Threads& threads, kernels::Sums sums = kernels::Sums::kLanes);
+
 struct MoeBackward {
   const MoeStep& step;          // of the forward; its output is not read
   Matrix<const float> doutput;  // (N,D)

@@ -34,7 +34,8 @@ TEST_CASE("parse: every alias is its expression, and reads back as itself") {
 TEST_CASE("parse: every argument survives being written out") {
   for (const std::string text :
        {"linear(sigmoid, residual, jitter=0.01, init=orthogonal) > all > all > softmax(renorm, scale=2.5)",
-        "linear(sqrt_softplus) > top_k(3) > fifo(factor(1.1), order=slot) > sigmoid",
+        "linear(sigmoid, bias) > top_k(3) > all > sigmoid(scale=2.5)", "linear > top_k(2) > all > sparsemixer(0.02)",
+        "none > all > all > identity", "linear(sqrt_softplus) > top_k(3) > fifo(factor(1.1), order=slot) > sigmoid",
         "grap(eps=0.5) > top_k(1) > all > identity", "grap > top_k(1) > fifo(locmoe(lo=0.25, hi=1.1)) > identity",
         "grap_cosine(learn, kappa=3, center=0.5) > top_k(1) > top_capacity(etr_sum(tau=0.5, decay=0.8, lo=0.1, hi=2, "
         "tile=16)) > softmax + load(0.01, scope=sequence, of=sigmoid, eta=0.75) + z_loss(0.001) + locality(0.01, "
@@ -80,6 +81,8 @@ TEST_CASE("parse: words and arguments that are not known are named") {
         {"linear > top_k(1) > all > softmax + load(1, scope=layer)", "known: batch, sequence"},
         {"linear > top_k(1) > all > softmax + locality(0.1, eps=0)", "out of range"},
         {"linear > top_k(1) > all > softmax + bias(0.1, 3)", "unexpected argument"},
+        {"linear > top_k(3) > all > sparsemixer", "top_k(2) > all"},
+        {"linear(bias) > top_k(2) > top_capacity(factor(1)) > softmax", "compares cosines"},
         {"linear > top_k(2) > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
         {"noisy > second_random > all > chosen + cv2(0.1, of=load)", "noisy > top_k(k)"},
         {"linear > top_k(1 > all > softmax", "bracket"},
@@ -153,6 +156,9 @@ TEST_CASE("parse: causality follows the words") {
 TEST_CASE("parse: a router says why it does not fit a number of experts") {
   CHECK_NOTHROW(check_router(parse_router("deepseek_v3"), 256, 64, "here"));
   CHECK_THROWS_AS(check_router(parse_router("deepseek_v3"), 100, 64, "here"), base::Error);
+  CHECK_THROWS_AS(check_router(Router(), 4, 64, "here"), base::Error);
+  CHECK_THROWS_AS(check_router(parse_router("mixtral"), 0, 64, "here"), base::Error);
+  CHECK_NOTHROW(check_router(Router(), 0, 64, "here"));
   CHECK_THROWS_AS(check_router(parse_router("linear > top_k(1) > mask(4) > chosen"), 4, 64, "here"), base::Error);
   CHECK_THROWS_AS(check_router(parse_router("linear > all > threshold(5) > sigmoid"), 4, 64, "here"), base::Error);
   CHECK_THROWS_AS(check_router(parse_router("linear > positive > all > identity + l1_adaptive(5)"), 4, 64, "here"),

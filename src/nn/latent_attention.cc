@@ -21,6 +21,8 @@ using kernels::Write;
 constexpr float kLatentEpsilon = 1e-6f;  // DeepSeek's code gives the norms of the latents none of the config's
 constexpr int kTokens = 64;  // whose absorbed queries stand in memory at a time: each is `cached` wide for every head
 
+size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
 Matrix<float> columns(const Matrix<float>& m, int begin, int count) {
   return {m.data + begin, m.rows, count, m.stride};
 }
@@ -243,8 +245,7 @@ void gather_keys(const Backward& b, Matrix<const float> dkeys, Matrix<const floa
 void latents_backward(const Backward& b, Matrix<const float> dkeys, Matrix<const float> dvalues) {
   const LatentShape& s = b.shape();
   const int n = b.a.latent.rows;
-  const size_t size = static_cast<size_t>(n) * static_cast<size_t>(s.cached());
-  Buffer<float> dsqueezed_numbers(size);
+  const Buffer<float> dsqueezed_numbers(area(n, s.cached()));
   const Matrix<float> dsqueezed = dsqueezed_numbers.matrix(n, s.cached()),
                       drope = columns(dsqueezed, s.kv_rank, s.rotary);
   const Matrix<float> dexpanded = Expanded(b.activations, s).expanded, c = columns(b.a.latent, 0, s.kv_rank);
@@ -271,7 +272,7 @@ void queries_backward(const Backward& b, Matrix<float> dq) {
     return;
   }
   const Matrix<float> latent = b.a.q_latent;
-  Buffer<float> dsqueezed_numbers(static_cast<size_t>(latent.rows) * static_cast<size_t>(latent.cols));
+  const Buffer<float> dsqueezed_numbers(area(latent.rows, latent.cols));
   const Matrix<float> dsqueezed = dsqueezed_numbers.matrix(latent.rows, latent.cols);
   kernels::gemm_backward_weight(dq, latent, b.gradients.q_b, b.threads);
   kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q_b), latent, Write::kSet, b.threads);
@@ -291,27 +292,24 @@ float latent_scale(int key_width, const kernels::RopeSpec& rope) {
 
 void LatentActivations::prepare(int n, int width, const LatentContext& context) {
   const LatentShape& s = context.shape;
-  const auto room = [](int row_count, int columns) {
-    return static_cast<size_t>(row_count) * static_cast<size_t>(columns);
-  };
   rows = n;
-  normed.reserve(room(n, width));
-  q.reserve(room(n, s.heads * s.key()));
-  q_squeezed.reserve(room(n, s.q_rank));
-  q_latent.reserve(room(n, s.q_rank));
-  squeezed.reserve(room(n, s.cached()));
-  latent.reserve(room(n, s.cached()));
-  mixed.reserve(room(n, s.heads * s.value));
-  log_sum.reserve(room(n, s.heads));
+  normed.reserve(area(n, width));
+  q.reserve(area(n, s.heads * s.key()));
+  q_squeezed.reserve(area(n, s.q_rank));
+  q_latent.reserve(area(n, s.q_rank));
+  squeezed.reserve(area(n, s.cached()));
+  latent.reserve(area(n, s.cached()));
+  mixed.reserve(area(n, s.heads * s.value));
+  log_sum.reserve(area(n, s.heads));
   if (context.form == LatentForm::kNaive) {
-    expanded.reserve(room(n, s.heads * (s.nope + s.value)));
-    keys.reserve(room(n, s.heads * s.key()));
-    values.reserve(room(n, s.heads * s.value));
+    expanded.reserve(area(n, s.heads * (s.nope + s.value)));
+    keys.reserve(area(n, s.heads * s.key()));
+    values.reserve(area(n, s.heads * s.value));
   } else {
     const int head_rows = s.heads * std::min(n, kTokens);
-    head_q.reserve(room(head_rows, s.cached()));
-    head_latent.reserve(room(head_rows, s.kv_rank));
-    head_value.reserve(room(head_rows, s.value));
+    head_q.reserve(area(head_rows, s.cached()));
+    head_latent.reserve(area(head_rows, s.kv_rank));
+    head_value.reserve(area(head_rows, s.value));
   }
 }
 
@@ -340,20 +338,17 @@ void latent_attention_backward(const LatentContext& context, const LatentTensors
   const Matrix<float> dh = backward.dh;
   const Views a(activations, dh.cols, context.shape);
   const Expanded e(activations, context.shape);
-  const auto like = [](const Matrix<float>& m) {
-    return Buffer<float>(static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols));
-  };
-  const Buffer<float> dmixed = like(a.mixed), dq = like(a.q), dk = like(e.keys), dv = like(e.values),
-                      dnormed = like(a.normed);
-  const kernels::AttentionGradient d{dq.matrix(a.q.rows, a.q.cols), dk.matrix(a.q.rows, e.keys.cols),
-                                     dv.matrix(a.q.rows, e.values.cols)};
-  const Matrix<float> dm = dmixed.matrix(a.q.rows, a.mixed.cols);
+  const int n = a.q.rows;
+  const Buffer<float> dmixed(area(n, a.mixed.cols)), dq(area(n, a.q.cols)), dk(area(n, e.keys.cols)),
+      dv(area(n, e.values.cols)), dnormed(area(n, dh.cols));
+  const kernels::AttentionGradient d{dq.matrix(n, a.q.cols), dk.matrix(n, e.keys.cols), dv.matrix(n, e.values.cols)};
+  const Matrix<float> dm = dmixed.matrix(n, a.mixed.cols);
 
   linear_backward_weight(dh, a.mixed, gradients.o, gradients.o_bias, threads);
   kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, Write::kSet, threads);
   kernels::attention_backward(dm, {naive_shape(context.shape), context.sequences, a.q, e.keys, e.values},
                               {a.mixed, e.log_sum}, d, threads);
-  const Backward b{context, weights, gradients, activations, a, dnormed.matrix(a.q.rows, dh.cols), threads};
+  const Backward b{context, weights, gradients, activations, a, dnormed.matrix(n, dh.cols), threads};
   latents_backward(b, d.dk, d.dv);
   queries_backward(b, d.dq);
   norm_backward({weights.norm, {}, context.epsilon}, b.dnormed,

@@ -76,7 +76,7 @@ std::string grid(const Axis& x, const Axis& y, const FrontierChart& chart) {
                            (y.first + y.last) / 2, escaped(chart.y_name));
 }
 
-std::string drawn(const FrontierLine& line, const Axis& x, const Axis& y) {
+std::string drawn(const FrontierLine& line, const Axis& x, const Axis& y, bool scattered) {
   std::string path, points;
   for (const FrontierPoint& p : line.points) {
     path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : " L", x.at(p.x), y.at(p.y));
@@ -88,7 +88,8 @@ std::string drawn(const FrontierLine& line, const Axis& x, const Axis& y) {
     points += fmt::format("<circle class=\"point\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\"><title>{}</title></circle>\n",
                           x.at(p.x), y.at(p.y), escaped(p.label));
   }
-  return fmt::format("<g style=\"--c: var(--r{})\"><path d=\"{}\"/>\n{}</g>\n", line.colour % kColours, path, points);
+  if (!scattered) points = fmt::format("<path d=\"{}\"/>\n", path) + points;
+  return fmt::format("<g style=\"--c: var(--r{})\">{}</g>\n", line.colour % kColours, points);
 }
 
 std::string legend(const FrontierChart& chart) {
@@ -106,7 +107,7 @@ std::string figure(const FrontierChart& chart) {
   html += fmt::format("<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">\n", kWidth, kHeight,
                       escaped(chart.title));
   html += grid(x, y, chart);
-  for (const FrontierLine& line : chart.lines) html += drawn(line, x, y);
+  for (const FrontierLine& line : chart.lines) html += drawn(line, x, y, chart.scattered);
   return html + "</svg>\n</figure>\n";
 }
 
@@ -131,7 +132,8 @@ constexpr const char* kStyle =
     "svg.chart .point { fill: var(--c); stroke: var(--card); }\n"
     "svg.chart circle.knee { fill: none; stroke: var(--ink); stroke-width: 1.5; }\n"
     "svg.chart text.knee { fill: var(--ink); font-weight: 600; }\n"
-    "tr.marked > * { font-weight: 700; }\n";
+    "tr.marked > * { font-weight: 700; }\n"
+    "tbody th { max-width: none; }\n";
 
 }  // namespace
 

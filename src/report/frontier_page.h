@@ -21,6 +21,7 @@ struct FrontierLine {
 struct FrontierChart {
   std::string title, x_name, y_name;
   std::vector<FrontierLine> lines;
+  bool scattered = false;  // points alone: x is measured, and an order along it says nothing
 };
 
 struct FrontierPage {

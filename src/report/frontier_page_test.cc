@@ -60,5 +60,13 @@ TEST_CASE("frontier page: a chart of one point, or of none, is drawn too") {
   CHECK(count(frontier_page(page), "nan") == 0);
 }
 
+TEST_CASE("frontier page: a scattered chart has its points and no line") {
+  FrontierPage page = small_page();
+  page.charts[0].scattered = true;
+  const std::string html = frontier_page(page);
+  CHECK(count(html, "class=\"point\"") == 3);
+  CHECK(count(html, "<path") == 0);
+}
+
 }  // namespace
 }  // namespace choir::report

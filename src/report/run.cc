@@ -147,7 +147,11 @@ void read_about(Run& run, const std::string& path) {
 void read_config(Run& run, const std::string& path) {
   const Json json = io::read_json(path);
   const io::Fields fields(json, path);
-  run.experts = fields.get_int("num_local_experts", 0, kMost, 0);
+  // Families spell it in their own way.
+  const char* experts = "num_local_experts";
+  for (const char* key : {"num_experts", "n_routed_experts"})
+    if (fields.has(key)) experts = key;
+  run.experts = fields.get_int(experts, 0, kMost, 0);
   run.top_k = fields.get_int("num_experts_per_tok", 0, kMost, 0);
   if (!fields.has("choir")) return;
   (void)fields.get_object("choir");
@@ -156,7 +160,7 @@ void read_config(Run& run, const std::string& path) {
     std::vector<int64_t> told = counts(json["choir"], key, where);
     if (known.empty()) known = std::move(told);
   };
-  take("num_local_experts", run.layer_experts);
+  take(experts, run.layer_experts);
   take("num_experts_per_tok", run.layer_top_k);
 }
 

@@ -58,10 +58,9 @@ std::span<const float> Session::feed(std::span<const int32_t> ids) {
     base::input_error(std::to_string(ids.size()) + " tokens after " + std::to_string(length_), "prompt",
                       "the context holds " + std::to_string(capacity_));
   make_room(length_ + count);
-  for (int done = 0; done < count; done += kChunk)
-    forward(ids.subspan(static_cast<size_t>(done), static_cast<size_t>(std::min(kChunk, count - done))),
-            length_ + done);
+  read(ids, length_);
   length_ += count;
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
   counts_.prompt_tokens += count;
   counts_.prompt_seconds += watch.seconds();
   return logits_.span();
@@ -88,6 +87,7 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
     const base::Stopwatch reading;
     make_room(length_ + 1);
     forward({&id, 1}, length_++);
+    ids_.push_back(id);
     ++counts_.decode_tokens;
     counts_.decode_seconds += reading.seconds();
   }
@@ -97,6 +97,13 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
 void Session::rewind(int length) {
   CHOIR_CHECK(length >= 0 && length <= length_, "rewind to " + std::to_string(length));
   length_ = length;
+  ids_.resize(static_cast<size_t>(length));
+}
+
+void Session::read(std::span<const int32_t> ids, int first) {
+  const auto count = static_cast<int>(ids.size());
+  for (int done = 0; done < count; done += kChunk)
+    forward(ids.subspan(static_cast<size_t>(done), static_cast<size_t>(std::min(kChunk, count - done))), first + done);
 }
 
 void Session::forward(std::span<const int32_t> ids, int first) {
@@ -107,12 +114,25 @@ void Session::forward(std::span<const int32_t> ids, int first) {
     counts.skipped += std::ranges::count_if(routing.proposed, [](int32_t e) { return e >= 0; }) - routing.plan.edges();
     if (observer_) observer_(layer, routing);
   };
-  model::forward(model_, {ids, {&sequence, 1}}, {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer},
-                 scratch_, logits_.matrix(1, model_.config().vocab), threads_);
+  model::forward(model_, {ids, {&sequence, 1}, longer_},
+                 {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer}, scratch_,
+                 logits_.matrix(1, model_.config().vocab), threads_);
+}
+
+// Some models turn longer texts otherwise: what was read for a text of the other kind is then read again.
+void Session::make_room(int length) {
+  const int most = model_.config().rope_switch();
+  if (const bool longer = most > 0 && length > most; longer != longer_) {
+    longer_ = longer;
+    grow(length);
+    read(ids_, 0);
+  } else {
+    grow(length);
+  }
 }
 
 // Doubling keeps the copying below the cost of what was read.
-void Session::make_room(int length) {
+void Session::grow(int length) {
   if (length <= cache_.capacity()) return;
   model::KvCache larger(model_.config(), 1, std::min(capacity_, std::max(length, 2 * cache_.capacity())));
   larger.copy(cache_, length_);

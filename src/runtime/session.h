@@ -74,7 +74,7 @@ class Session {
   // Forgets all ids but the first `length`.
   void rewind(int length);
 
-  // Called after each layer of every later forward.
+  // Called after each layer with experts, in every later forward.
   void observe(model::Observer observer) { observer_ = std::move(observer); }
 
   int length() const { return length_; }  // ids fed and not forgotten
@@ -82,14 +82,18 @@ class Session {
   const Counts& counts() const { return counts_; }
 
  private:
+  void read(std::span<const int32_t> ids, int first);
   void forward(std::span<const int32_t> ids, int first);
   void make_room(int length);
+  void grow(int length);
   bool is_end(int32_t id) const;
 
   const model::Model& model_;
   base::Threads& threads_;
   int capacity_;
   int length_ = 0;
+  std::vector<int32_t> ids_;  // [length_]
+  bool longer_ = false;       // the cache holds them as parts of a text beyond Config::rope_switch
   model::KvCache cache_;
   model::Scratch scratch_;
   tensor::Buffer<float> logits_;  // [vocab]

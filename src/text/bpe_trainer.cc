@@ -165,7 +165,7 @@ void BpeTrainer::add(std::string_view document) {
   };
   while (!document.empty()) {
     const size_t valid = valid_utf8_prefix(document);
-    words_->pretokenizer.split(document.substr(0, valid), false, arena, count);
+    words_->pretokenizer.split(document.substr(0, valid), Place::kAfterToken, arena, count);
     document.remove_prefix(std::min(valid + 1, document.size()));
   }
 }

@@ -87,12 +87,16 @@ std::map<std::string, Pre> make_pres() {
   return pres;
 }
 
-const Pre& pre_of(const std::string& name, const std::string& where) {
+const std::map<std::string, Pre>& pres() {
   static const std::map<std::string, Pre> kPres = make_pres();
-  const auto found = kPres.find(name.empty() ? "gpt-2" : name);
-  if (found != kPres.end()) return found->second;
+  return kPres;
+}
+
+const Pre& pre_of(const std::string& name, const std::string& where) {
+  const auto found = pres().find(name.empty() ? "gpt-2" : name);
+  if (found != pres().end()) return found->second;
   std::string known;
-  for (const auto& [each, pre] : kPres) known += (known.empty() ? "" : ", ") + each;
+  for (const auto& [each, pre] : pres()) known += (known.empty() ? "" : ", ") + each;
   base::input_error("the pre-tokenizer '" + name + "' is not known", where + ": tokenizer.ggml.pre", "known: " + known);
 }
 
@@ -195,6 +199,15 @@ std::unique_ptr<const Tokenizer> make_tokenizer(const GgufVocabulary& vocabulary
   if (vocabulary.model == "llama" || vocabulary.model == "t5") return from_sentencepiece(vocabulary, where);
   if (vocabulary.model == "gpt2") return from_byte_level(vocabulary, where);
   refuse("the model '" + vocabulary.model + "' is not supported", where + ": tokenizer.ggml.model");
+}
+
+// Of several names the one that says most.
+std::string pre_named(const std::vector<std::string>& patterns, bool ignore_merges) {
+  for (const char* name : {"gpt-2", "llama-bpe", "qwen2", "starcoder", "gpt-4o"})
+    if (const Pre& pre = pres().at(name); pre.patterns == patterns && pre.ignore_merges == ignore_merges) return name;
+  for (const auto& [name, pre] : pres())
+    if (pre.patterns == patterns && pre.ignore_merges == ignore_merges) return name;
+  return {};
 }
 
 }  // namespace choir::text

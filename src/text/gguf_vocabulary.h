@@ -31,4 +31,7 @@ struct GgufVocabulary {
 // type 4 are recognised in any text.
 std::unique_ptr<const Tokenizer> make_tokenizer(const GgufVocabulary& vocabulary, const std::string& where);
 
+// A name for `pre` that stands for these patterns; empty when there is none.
+std::string pre_named(const std::vector<std::string>& patterns, bool ignore_merges);
+
 }  // namespace choir::text

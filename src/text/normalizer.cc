@@ -44,7 +44,7 @@ void append_form(std::string_view text, Form form, std::string& result) {
 
 // An ASCII letter may change with the marks after it and never with what stands before it: text is cut before each
 // ASCII letter that a foreign one follows, and runs of ASCII are copied.
-std::string apply_step(const Unicode& step, std::string_view text) {
+std::string apply_step(const Unicode& step, std::string_view text, Place) {
   std::string result;
   result.reserve(text.size());
   size_t begin = 0;
@@ -62,21 +62,9 @@ std::string apply_step(const Unicode& step, std::string_view text) {
   return result;
 }
 
-// As Unicode's table SpecialCasing says of the one letter whose small form is two characters.
-std::string apply_step(const Lowercase&, std::string_view text) {
-  constexpr char32_t kDottedI = 0x130;
-  std::string result;
-  each_character(text, [&](std::string_view character) {
-    const char32_t point = code_point(character);
-    if (point == kDottedI)
-      result += "i\xcc\x87";
-    else
-      append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point))), result);
-  });
-  return result;
-}
+std::string apply_step(const Lowercase&, std::string_view text, Place) { return lowercase(text); }
 
-std::string apply_step(const StripAccents&, std::string_view text) {
+std::string apply_step(const StripAccents&, std::string_view text, Place) {
   std::string result;
   each_character(text, [&](std::string_view character) {
     const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point(character)));
@@ -96,7 +84,7 @@ bool nmt_blanks(char32_t c) {
          c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
 }
 
-std::string apply_step(const Nmt&, std::string_view text) {
+std::string apply_step(const Nmt&, std::string_view text, Place) {
   std::string result;
   each_character(text, [&](std::string_view character) {
     const char32_t point = code_point(character);
@@ -108,7 +96,7 @@ std::string apply_step(const Nmt&, std::string_view text) {
   return result;
 }
 
-std::string apply_step(const Strip& step, std::string_view text) {
+std::string apply_step(const Strip& step, std::string_view text, Place) {
   if (step.left)
     while (!text.empty()) {
       const size_t size = next_character(text, 0);
@@ -125,11 +113,11 @@ std::string apply_step(const Strip& step, std::string_view text) {
   return std::string(text);
 }
 
-std::string apply_step(const Prepend& step, std::string_view text) {
-  return text.empty() ? std::string() : step.text + std::string(text);
+std::string apply_step(const Prepend& step, std::string_view text, Place place) {
+  return text.empty() || place == Place::kInside ? std::string(text) : step.text + std::string(text);
 }
 
-std::string apply_step(const Replace& step, std::string_view text) {
+std::string apply_step(const Replace& step, std::string_view text, Place) {
   std::string result;
   result.reserve(text.size());
   size_t done = 0;
@@ -141,7 +129,7 @@ std::string apply_step(const Replace& step, std::string_view text) {
   return result;
 }
 
-std::string apply_step(const ReplaceMatches& step, std::string_view text) {
+std::string apply_step(const ReplaceMatches& step, std::string_view text, Place) {
   if (text.empty()) return {};
   std::string result;
   size_t done = 0;
@@ -163,7 +151,7 @@ void append_by_letters(const Charsmap& map, std::string_view grapheme, std::stri
 }
 
 // normalizers/precompiled.rs of `tokenizers`: a grapheme of fewer than six bytes is replaced as a whole.
-std::string apply_step(const Precompiled& step, std::string_view text) {
+std::string apply_step(const Precompiled& step, std::string_view text, Place) {
   constexpr size_t kLongGrapheme = 6;
   std::string result;
   const auto finish = [&](std::string_view grapheme) {
@@ -201,9 +189,9 @@ std::pair<std::string_view, size_t> first_part(const SentencePiece& step, std::s
   return {text.substr(0, size), size};
 }
 
-std::string apply_step(const SentencePiece& step, std::string_view text) {
+std::string apply_step(const SentencePiece& step, std::string_view text, Place place) {
   const std::string blank = step.escape_spaces ? "▁" : " ";
-  while (step.remove_extra_spaces && !text.empty()) {
+  while (step.remove_extra_spaces && place != Place::kInside && !text.empty()) {
     const auto [part, size] = first_part(step, text);
     if (part != " ") break;
     text.remove_prefix(size);
@@ -211,8 +199,8 @@ std::string apply_step(const SentencePiece& step, std::string_view text) {
   if (text.empty()) return {};
   std::string result;
   result.reserve(text.size() + text.size() / 2);
-  if (step.add_dummy_prefix && !step.spaces_as_suffix) result += blank;
-  bool after_blank = step.remove_extra_spaces;
+  if (step.add_dummy_prefix && !step.spaces_as_suffix && place != Place::kInside) result += blank;
+  bool after_blank = step.remove_extra_spaces && place != Place::kInside;
   while (!text.empty()) {
     auto [part, size] = first_part(step, text);
     while (after_blank && part.starts_with(' ')) part.remove_prefix(1);
@@ -230,6 +218,33 @@ std::string apply_step(const SentencePiece& step, std::string_view text) {
 }
 
 }  // namespace
+
+// As Unicode's table SpecialCasing says of the one letter whose small form is two characters.
+std::string lowercase(std::string_view text) {
+  constexpr char32_t kDottedI = 0x130;
+  std::string result;
+  each_character(text, [&](std::string_view character) {
+    const char32_t point = code_point(character);
+    if (point == kDottedI)
+      result += "i\xcc\x87";
+    else
+      append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point))), result);
+  });
+  return result;
+}
+
+std::string uppercase(std::string_view text) {
+  constexpr char32_t kSharpS = 0xdf;
+  std::string result;
+  each_character(text, [&](std::string_view character) {
+    const char32_t point = code_point(character);
+    if (point == kSharpS)
+      result += "SS";
+    else
+      append_utf8(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(point))), result);
+  });
+  return result;
+}
 
 bool is_white_space(char32_t c) {
   return (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
@@ -256,9 +271,10 @@ bool is_word_character(char32_t c) {
   }
 }
 
-std::string Normalizer::apply(std::string_view text) const {
+std::string Normalizer::apply(std::string_view text, Place place) const {
   std::string result(text);
-  for (const Step& step : steps_) result = std::visit([&](const auto& one) { return apply_step(one, result); }, step);
+  for (const Step& step : steps_)
+    result = std::visit([&](const auto& one) { return apply_step(one, result, place); }, step);
   return result;
 }
 

@@ -12,6 +12,10 @@
 
 namespace choir::text {
 
+// What stands before a piece of text: nothing, a token that was found in it, or bytes that are no character, beyond
+// which nothing is put in front of the rest.
+enum class Place { kBegin, kAfterToken, kInside };
+
 namespace normalize {
 
 enum class Form { kNfc, kNfd, kNfkc, kNfkd };
@@ -62,11 +66,15 @@ class Normalizer {
   bool idle() const { return steps_.empty(); }
 
   // The text must be valid UTF-8, and the result is.
-  std::string apply(std::string_view text) const;
+  std::string apply(std::string_view text, Place place) const;
 
  private:
   std::vector<normalize::Step> steps_;
 };
+
+// By Unicode's tables, each character by itself; "ß" in capitals is "SS". The text must be valid UTF-8.
+std::string lowercase(std::string_view text);
+std::string uppercase(std::string_view text);
 
 // Unicode's property White_Space.
 bool is_white_space(char32_t point);

@@ -66,10 +66,10 @@ struct Pretokenizer::Run {
   const Visit& visit;
   Regex::Scratch scratch;
 
-  void from(size_t stage, std::string_view text, bool first) {
+  void from(size_t stage, std::string_view text, Place place) {
     if (text.empty()) return;
     if (stage == owner.steps_.size()) return finish(text);
-    std::visit([&](const auto& step) { apply(step, stage, text, first); }, owner.steps_[stage]);
+    std::visit([&](const auto& step) { apply(step, stage, text, place); }, owner.steps_[stage]);
   }
 
   void finish(std::string_view word) {
@@ -77,9 +77,9 @@ struct Pretokenizer::Run {
     visit(arena.emplace_back(bytes_of_byte_level(word).value()));
   }
 
-  void apply(const Split& step, size_t stage, std::string_view text, bool first) {
+  void apply(const Split& step, size_t stage, std::string_view text, Place place) {
     const auto next = [&](size_t begin, size_t end) {
-      from(stage + 1, text.substr(begin, end - begin), first && begin == 0);
+      from(stage + 1, text.substr(begin, end - begin), begin == 0 ? place : Place::kAfterToken);
     };
     if (step.behavior == Behavior::kIsolated || step.behavior == Behavior::kRemoved) {
       const bool keep = step.behavior == Behavior::kIsolated;
@@ -95,33 +95,33 @@ struct Pretokenizer::Run {
     for (const Part& part : parts) next(part.begin, part.end);
   }
 
-  void apply(const PrefixSpace&, size_t stage, std::string_view text, bool first) {
-    if (!text.starts_with(' ')) text = arena.emplace_back(" " + std::string(text));
-    from(stage + 1, text, first);
+  void apply(const PrefixSpace&, size_t stage, std::string_view text, Place place) {
+    if (place != Place::kInside && !text.starts_with(' ')) text = arena.emplace_back(" " + std::string(text));
+    from(stage + 1, text, place);
   }
 
-  void apply(const ByteLetters&, size_t stage, std::string_view text, bool first) {
-    from(stage + 1, arena.emplace_back(byte_level_name(text)), first);
+  void apply(const ByteLetters&, size_t stage, std::string_view text, Place place) {
+    from(stage + 1, arena.emplace_back(byte_level_name(text)), place);
   }
 
-  void apply(const Metaspace& step, size_t stage, std::string_view text, bool first) {
+  void apply(const Metaspace& step, size_t stage, std::string_view text, Place place) {
     std::string marked;
     for (const char c : text)
       if (c == ' ')
         marked += step.mark;
       else
         marked += c;
-    const bool prepend =
-        step.prepend == Metaspace::Prepend::kAlways || (step.prepend == Metaspace::Prepend::kFirst && first);
+    const bool prepend = (step.prepend == Metaspace::Prepend::kAlways && place != Place::kInside) ||
+                         (step.prepend == Metaspace::Prepend::kFirst && place == Place::kBegin);
     if (prepend && !marked.starts_with(step.mark)) marked.insert(0, step.mark);
     const std::string_view all = arena.emplace_back(std::move(marked));
     size_t begin = 0;
     while (step.split && begin < all.size()) {
       const size_t end = std::min(all.find(step.mark, begin + 1), all.size());
-      from(stage + 1, all.substr(begin, end - begin), first && begin == 0);
+      from(stage + 1, all.substr(begin, end - begin), begin == 0 ? place : Place::kAfterToken);
       begin = end;
     }
-    if (!step.split) from(stage + 1, all, first);
+    if (!step.split) from(stage + 1, all, place);
   }
 };
 
@@ -142,8 +142,8 @@ Pretokenizer::Pretokenizer(std::vector<cut::Step> steps) : steps_(std::move(step
   if (byte_level_ && !letters_) steps_.pop_back();
 }
 
-void Pretokenizer::split(std::string_view text, bool first, Arena& arena, const Visit& visit) const {
-  Run{*this, arena, visit, {}}.from(0, text, first);
+void Pretokenizer::split(std::string_view text, Place place, Arena& arena, const Visit& visit) const {
+  Run{*this, arena, visit, {}}.from(0, text, place);
 }
 
 }  // namespace choir::text

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "text/normalizer.h"
 #include "text/regex.h"
 
 namespace choir::text {
@@ -64,10 +65,10 @@ class Pretokenizer {
   // Whether words are bytes for a byte-level vocabulary.
   bool byte_level() const { return byte_level_; }
 
-  // The words in order, none empty. The text must be valid UTF-8 (utf8.h); `first` says that nothing stands before it.
+  // The words in order, none empty. The text must be valid UTF-8 (utf8.h).
   // Words are views of the text or of what is added to the arena.
   // Throws Error (input) when a pattern needs more steps than PCRE2 allows.
-  void split(std::string_view text, bool first, Arena& arena, const Visit& visit) const;
+  void split(std::string_view text, Place place, Arena& arena, const Visit& visit) const;
 
  private:
   struct Run;

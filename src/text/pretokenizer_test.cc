@@ -12,10 +12,10 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-Words run(std::vector<cut::Step> steps, const std::string& text, bool first = true) {
+Words run(std::vector<cut::Step> steps, const std::string& text, Place place = Place::kBegin) {
   Words words;
   Pretokenizer::Arena arena;
-  Pretokenizer(std::move(steps)).split(text, first, arena, [&](std::string_view word) { words.emplace_back(word); });
+  Pretokenizer(std::move(steps)).split(text, place, arena, [&](std::string_view word) { words.emplace_back(word); });
   return words;
 }
 
@@ -65,13 +65,14 @@ TEST_CASE("what becomes of matches") {
 
 TEST_CASE("blanks become marks, and a text begins with one") {
   using Prepend = cut::Metaspace::Prepend;
-  const auto marked = [](Prepend prepend, bool cuts, const std::string& text, bool first = true) {
-    return run({cut::Metaspace{"▁", prepend, cuts}}, text, first);
+  const auto marked = [](Prepend prepend, bool cuts, const std::string& text, Place place = Place::kBegin) {
+    return run({cut::Metaspace{"▁", prepend, cuts}}, text, place);
   };
   CHECK(marked(Prepend::kAlways, true, "Hey  you") == Words{"▁Hey", "▁", "▁you"});
   CHECK(marked(Prepend::kAlways, false, " Hey you") == Words{"▁Hey▁you"});
-  CHECK(marked(Prepend::kFirst, true, "Hey", true) == Words{"▁Hey"});
-  CHECK(marked(Prepend::kFirst, true, "Hey", false) == Words{"Hey"});
+  CHECK(marked(Prepend::kFirst, true, "Hey", Place::kBegin) == Words{"▁Hey"});
+  CHECK(marked(Prepend::kFirst, true, "Hey", Place::kAfterToken) == Words{"Hey"});
+  CHECK(marked(Prepend::kAlways, true, "Hey", Place::kInside) == Words{"Hey"});
   CHECK(marked(Prepend::kNever, true, "Hey you") == Words{"Hey", "▁you"});
 }
 
@@ -96,7 +97,7 @@ TEST_CASE("threads may share one") {
     threads.emplace_back([&, t] {
       Pretokenizer::Arena arena;
       for (int i = 0; i < 200; ++i)
-        pretokenizer.split("one two three 4", true, arena, [&](std::string_view) { ++counts[t]; });
+        pretokenizer.split("one two three 4", Place::kBegin, arena, [&](std::string_view) { ++counts[t]; });
     });
   for (auto& thread : threads) thread.join();
   CHECK(counts == std::vector<size_t>(4, 800));

@@ -273,7 +273,7 @@ std::unique_ptr<const Tokenizer> make_tokenizer(const Model& model, const std::s
   return std::make_unique<const Tokenizer>(std::move(parts));
 }
 
-std::unique_ptr<const Tokenizer> parse_sentencepiece(std::string_view file, const std::string& where) {
+std::unique_ptr<const Tokenizer> parse_sentencepiece_model(std::string_view file, const std::string& where) {
   return make_tokenizer(read_sentencepiece(file, where), where);
 }
 

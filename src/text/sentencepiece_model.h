@@ -36,6 +36,4 @@ SentencePieceModel read_sentencepiece(std::string_view file, const std::string& 
 // Ids are those of spm_encode; tokens of the types unknown and control are special. Throws Error (input).
 std::unique_ptr<const Tokenizer> make_tokenizer(const SentencePieceModel& model, const std::string& where);
 
-std::unique_ptr<const Tokenizer> parse_sentencepiece(std::string_view file, const std::string& where);
-
 }  // namespace choir::text

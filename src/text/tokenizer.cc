@@ -1,10 +1,10 @@
 #include "text/tokenizer.h"
 
+#include <filesystem>
 #include <unordered_map>
 #include <utility>
 
 #include "base/error.h"
-#include "text/sentencepiece_model.h"
 #include "text/tokenizer_json.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
@@ -26,24 +26,24 @@ struct Encoding {
   std::unique_ptr<TokenModel::Call> call;
 
   // Valid UTF-8 between the tokens that are recognised before normalization.
-  void encode_run(std::string_view text, bool first) {
-    if (!normalizer.idle()) text = arena.emplace_back(normalizer.apply(text));
+  void encode_run(std::string_view text, Place place) {
+    if (!normalizer.idle()) text = arena.emplace_back(normalizer.apply(text, place));
     for (const auto& piece : added.cut(text, specials, true)) {
       if (piece.id != AddedTokens::kOrdinary)
         ids.push_back(piece.id);
       else
-        pretokenizer.split(piece.text, first, arena, [this](std::string_view word) { call->add(word); });
-      first = false;
+        pretokenizer.split(piece.text, place, arena, [this](std::string_view word) { call->add(word); });
+      place = Place::kAfterToken;
     }
   }
 
   // Normalizers and patterns see valid text only; each byte that is not becomes its own token.
-  void encode_bytes(std::string_view text, bool first) {
+  void encode_bytes(std::string_view text, Place place) {
     while (!text.empty()) {
       const size_t valid = valid_utf8_prefix(text);
-      if (valid > 0) encode_run(text.substr(0, valid), first);
+      if (valid > 0) encode_run(text.substr(0, valid), place);
       text.remove_prefix(valid);
-      first = false;
+      place = Place::kInside;
       if (text.empty()) return;
       call->add_byte(static_cast<unsigned char>(text.front()));
       text.remove_prefix(1);
@@ -81,13 +81,13 @@ std::vector<int32_t> Tokenizer::encode_with(std::string_view text, bool specials
   std::vector<int32_t> ids;
   const TokenizerParts& parts = insides_->parts;
   Encoding encoding{parts.normalizer, parts.pretokenizer, insides_->added, specials, ids, {}, parts.model->start(ids)};
-  bool first = true;
+  Place place = Place::kBegin;
   for (const auto& piece : insides_->added.cut(text, specials, false)) {
     if (piece.id != AddedTokens::kOrdinary)
       ids.push_back(piece.id);
     else
-      encoding.encode_bytes(piece.text, first);
-    first = false;
+      encoding.encode_bytes(piece.text, place);
+    place = Place::kAfterToken;
   }
   return ids;
 }
@@ -167,7 +167,8 @@ std::unique_ptr<const Tokenizer> parse_tokenizer(std::string json, const std::st
 
 std::unique_ptr<const Tokenizer> load_tokenizer(const std::string& path) {
   std::string file = base::read_file(path);
-  if (path.ends_with(".model")) return parse_sentencepiece(file, path);
+  if (std::filesystem::path(path).filename().string().find(".model") != std::string::npos)
+    return parse_sentencepiece_model(file, path);
   return parse_tokenizer(std::move(file), path);
 }
 

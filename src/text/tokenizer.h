@@ -79,10 +79,11 @@ class Tokenizer {
 };
 
 // All throw Error (input) that names the file and the field when it is damaged, or uses a part Choir does not know.
-// `where` stands for the path in messages. A path that ends in ".model" is a SentencePiece model, any other a
+// `where` stands for the path in messages. A file with ".model" in its name is a SentencePiece model, any other a
 // tokenizer.json.
 std::unique_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 std::unique_ptr<const Tokenizer> parse_tokenizer(std::string json, const std::string& where);
+std::unique_ptr<const Tokenizer> parse_sentencepiece_model(std::string_view file, const std::string& where);
 
 // Writes json() to a file that the `tokenizers` package can load. Throws Error (usage) when it is empty.
 void write_tokenizer_json(const Tokenizer& tokenizer, const std::string& path, base::Existing existing);

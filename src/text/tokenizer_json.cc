@@ -41,7 +41,7 @@ std::vector<AddedToken> read_added_tokens(const json& list, const Normalizer& no
     token.strip_left = fields.get_bool("lstrip", false);
     token.strip_right = fields.get_bool("rstrip", false);
     // What normalization leaves nothing of is never found.
-    if (token.normalized) token.content = normalizer.apply(name);
+    if (token.normalized) token.content = normalizer.apply(name, Place::kAfterToken);
     if (token.content.empty()) token = {token.id, name, special, true};
     tokens.push_back(std::move(token));
   }

@@ -92,7 +92,8 @@ void Unigram::Search::emit(std::string_view word) {
 Unigram::Unigram(const UnigramVocabulary& vocabulary, const std::string& where)
     : fallback_(vocabulary.fallback),
       unknown_score_(vocabulary.unknown_score),
-      single_precision_(vocabulary.single_precision) {
+      single_precision_(vocabulary.single_precision),
+      nodes_(1) {
   for (size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     const int32_t node = trie_.insert(vocabulary.pieces[i].text);
     nodes_.resize(trie_.size());

@@ -57,7 +57,7 @@ void remove_leftovers(const std::string& directory) {
 void write_beginning(const std::string& directory, const TrainConfig& config, const model::Config& model_config,
                      const text::Tokenizer& tokenizer) {
   const auto count = model::count_parameters(model_config);
-  nlohmann::ordered_json json{{"router", model::router_expression(model_config, model_config.layers.front())},
+  nlohmann::ordered_json json{{"router", model::router_expression(model_config, model::typical_layer(model_config))},
                               {"experts", nullptr},
                               {"top_k", nullptr},
                               {"parameters", count.total},

@@ -85,7 +85,7 @@ class Run {
     model_config_ = prepare_model(config_, *tokenizer_);
     const auto count = model::count_parameters(model_config_);
     note(fmt::format("model: {} parameters, {} active; router {}", count.total, count.active,
-                     model::router_expression(model_config_, model_config_.layers.front())));
+                     model::router_expression(model_config_, model::typical_layer(model_config_))));
     fingerprint_ = fingerprint();
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,

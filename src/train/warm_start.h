@@ -8,7 +8,7 @@
 namespace choir::train {
 
 struct WarmStart {
-  std::string directory;  // its safetensors, and its config.json where there is one; of Mixtral or dense Llama layout
+  std::string directory;  // its safetensors, and its config.json where there is one (train/warm_source.h)
   double noise = 0;       // added to repeated experts: deviation relative to the tensor's root mean square
   uint64_t seed = 0;      // of the noise
 };

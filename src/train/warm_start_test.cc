@@ -160,6 +160,7 @@ TEST_CASE("warm start: other heads are refused, other constants and a lost head 
     write_source(place, {{1, 1, 24, {}, {}}, {1, 1, 24, {}, {}}}, dense);
     if (dense)
       place.write("config.json", R"({"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2,
+        "hidden_size": 32, "vocab_size": 67, "num_hidden_layers": 2, "intermediate_size": 24,
         "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 10000.0}, "sliding_window": null})");
     Config config = tests::small_config({{2, 1, 24, {}, {}}, {2, 1, 24, {}, {}}});
     const auto line = [&] {
@@ -168,7 +169,7 @@ TEST_CASE("warm start: other heads are refused, other constants and a lost head 
     };
     CHECK(!contains(line(), "another"));
     CHECK(!contains(line(), "lm_head"));
-    config.rope_theta = 5000;
+    config.rope.theta = 5000;
     config.norm_epsilon = 1e-6;
     CHECK(contains(line(), "rope_theta 10000 is another, rms_norm_eps 1e-05 is another"));
     config.tied = true;

@@ -17,7 +17,10 @@ double attended_by(const model::Sequence& sequence, int window) {
 
 void Passed::add(const TokenBatch& batch, const model::Config& config) {
   tokens += static_cast<int64_t>(batch.ids.size());
-  for (const model::Sequence& s : batch.sequences) attended += attended_by(s, config.attention.window);
+  for (const model::Sequence& s : batch.sequences) {
+    attended += attended_by(s, config.attention.window);
+    attended_all += attended_by(s, 0);
+  }
 }
 
 ForwardWork::ForwardWork(const model::Config& config) : config_(config) {
@@ -36,7 +39,10 @@ double ForwardWork::multiply_adds(const Passed& passed) const {
       experts += static_cast<double>(passed.routing[l].experts[static_cast<size_t>(e)].kept) * 3 *
                  area(config_.width, layer.width_of(e));
   }
-  const double attention = static_cast<double>(config_.depth()) * a.heads * a.head_width * passed.attended;
+  double attended = 0;
+  for (const model::LayerConfig& layer : config_.layers)
+    attended += layer.sees_all ? passed.attended_all : passed.attended;
+  const double attention = attended * a.heads * (a.head_width + a.values()) / 2;
   return shared_ * static_cast<double>(passed.tokens) + attention + experts;
 }
 

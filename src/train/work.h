@@ -9,7 +9,8 @@ namespace choir::train {
 // What went through a model.
 struct Passed {
   int64_t tokens = 0;
-  double attended = 0;                     // twice the pairs of a token and one that it sees
+  // Twice the pairs of a token and one that it sees, in layers with the model's window and in those without.
+  double attended = 0, attended_all = 0;
   std::vector<moe::RoutingStats> routing;  // [L]
 
   explicit Passed(const model::Config& config) : routing(config.layers.size()) {}

@@ -31,10 +31,8 @@ void read_attention(Reader& reader) {
   reader.rope(1e4);
   config.pairs =
       reader.fields().get_bool("rope_interleave", true) ? kernels::Pairs::kNeighbours : kernels::Pairs::kHalves;
-  // transformers' own code for V2 leaves this factor out; DeepSeek's has it for both.
-  if (config.rope.kind == kernels::RopeSpec::Kind::kYarn && config.rope.mscale_all_dim > 0)
-    config.latent.scale = nn::yarn_score_scale(config.latent.key(), static_cast<float>(config.rope.factor),
-                                               static_cast<float>(config.rope.mscale_all_dim));
+  // transformers' own code for V2 leaves the factor out that DeepSeek's has for both.
+  config.latent.scale = nn::latent_scale(config.latent.key(), config.rope);
   config.attention.scale = config.latent.scale;
 }
 

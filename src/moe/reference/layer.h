@@ -108,18 +108,37 @@ inline std::vector<double> load_loss_backward(const std::vector<double>& z, cons
   return dz;
 }
 
-// w1 and w3 (F_e,D), w2 (D,F_e).
+// w1 and w3 (F_e,D), w2 (D,F_e); b1 and b3 (F_e), b2 (D), or empty.
 template <class S>
 struct Expert {
   std::vector<S> w1, w2, w3;
+  std::vector<S> b1{}, b2{}, b3{};
 };
 
+// For every row of y, where there is a bias.
 template <class S>
-std::vector<S> expert_output(const Expert<S>& expert, const std::vector<S>& x) {
-  std::vector<S> gate = linear(x, expert.w1, x.size());
-  const std::vector<S> up = linear(x, expert.w3, x.size());
-  for (size_t f = 0; f < gate.size(); ++f) gate[f] *= up[f] / (1.0 + std::exp(-gate[f]));
-  return linear(gate, expert.w2, gate.size());
+void add_bias(const std::vector<S>& bias, std::vector<S>& y) {
+  for (size_t i = 0; !bias.empty() && i < y.size(); ++i) y[i] += bias[i % bias.size()];
+}
+
+// limit 0: silu(gate) up. Else that of gpt-oss.
+template <class S>
+S gated(S gate, S up, double limit, double alpha) {
+  if (limit == 0) return gate * up / (1.0 + std::exp(-gate));
+  if (real_part(gate) > limit) gate = limit;
+  if (std::abs(real_part(up)) > limit) up = real_part(up) > 0 ? limit : -limit;
+  return (up + 1.0) * gate / (1.0 + std::exp(-alpha * gate));
+}
+
+template <class S>
+std::vector<S> expert_output(const Expert<S>& expert, const std::vector<S>& x, double limit = 0, double alpha = 0) {
+  std::vector<S> gate = linear(x, expert.w1, x.size()), up = linear(x, expert.w3, x.size());
+  add_bias(expert.b1, gate);
+  add_bias(expert.b3, up);
+  for (size_t f = 0; f < gate.size(); ++f) gate[f] = gated(gate[f], up[f], limit, alpha);
+  std::vector<S> y = linear(gate, expert.w2, gate.size());
+  add_bias(expert.b2, y);
+  return y;
 }
 
 template <class S>
@@ -127,20 +146,44 @@ struct Layer {
   size_t width = 0;     // D
   std::vector<S> gate;  // (E,D)
   std::vector<Expert<S>> experts;
+  std::vector<S> gate_bias{};    // (E), or empty
+  Expert<S> shared{};            // without w1: none
+  std::vector<S> shared_gate{};  // (D), or empty
+  double limit = 0, alpha = 0;
 };
 
-// y_t = sum over the kept experts of g_te E_e(x_t); x and y (N,D).
+template <class S>
+std::vector<S> logits(const Layer<S>& layer, const std::vector<S>& x) {
+  std::vector<S> z = linear(x, layer.gate, layer.width);
+  add_bias(layer.gate_bias, z);
+  return z;
+}
+
+// y_t += E(x_t), or sigmoid(gate . x_t) E(x_t).
+template <class S>
+void add_shared(const Layer<S>& layer, const std::vector<S>& x, std::vector<S>& y) {
+  for (size_t t = 0; !layer.shared.w1.empty() && t < x.size() / layer.width; ++t) {
+    const std::vector<S> row = row_of(x, t, layer.width);
+    const std::vector<S> out = expert_output(layer.shared, row, layer.limit, layer.alpha);
+    S share = 1;
+    if (!layer.shared_gate.empty()) share = 1.0 / (1.0 + std::exp(-linear(row, layer.shared_gate, layer.width)[0]));
+    for (size_t c = 0; c < layer.width; ++c) y[t * layer.width + c] += share * out[c];
+  }
+}
+
+// y_t = sum over the kept experts of g_te E_e(x_t), and the shared expert's; x and y (N,D).
 template <class S>
 std::vector<S> forward(const Layer<S>& layer, const std::vector<S>& x, const std::vector<int32_t>& chosen, size_t k) {
-  const std::vector<S> z = linear(x, layer.gate, layer.width);
+  const std::vector<S> z = logits(layer, x);
   const std::vector<S> g = chosen_weights(z, chosen, layer.experts.size(), k);
   std::vector<S> y(x.size(), S(0));
   for (size_t i = 0; i < chosen.size(); ++i) {
     if (chosen[i] < 0) continue;
-    const std::vector<S> out =
-        expert_output(layer.experts[static_cast<size_t>(chosen[i])], row_of(x, i / k, layer.width));
+    const std::vector<S> out = expert_output(layer.experts[static_cast<size_t>(chosen[i])],
+                                             row_of(x, i / k, layer.width), layer.limit, layer.alpha);
     for (size_t c = 0; c < layer.width; ++c) y[i / k * layer.width + c] += g[i] * out[c];
   }
+  add_shared(layer, x, y);
   return y;
 }
 

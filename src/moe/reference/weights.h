@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "moe/reference/layer.h"
@@ -192,6 +193,28 @@ std::vector<S> identity_weights(const std::vector<S>& z, const Choices& c) {
 
 inline std::vector<double> identity_weights_backward(const std::vector<double>& dg, const Choices& c) {
   return at_experts(dg, c);
+}
+
+// Phi's sparse mixer, the two rounds of one token: expert and weight of each. A round takes the largest z, m, of those
+// that are left; j is out of its softmax where (m - z_j) / max(|z_j|, m) > 2 eps. What compares uses the real parts.
+template <class S>
+std::vector<std::pair<int32_t, S>> sparse_mixer(const std::vector<S>& z, double eps) {
+  std::vector<bool> left(z.size(), true);
+  std::vector<std::pair<int32_t, S>> rounds;
+  for (int round = 0; round < 2; ++round) {
+    size_t best = z.size();
+    for (size_t j = 0; j < z.size(); ++j)
+      if (left[j] && (best == z.size() || real_part(z[j]) > real_part(z[best]))) best = j;
+    const double m = real_part(z[best]);
+    S sum = 0;
+    for (size_t j = 0; j < z.size(); ++j) {
+      const double factor = std::max(std::abs(real_part(z[j])), m);
+      if (left[j] && !((m - real_part(z[j])) / factor > 2 * eps)) sum += std::exp(z[j] - m);
+    }
+    rounds.emplace_back(int32_t(best), std::exp(z[best] - m) / sum);
+    left[best] = false;
+  }
+  return rounds;
 }
 
 }  // namespace choir::moe::reference

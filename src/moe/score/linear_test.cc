@@ -73,6 +73,37 @@ TEST_CASE("linear score: the residual adds the scores of the layer before, and s
   CHECK(first.dtensor[1] == std::vector<float>(kExperts * kExperts));
 }
 
+TEST_CASE("linear score: a bias for each expert, with its gradient, beside the residual too") {
+  for (const bool residual : {false, true}) {
+    LinearScore word;
+    word.bias = true;
+    word.residual = residual;
+    reference::Case c(kTokens, kWidth, kExperts);
+    c.fill_tensors(word);
+    REQUIRE(c.tensor.size() == (residual ? 3 : 2));
+    CHECK(c.shape[1] == std::pair(1, kExperts));
+    CHECK(word.tensors(kExperts, kWidth)[1].vector);
+    CHECK(!word.is_cosine());
+    if (residual) c.previous = reference::narrow(reference::random(kTokens * kExperts, 1, 8));
+    const auto got = reference::run_score(word, c, random_gradient());
+    auto z = reference::linear(widen(c.x), widen(c.tensor[0]), kWidth);
+    std::vector<double> db(kExperts);
+    for (size_t i = 0; i < z.size(); ++i) {
+      z[i] += double(c.tensor[1][i % kExperts]);
+      db[i % kExperts] += random_gradient()[i];
+    }
+    if (residual) {
+      const auto carried = reference::linear(widen(c.previous), widen(c.tensor[2]), kExperts);
+      for (size_t i = 0; i < z.size(); ++i) z[i] += carried[i];
+    }
+    CHECK(reference::error(z, got.z) < 1e-5);
+    CHECK(reference::error(db, got.dtensor[1]) < 1e-5);
+    const auto back = reference::linear_backward(random_gradient(), widen(c.x), widen(c.tensor[0]), kWidth);
+    CHECK(reference::error(back.x, got.dx) < 1e-5);
+    CHECK(reference::error(back.w, got.dtensor[0]) < 1e-5);
+  }
+}
+
 // The factors of the jitter, made visible by an input of ones and a gate that picks one channel for each expert.
 std::vector<float> factors(float jitter, uint64_t seed, Rule rule) {
   LinearScore word;

@@ -1,6 +1,7 @@
 #include "moe/weigh/sigmoid.h"
 
 #include "moe/reference/weigh_case.h"
+#include "moe/reference/words.h"
 #include "moe/weigh/identity.h"
 
 namespace choir::moe {
@@ -11,8 +12,13 @@ using reference::Kind;
 
 TEST_CASE("sigmoid weights: forward and backward agree with the reference") {
   for (const Kind kind : reference::kKinds)
-    check_weights(SigmoidWeights{}, kind,
-                  [](const auto& z, const auto& c) { return reference::sigmoid_weights(z, c); });
+    for (const float scale : {1.0f, 2.5f})
+      check_weights(SigmoidWeights{scale}, kind, [&](const auto& z, const auto& c) {
+        auto g = reference::sigmoid_weights(z, c);
+        for (auto& v : g) v *= double(scale);
+        return g;
+      });
+  reference::check_text<SigmoidWeights>({"sigmoid", "sigmoid(scale=2.5)"}, {"sigmoid(0)", "sigmoid(1, 2)"});
 }
 
 TEST_CASE("identity weights: the score of each kept expert, and its gradient") {
