@@ -22,7 +22,7 @@
 
 namespace choir::kernels {
 
-// A view, like Weight: (rows, cols) are those of the weight, the bytes belong to the caller and are aligned to 64.
+// A view, like Weight: (rows, cols) are those of the weight, the bytes belong to the caller. Aligned to 64 is fastest.
 struct PackedWeight {
   const std::byte* data = nullptr;
   tensor::DType type = tensor::DType::kF32;
@@ -59,11 +59,11 @@ size_t blocks_of(const Groups& groups, int cols);
 
 // blocks.size() must be blocks_of(groups, x.cols). One call serves all products of the same input. Every expert's
 // positions go eight at a time, the blocks of eight rows side by side. Magnitudes below 2^-100 count as zero; a number
-// that is not finite makes its block, and so the row's products, not finite.
+// that is not finite makes all products of its row NaN.
 void quantize(const Groups& groups, Matrix<const float> x, std::span<RowBlock> blocks, Threads& threads);
 
 // y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e), y (M, at least O_e).
-// Experts may differ in size and type. `row` is not read where a weight wants blocks.
+// Experts may differ in size and type. The numbers x are not read where a weight wants blocks, only how many they are.
 void packed_forward(const Groups& groups, const PackedInput& input, std::span<const PackedWeight> w, Matrix<float> y,
                     Threads& threads);
 
