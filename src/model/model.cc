@@ -209,8 +209,8 @@ void Model::refuse_result(const std::string& what) const {
 }
 
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
-  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kNumbers);
+  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   io::write_safetensors(directory + "/model.safetensors", stored.tensors, kMetadata, base::Existing::kRefuse);
 }
 
