@@ -51,7 +51,9 @@ CHOIR_INLINE void quantize_block(const float* x, RowBlock& block) {
       largest(larger(reinterpret_cast<IntVec>(a) & 0x7fffffff, reinterpret_cast<IntVec>(b) & 0x7fffffff));
   const float most = std::bit_cast<float>(bits);
   if (bits >= 0x7f800000) {  // not finite: zeros, and a scale that makes NaNs of them
-    block = {.scale = most, .total = most - most};
+    block = RowBlock{};
+    block.scale = most;
+    block.total = most - most;
     return;
   }
   const float inverse = most > 0x1p-100f ? 127 / most : 0;
