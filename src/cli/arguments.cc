@@ -103,7 +103,21 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option("--keep-total", o.keep_total, "experts to keep in all layers together, where they lose least")
       ->check(CLI::PositiveNumber);
   verb->add_option("--budget", o.budget, "bytes that the model may have: 6GB, 500MiB");
+  verb->add_option(
+          "--share", o.share,
+          "how --keep-total is shared by the layers. loss: where they lose least (default); score: one ranking "
+          "of all experts by the score of --method, as SEER-MoE has it")
+      ->check(CLI::IsMember({"loss", "score"}));
+  verb->add_option("--slack", o.slack, "under a budget or a total, experts above top-k that every layer keeps")
+      ->check(CLI::PositiveNumber);
   verb->add_flag("--uniform", o.uniform, "under a budget or a total, the same number in every layer");
+  verb->add_flag("--pad", o.pad,
+                 "fill every layer up to the largest number with experts that are never chosen, for programs that read "
+                 "one number; needs a router with a bias");
+  verb->add_option("--neurons", o.neurons,
+                   "share of the hidden neurons of the experts that stay, those of least effect go; with --keep or "
+                   "without")
+      ->check(CLI::Range(1e-6, 1.0));
   verb->add_option("--method", o.method,
                    "exact: the least error of all sets (default where it fits); search: elimination, swaps and "
                    "restarts (default elsewhere); nested: elimination alone; genetic; sampled; or by a score: random, "
@@ -111,8 +125,21 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option(
           "--objective", o.objective,
           "what a search makes small: the squared error of all tokens (published), beside each token's output, "
-          "or beside the stream")
-      ->check(CLI::IsMember({"published", "output", "stream"}));
+          "beside the stream, or times the squared gradient of the model's loss (one more pass, in float)")
+      ->check(CLI::IsMember({"published", "output", "stream", "gradient"}));
+  CLI::Option* block =
+      verb->add_option("--block", o.block,
+                       "so many layers in a row choose among each one's best sets by what they put out together, as "
+                       "MoE-I2 does; with exact, search or genetic")
+          ->check(CLI::Range(1, 8));
+  verb->add_option("--candidates", o.candidates, "sets of each layer of a block; 3 unless said")
+      ->check(CLI::Range(1, 16))
+      ->needs(block);
+  verb->add_option(
+          "--pin-super", o.pin_super,
+          "keep experts whose largest answer is so many times the median of the layer's; 0: pin none; 10 unless "
+          "the published search chooses, which pins none")
+      ->check(CLI::NonNegativeNumber);
   verb->add_option("--samples", o.samples, "sets that --method sampled draws")->check(CLI::PositiveNumber);
   verb->add_option("--prove", o.prove_nodes, "after a search, partial sets to bound for a proof that it is the best")
       ->check(CLI::PositiveNumber);
@@ -126,6 +153,11 @@ void add_prune_files(CLI::App* verb, Prune& o) {
                                           "as it is");
   verb->add_flag("--capture-only", o.capture_only, "stop when the capture is finished")->needs(capture);
   verb->add_option("--capture-tokens", o.capture_tokens, "tokens to calibrate on at most, in whole sequences")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--memory", o.memory,
+                   "bytes that calibrating may take besides the model, 2GB: as many whole sequences as fit");
+  verb->add_option("--enough", o.enough,
+                   "calibrate on no more sequences than give every expert so many tokens; one more forward tells")
       ->check(CLI::PositiveNumber);
   verb->add_option("--capture-least", o.capture_least,
                    "the fewest experts of a layer that the capture is to serve; otherwise a quarter of them")
@@ -148,9 +180,11 @@ void add_prune_files(CLI::App* verb, Prune& o) {
 void add_explore(CLI::App* verb, Explore& o) {
   CLI::Option* explore =
       verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
-  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
-                           "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
-                           "--capture-tokens", "--capture-least", "--save-plan", "--plan", "--repair"})
+  for (const char* name : {"--out",        "--pad",           "--neurons",    "--memory",       "--keep",
+                           "--keep-total", "--budget",        "--share",      "--slack",        "--uniform",
+                           "--method",     "--objective",     "--block",      "--candidates",   "--samples",
+                           "--prove",      "--progressive",   "--all-losses", "--capture-only", "--capture-tokens",
+                           "--enough",     "--capture-least", "--save-plan",  "--plan",         "--repair"})
     explore->excludes(verb->get_option(name));
   const CLI::Range share(1e-6, 1.0);
   verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")
@@ -160,6 +194,9 @@ void add_explore(CLI::App* verb, Explore& o) {
   verb->add_option("--skip-shares", o.skip_shares, "shares of the expert evaluations to keep: 0.8,0.6")
       ->delimiter(',')
       ->check(share)
+      ->needs(explore);
+  verb->add_option("--draws", o.draws, "random models at each ratio, whose mean is told")
+      ->check(CLI::Range(1, 1000))
       ->needs(explore);
   verb->add_flag("--combine", o.combine, "also skip in each model that the search prunes")->needs(explore);
   add_held_out(verb, o.held_out, o.context);

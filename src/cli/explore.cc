@@ -48,7 +48,7 @@ class Explorer {
   double least_ratio() const;
   void capture();
   void measure_full();
-  void measure(const model::Model& model, ExploredModel& m);
+  void measure(const model::Model& model, bool timed, ExploredModel& m);
   void prune();
   void skip(const model::Model& model, const compress::SkipStudy& study, const ExploredModel& like);
 
@@ -76,12 +76,12 @@ void Explorer::capture() {
   for (const model::LayerConfig& layer : full_->config().layers)
     if (!layer.dense()) least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
   const compress::ObserveOptions options{.least_keep = least};
-  if (!o_.capture.empty()) {
+  if (o_.capture.empty())
+    records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
+  else
     records_.emplace(compress::use_capture(o_.capture, bundle_.model, split_.batches, options, threads_, calibrating_));
-    return;
-  }
-  records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
-  records_->all();
+  if (o_.pin_super >= 0) records_->pin_super_experts(o_.pin_super);
+  if (o_.capture.empty()) records_->all();
 }
 
 void Explorer::measure_full() {
@@ -96,12 +96,12 @@ void Explorer::measure_full() {
   if (!o_.explore.choices.empty()) full.accuracy = accuracy_of(o_.explore.choices, *full_, bundle_, threads_);
 }
 
-void Explorer::measure(const model::Model& model, ExploredModel& m) {
+void Explorer::measure(const model::Model& model, bool timed, ExploredModel& m) {
   m.experts = counts_of(model);
   m.bytes = model.file_bytes();
   m.distance = eval::distance(*full_, model, split_.held_out, {.context = o_.explore.context}, threads_);
   if (!o_.explore.choices.empty()) m.accuracy = accuracy_of(o_.explore.choices, model, bundle_, threads_);
-  if (result_.speed_run.rounds == 0) return;
+  if (!timed || result_.speed_run.rounds == 0) return;
   const SpeedPair pair = compare_speed(*full_, model, prompt_, result_.speed_run, threads_);
   m.speed = pair.other;
   full_speeds_.push_back(pair.full);
@@ -113,24 +113,24 @@ void Explorer::prune() {
   compress::FrontierOptions options;
   options.least = least_ratio();
   options.seed = common_.seed;
+  options.draws = o_.explore.draws;
   compress::PruningFrontier frontier(*records_, bytes, options, threads_, shown("eliminating"));
   const auto choices = frontier.choices(keep_ratios_, shown("searching"));
-  std::map<Sets, size_t> measured;  // what several methods choose alike is measured once
+  std::map<Sets, ExploredModel> measured;  // what several methods choose alike is measured once
+  std::vector<ExploredModel> draws;
   for (size_t i = 0; i < choices.size(); ++i) {
     show("measuring pruned models", static_cast<int>(i) + 1, static_cast<int>(choices.size()));
     const compress::KeptChoice& choice = choices[i];
-    const model::Model pruned = compress::planned_model(*full_, choice.keep);
-    ExploredModel m;
-    const auto [at, fresh] = measured.try_emplace(choice.keep, result_.models.size());
-    if (fresh)
-      measure(pruned, m);
-    else
-      m = result_.models[at->second];
+    const auto [at, fresh] = measured.try_emplace(choice.keep);
+    if (fresh) measure(compress::planned_model(*full_, choice.keep), draws.empty(), at->second);
+    ExploredModel& m = draws.emplace_back(at->second);
     m.method = choice.method;
     m.keep_ratio = choice.ratio;
-    m.skip_share.reset();
     m.loss = choice.loss;
-    result_.models.push_back(m);
+    if (i + 1 < choices.size() && choices[i + 1].method == choice.method && choices[i + 1].ratio == choice.ratio)
+      continue;
+    result_.models.push_back(mean_of(draws));
+    draws.clear();
   }
   if (!o_.explore.combine) return;
   for (const compress::KeptChoice& choice : choices) {
@@ -152,7 +152,7 @@ void Explorer::skip(const model::Model& model, const compress::SkipStudy& study,
     ExploredModel m = like;
     m.skip_share = choices[i].share;
     m.evaluations = choices[i].policy.kept_share;
-    measure(compress::skipping_model(model, choices[i].policy), m);
+    measure(compress::skipping_model(model, choices[i].policy), true, m);
     result_.models.push_back(std::move(m));
   }
 }

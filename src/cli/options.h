@@ -53,6 +53,7 @@ struct Explore {
   std::vector<std::string> held_out;             // none: the last fifth of the calibration's blocks
   std::string choices, page;
   int context = 0, rounds = 5;  // tokens of a window; timed runs of each model, 0: none
+  int draws = 20;               // of the random baseline
 };
 
 struct Prune {
@@ -60,13 +61,18 @@ struct Prune {
   std::vector<std::string> keep;              // numbers of experts, or shares of them: 6, or 0.75
   int64_t keep_total = 0;                     // experts of all layers together; 0: not asked for
   std::string budget;                         // bytes of the model, such as 6GB
+  std::string share = "loss";                 // how a total is shared by the layers: loss or score
   Calibration calibration;
   std::string capture, plan, save_plan;
-  std::string repair;    // true: all; or names with commas
-  double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
-  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16;
-  int samples = 1000, capture_least = 0;
-  bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
+  std::string repair;     // true: all; or names with commas
+  double pin_super = -1;  // how far beyond the others an expert's answers go that is pinned; -1: as usual, 0: none
+  double neurons = 0;     // share of the hidden neurons that stay; 0: all
+  std::string memory;     // bytes that calibrating may take, such as 2GB; empty: any
+  double hold_out = -1;   // share of the calibration text; -1: none, a tenth for repairs
+  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
+  int samples = 1000, capture_least = 0, slack = 0;
+  int block = 0, candidates = 3;  // layers that choose together, 0: none; sets of each
+  bool uniform = false, pad = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };
 

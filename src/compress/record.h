@@ -30,6 +30,12 @@ struct LayerRecord {
   std::vector<double> mean;         // [E*D] sum f_tj / |T_j|; zero where T_j is empty
   std::vector<double> gained_mean;  // [E*D] sum a_tj^2 f_tj / sum a_tj^2: the constant that stands best for the expert
 
+  // Experts that no choice drops, ascending: whoever asks the questions says so (RecordSource). No file holds them.
+  std::vector<int> pinned;
+
+  // [N] |g_t|^2 of loss_gradients(), from the same hand; empty unless it is asked for.
+  std::vector<float> slope;
+
   int tokens() const { return batch.empty() ? 0 : batch.back(); }
   size_t triangle() const { return static_cast<size_t>(ranks) * (static_cast<size_t>(ranks) + 1) / 2; }
   const float* keys(int t) const { return key.data() + static_cast<size_t>(t) * static_cast<size_t>(experts); }

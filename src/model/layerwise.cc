@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "nn/embedding.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
 
@@ -35,9 +34,7 @@ class Layerwise {
   }
 
   void run(Matrix<float> logits) {
-    nn::embedding_forward(ids_, load(outside_[0]), h());
-    for (float& x : h_.span()) x *= config_.embedding_multiplier;
-    drop();
+    embed();
     for (size_t l = 0; l < config_.layers.size(); ++l) block(l);
     head(logits);
   }
@@ -47,19 +44,27 @@ class Layerwise {
   Matrix<float> h() const { return h_.matrix(n_, config_.width); }
   Matrix<float> middle() const { return middle_.matrix(n_, config_.width); }
 
-  const Weight& load(const Place& place) {
-    *place.weight = source_.find(place.info);
-    const auto type = rounding_ ? rounding_(place.info) : std::nullopt;
-    if (type && *type != place.weight->type) {
-      *place.weight = copy_of(*place.weight, *type, rounded_);
-      if (place.info.vector) *place.weight = copy_of(*place.weight, tensor::DType::kF32, rounded_);
-    }
-    return *place.weight;
+  Weight round(const TensorInfo& info, const Weight& weight) {
+    const auto type = rounding_ ? rounding_(info) : std::nullopt;
+    if (!type || *type == weight.type) return weight;
+    const Weight narrow = copy_of(weight, *type, rounded_);
+    return info.vector ? copy_of(narrow, tensor::DType::kF32, rounded_) : narrow;
   }
+
+  void load(const Place& place) { *place.weight = round(place.info, source_.find(place.info)); }
 
   void drop() {
     source_.drop();
     rounded_.clear();
+  }
+
+  // Row by row: of a large vocabulary the table is a gigabyte.
+  void embed() {
+    const Place& table = outside_.front();
+    const Weight whole = source_.find(table.info);
+    for (int i = 0; i < n_; ++i) tensor::widen(round(table.info, whole.row(ids_[static_cast<size_t>(i)])), h().row(i));
+    for (float& x : h_.span()) x *= config_.embedding_multiplier;
+    drop();
   }
 
   // One layer as a model of its own.
@@ -109,22 +114,31 @@ class Layerwise {
       if (has_tokens(place->info.expert)) load(*place);
   }
 
-  // The head a strip of rows at a time: of a large vocabulary it alone is a gigabyte.
+  // The head a strip of rows at a time.
   void head(Matrix<float> logits) {
-    for (size_t i = 1; i < outside_.size(); ++i) load(outside_[i]);
-    if (config_.tied) all_.head = load(outside_[0]);
+    const TensorInfo* info = &outside_.front().info;  // of a tied model
+    for (const Place& place : outside_) {
+      if (place.weight == &all_.head)
+        info = &place.info;
+      else if (place.weight != &all_.embedding)
+        load(place);
+    }
+    const Weight whole = source_.find(*info);
     const Buffer<float> normed(size(config_.width));
     nn::NormActivations norm;
     nn::norm_forward({all_.norm, all_.norm_bias, static_cast<float>(config_.norm_epsilon)}, h(),
                      normed.matrix(n_, config_.width), norm, threads_);
     constexpr int kStrip = 4096;
-    const Weight& head = all_.head;
-    for (int begin = 0; begin < head.rows; begin += kStrip) {
-      Weight strip = head.row(begin), bias = all_.head_bias;
-      strip.rows = std::min(kStrip, head.rows - begin);
+    for (int begin = 0; begin < whole.rows; begin += kStrip) {
+      Weight strip = whole.row(begin), bias = all_.head_bias;
+      strip.rows = std::min(kStrip, whole.rows - begin);
       if (bias.data) bias = {static_cast<const float*>(bias.data) + begin, bias.type, 1, strip.rows};
+      Owned of_strip;
+      std::swap(of_strip, rounded_);  // what was rounded before stays
       const Matrix<float> part(logits.data + begin, n_, strip.rows, logits.stride);
-      nn::linear_forward(normed.matrix(n_, config_.width), strip, bias, part, threads_, kernels::Sums::kLanes);
+      nn::linear_forward(normed.matrix(n_, config_.width), round(*info, strip), bias, part, threads_,
+                         kernels::Sums::kLanes);
+      std::swap(of_strip, rounded_);
       source_.files().forget({static_cast<const std::byte*>(strip.data), strip.bytes()});
     }
     for (int r = 0; r < n_; ++r)

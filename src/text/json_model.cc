@@ -78,17 +78,6 @@ void check_bpe_options(const Fields& fields, const std::string& where) {
     if (!fields.get_string(key, "").empty()) unsupported_part(key, where);
 }
 
-// Bytes that no UTF-8 text holds may lack a token.
-void check_bytes(const std::vector<Piece>& pieces, const std::string& where) {
-  std::array<bool, 256> known{};
-  for (const Piece& piece : pieces)
-    if (piece.text.size() == 1) known[static_cast<unsigned char>(piece.text[0])] = true;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool in_texts = byte < 0xc0 || (byte >= 0xc2 && byte < 0xf5);
-    if (in_texts && !known[byte]) damaged_part("no token for the byte " + std::to_string(byte), where + ": vocab");
-  }
-}
-
 ModelPart read_bpe(const json& model, bool byte_level, const std::string& where) {
   const Fields fields(model, where);
   check_bpe_options(fields, where);
@@ -109,8 +98,6 @@ ModelPart read_bpe(const json& model, bool byte_level, const std::string& where)
     const std::string unknown = fields.get_string("unk_token");
     if (!model["vocab"].contains(unknown)) damaged_part("the unk_token is not in the vocabulary", where);
     vocabulary.fallback.unknown = model["vocab"][unknown].get<int32_t>();
-  } else if (byte_level) {
-    check_bytes(vocabulary.pieces, where);
   }
   part.model = std::make_unique<const Bpe>(vocabulary);
   return part;

@@ -20,8 +20,8 @@ enum class Specials { kSkip, kKeep };
 
 // Immutable: any number of threads may use one tokenizer at the same time. Ids are 0 .. vocab_size() - 1; files may
 // leave some of them without a token.
-// Text is bytes, UTF-8 by custom. With a byte-level vocabulary that does not normalize, as most have, any bytes survive
-// encoding and decoding unchanged.
+// Text is bytes, UTF-8 by custom. With a byte-level vocabulary that has all bytes and does not normalize, as most, any
+// bytes survive encoding and decoding unchanged. What a vocabulary has no token for, not even an unknown one, is lost.
 class Tokenizer {
  public:
   explicit Tokenizer(TokenizerParts parts);
