@@ -7,6 +7,7 @@
 #include "base/atomic_output.h"
 #include "base/error.h"
 #include "tests/files.h"
+#include "text/test_support.h"
 
 namespace choir::text {
 namespace {
@@ -14,8 +15,10 @@ namespace {
 using nlohmann::json;
 using tests::contains;
 
+// The tokenizer of a fuzz input, which a NUL ends.
 std::string sample(const std::string& name) {
-  return base::read_file(std::string(CHOIR_SOURCE_DIR) + "/tests/fuzz/corpus/tokenizer/" + name);
+  const std::string input = base::read_file(std::string(CHOIR_SOURCE_DIR) + "/tests/fuzz/corpus/tokenizer/" + name);
+  return input.substr(0, input.find('\0'));
 }
 
 // Through the lists of a GGUF file and back.
@@ -40,16 +43,7 @@ void check_same_ids(const std::string& source, const GgufVocabulary& vocabulary)
 json small_tokenizer() {
   json vocab = json::object();
   int id = 0;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool shown = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-    static int hidden;
-    if (byte == 0) hidden = 0;
-    const int point = shown ? byte : 256 + hidden++;
-    std::string name;
-    if (point >= 0x80) name += static_cast<char>(0xc0 | point >> 6);
-    name += static_cast<char>(point >= 0x80 ? 0x80 | (point & 63) : point);
-    vocab[name] = id++;
-  }
+  for (const std::string& name : byte_names()) vocab[name] = id++;
   vocab["th"] = id++;
   return {{"added_tokens", {{{"id", id}, {"content", "<|end|>"}, {"special", true}}}},
           {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},

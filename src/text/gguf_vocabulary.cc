@@ -126,11 +126,16 @@ std::vector<int32_t> around(int32_t id, bool wanted) {
 std::unique_ptr<const Tokenizer> from_sentencepiece(const GgufVocabulary& vocabulary, const std::string& where) {
   if (vocabulary.scores.empty()) refuse("no scores", where + ": tokenizer.ggml.scores");
   const bool bpe = vocabulary.model == "llama";
+  int32_t unknown = vocabulary.unknown;
   SentencePieceModel model;
   model.kind = bpe ? SentencePieceModel::kBpe : SentencePieceModel::kUnigram;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-    model.tokens.push_back({vocabulary.tokens[id], vocabulary.scores[id], type_at(vocabulary, id)});
-    model.byte_fallback |= type_at(vocabulary, id) == Type::kByte;
+    int type = type_at(vocabulary, id);
+    // Files call more than one token unknown; text becomes only one of them.
+    if (type == Type::kUnknown && unknown < 0) unknown = static_cast<int32_t>(id);
+    if (type == Type::kUnknown && unknown != static_cast<int32_t>(id)) type = Type::kControl;
+    model.tokens.push_back({vocabulary.tokens[id], vocabulary.scores[id], type});
+    model.byte_fallback |= type == Type::kByte;
   }
   model.charsmap = vocabulary.charsmap;
   model.add_dummy_prefix = vocabulary.add_space_prefix.value_or(true);
