@@ -5,8 +5,9 @@ import unittest
 import cli_models as models
 from cli_case import TEXT, CliTest, snapshot
 
-COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "bytes", "bytes_share", "calibration_loss",
-           "kl_mean", "kl_p99", "perplexity", "top1_agreement", "accuracy", "decode_tokens_per_second",
+COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "skipped_share", "bytes_per_token",
+           "bytes", "bytes_share", "calibration_loss", "kl_mean", "kl_spread", "draws", "kl_p99", "perplexity",
+           "top1_agreement", "accuracy", "decode_tokens_per_second",
            "decode_speedup", "prefill_tokens_per_second", "prefill_speedup", "knee"]
 PRUNING = ["search", "uniform", "reap", "frequency", "random"]
 
@@ -39,11 +40,16 @@ class ExploreTest(CliTest):
         methods = [model["method"] for model in models]
         self.assertEqual(methods, PRUNING * 2 + ["search + skip"] * 4 + ["skip"] * 2)
         self.assertEqual([told["full"][k] for k in ("kl_mean", "top1_agreement", "bytes_share")], [0, 1, 1])
+        unskipped = {model["keep_ratio"]: model["bytes_per_token"] for model in [told["full"], *models[::5][:2]]}
         for model in models:
             self.assertTrue(model["kl_mean"] > 0 and 0 <= model["top1_agreement"] <= 1, model)
             if "skip" in model["method"]:
                 self.assertLessEqual(model["evaluations"], model["skip_share"] + 1e-9)
+                self.assertTrue(0 < model["skipped_share"] <= 0.5, model)
+                saved = model["skipped_share"] * 2 * 2 * 3 * 16 * 12 * 4  # of two layers' two experts in F32
+                self.assertAlmostEqual(model["bytes_per_token"] + saved, unskipped[model["keep_ratio"]], delta=1)
             else:
+                self.assertEqual(model["skipped_share"], 0)
                 self.assertEqual(model["evaluations"], 1)
                 self.assertLessEqual(sum(model["experts"]), 16 * model["keep_ratio"])
         self.assertLess(models[5]["bytes"], models[0]["bytes"])
@@ -73,6 +79,20 @@ class ExploreTest(CliTest):
         self.assertAlmostEqual(told["full"]["perplexity"] / by_eval["perplexity"], 1, places=6)
         for field in ("decode_tokens_per_second", "decode_speedup", "accuracy"):
             self.assertIsNone(model[field])
+
+    def test_random_is_the_mean_of_its_draws(self):
+        """Every draw made again by its own seed."""
+        start = self.explore("--keep-ratios", "0.5", "--skip-shares", "0.9", rounds=0)
+        told = [next(m for m in self.json_of(*start, "--draws", n, "--seed", seed)["models"] if m["method"] == "random")
+                for n, seed in ((3, 4), (1, 4), (1, 5), (1, 6))]
+        for name in ("kl_mean", "kl_p99", "perplexity", "top1_agreement", "calibration_loss"):
+            self.assertAlmostEqual(told[0][name], sum(m[name] for m in told[1:]) / 3, places=9)
+        kl = [m["kl_mean"] for m in told[1:]]
+        self.assertEqual(len(set(kl)), 3)
+        self.assertAlmostEqual(told[0]["kl_spread"], (max(kl) - min(kl)) / 2, places=9)
+        self.assertEqual([m["draws"] for m in told], [3, 1, 1, 1])
+        self.assertIsNone(told[1]["kl_spread"])
+        self.assertIn("random, 50 % of the experts, mean of 20 draws", self.done(*start).stdout)
 
     def test_a_searched_model_can_be_pruned_by_hand(self):
         told = self.json_of(*self.explore("--keep-ratios", "0.6,0.4", "--seed", 3, rounds=0))

@@ -26,7 +26,7 @@ class Families(CliTest):
                 self.assertEqual([l for l, layer in enumerate(told["layers"]) if layer["experts"] > 0],
                                  layers_with_experts(name))
                 self.assertEqual(told["defaults_used"], [])
-                self.assertEqual(told["parameters"] > told["active_parameters"], name != "llama")  # tied, and all at work
+                self.assertGreaterEqual(told["parameters"], told["active_parameters"])
                 self.assertIn("layer   1", choir("inspect", GOLDEN / name).stdout)
 
     def test_forward_gives_the_numbers_and_the_trace(self):
@@ -86,7 +86,7 @@ class Families(CliTest):
         self.assertIn("skip(", self.json_of("inspect", self.dir / "skipping")["layers"][1]["router"])
 
     def test_what_cannot_be_pruned_is_said(self):
-        for name, reason in ("llama", "no layer has experts"), ("phimoe", "sparsemixer"):
+        for name, reason in ("llama", "no layer has experts"), ("phimoe", "can be taken from"):
             with self.subTest(name):
                 done = choir("prune", GOLDEN / name, "--out", self.dir / "none", "--keep", 4, "--ids",
                              f"{GOLDEN / name / 'reference.safetensors'}:A.input_ids")

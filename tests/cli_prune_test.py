@@ -90,17 +90,41 @@ class Methods(PruneTest):
     def test_objectives_weigh_tokens_differently(self):
         """On one batch the published objective is the loss that is reported: nobody's set has less."""
         told = {}
-        for objective in ("published", "output", "stream"):
+        for objective in ("published", "output", "stream", "gradient"):
             told[objective] = self.json_of("prune", self.model, "--ids", self.ids, "--keep", 4, "--method", "exact",
                                            "--objective", objective, "--capture", self.dir / "weighed", "--out",
                                            self.dir / f"to_{objective}")
-        self.assertEqual(len({t["objective"] for t in told.values()}), 3)
+        self.assertEqual(len({t["objective"] for t in told.values()}), 4)
         for number in (0, 1):
             layers = {name: t["layers"][number] for name, t in told.items()}
             self.assertAlmostEqual(layers["published"]["objective_loss"] ** 0.5, layers["published"]["loss"], places=6)
             for layer in layers.values():
                 self.assertLessEqual(layers["published"]["loss"], layer["loss"] * (1 + 1e-9))
-                self.assertTrue(0 < layer["relative_loss"] < 1.5)
+                self.assertTrue(0 < layer["relative_loss"] < 1.5 or layer is layers["gradient"])
+        again = self.prune("by_gradient", "--keep-total", 9, "--objective", "gradient", "--method", "search", "--block", 2)
+        self.assertEqual(sum(self.counts(again)), 9)
+        self.refused("prune", self.model, "--capture", self.dir / "weighed", "--objective", "gradient", "--keep", 4,
+                     "--out", self.dir / "new", code=2, says="--objective")
+
+    def test_layers_choose_together(self):
+        """Never worse in front of the block's end than layer by layer; a block of one layer with one set is none."""
+        plain = self.prune("alone", "--keep", 4, "--method", "genetic")
+        for method in ("genetic", "search", "exact"):
+            told = self.prune(f"block_{method}", "--keep", 4, "--method", method, "--block", 2)
+            self.assertEqual(self.counts(told), [4, 4])
+            block, = told["blocks"]
+            self.assertEqual([block["first"], block["layers"], block["tried"]], [0, 2, 9])
+            self.assertLessEqual(block["loss"], block["greedy"])
+        told = self.prune("block_of_one", "--keep", 4, "--method", "genetic", "--block", 1, "--candidates", 1)
+        self.assertEqual([layer["keep"] for layer in told["layers"]], [layer["keep"] for layer in plain["layers"]])
+        self.assertEqual([b["tried"] for b in told["blocks"]], [1, 1])
+        for layer, alone in zip(told["layers"], plain["layers"]):
+            self.assertEqual(layer["loss"], alone["loss"])
+        start = ("prune", self.model, "--keep", 4, "--out", self.dir / "new", "--block", 2)
+        self.refused(*start, "--ids", self.ids, "--method", "reap", code=2, says="--block")
+        self.refused(*start, "--ids", self.ids, "--method", "search", "--prove", 9, code=2, says="--prove")
+        self.refused(*start, "--ids", self.ids, "--progressive", code=2, says="--block")
+        self.refused(*start, "--capture", self.capture("for_block"), code=2, says="--block")
 
     def test_a_proof(self):
         told = self.prune("proved", "--keep", 5, "--method", "search", "--prove", 10000)
@@ -124,6 +148,34 @@ class Methods(PruneTest):
         errors = self.done(*start, self.dir / "loud", "--least-tokens", 1000).stderr
         self.assertEqual(errors.count("calibration tokens"), 16)
         self.assertRegex(errors, r"layer [01]: expert \d saw only \d+ calibration tokens")
+
+
+    def test_super_experts_are_pinned(self):
+        """An expert of the second layer that seldom answers, but fifty times as loud."""
+        plain = self.prune("quiet_one", "--keep", 3, "--method", "frequency")
+        rare = min(range(8), key=lambda e: plain["layers"][1]["coverage"][e])
+        self.assertGreater(plain["layers"][1]["coverage"][rare], 0)
+        self.assertEqual([layer["pinned"] for layer in plain["layers"]], [[], []])
+        tensors = dict(self.tensors)
+        name = f"model.layers.1.block_sparse_moe.experts.{rare}.w2.weight"
+        kind, shape, data = tensors[name]
+        loud = [50 * v for v in models.numbers(tensors[name])]
+        tensors[name] = models.tensor(kind, shape, loud)
+        models.write_model(self.dir / "loud_model", self.config, tensors, self.tokenizer)
+        call = ("prune", self.dir / "loud_model", "--ids", f"{self.ids}:batches", "--keep", 3, "--json", "--out")
+        for method in ("frequency", "search"):
+            result = self.done(*call, self.dir / f"pinned_{method}", "--method", method)
+            told = json.loads(result.stdout)
+            self.assertEqual([layer["pinned"] for layer in told["layers"]], [[], [rare]])
+            self.assertIn(rare, told["layers"][1]["keep"])
+            self.assertEqual(told["layers"][1]["super_experts_dropped"], [])
+            self.assertIn(f"layer 1: expert {rare} is pinned", result.stderr)
+        result = self.done(*call, self.dir / "free", "--method", "frequency", "--pin-super", 0)
+        self.assertEqual(json.loads(result.stdout)["layers"][1]["super_experts_dropped"], [rare])
+        self.assertIn(f"layer 1: expert {rare} is dropped", result.stderr)
+        told = json.loads(self.done(*call, self.dir / "exact_pins", "--pin-super", 5).stdout)
+        self.assertIn("objective_loss", told["layers"][0])  # on a record
+        self.refused(*call[:6], "--out", self.dir / "new", "--progressive", "--pin-super", 5, code=2, says="--pin-super")
 
 
 class Counts(PruneTest):
@@ -151,6 +203,34 @@ class Counts(PruneTest):
         told = self.json_of("prune", self.model, "--capture", capture, "--keep-total", 9, "--uniform", "--out",
                             self.dir / "uniform")
         self.assertEqual(self.counts(told), [4, 4])
+
+    def test_one_ranking_over_all_layers(self):
+        """Two experts of each layer, then the most frequent ones of any."""
+        capture = self.capture("for_ranking")
+        start = ("prune", self.model, "--capture", capture, "--method", "frequency", "--share", "score", "--out")
+        for total, slack in ((5, 0), (9, 0), (13, 0), (9, 2)):
+            told = self.json_of(*start, self.dir / f"ranked{total}{slack}", "--keep-total", total,
+                                *(["--slack", slack] if slack else []))
+            ranked = [sorted(((-n, e) for e, n in enumerate(layer["coverage"]))) for layer in told["layers"]]
+            kept = [{e for _, e in layer[:2 + slack]} for layer in ranked]
+            rest = sorted((n, number, e) for number, layer in enumerate(ranked) for n, e in layer[2 + slack:])
+            for _, number, e in rest[:total - 2 * (2 + slack)]:
+                kept[number].add(e)
+            self.assertEqual([set(layer["keep"]) for layer in told["layers"]], kept)
+        out = (*start, self.dir / "new")
+        for more, says in ((["--keep", 4], "--keep-total"), (["--budget", "1MB"], "--keep-total"),
+                           (["--keep-total", 9, "--uniform"], "--uniform"), (["--keep-total", 7, "--slack", 2], "8"),
+                           (["--keep", 4, "--slack", 1], "--slack")):
+            self.refused(*out, *more, code=2, says=says)
+        self.refused("prune", self.model, "--capture", capture, "--keep-total", 9, "--share", "score", "--out",
+                     self.dir / "new", code=2, says="--method")
+
+    def test_every_layer_keeps_its_slack(self):
+        capture = self.capture("for_slack")
+        for method in ("nested", "reap"):
+            told = self.json_of("prune", self.model, "--capture", capture, "--keep-total", 10, "--slack", 3, "--method",
+                                method, "--out", self.dir / f"slack_{method}")
+            self.assertEqual(self.counts(told), [5, 5])
 
     def test_a_budget_of_bytes_holds(self):
         expert = 4 * (3 * 12 * 16 + 16)
@@ -207,6 +287,27 @@ class Captures(PruneTest):
         self.assertEqual(told["tokens"], 60)
         self.refused("prune", self.model, "--capture", self.dir / "none", "--capture-only", "--ids", self.ids,
                      "--capture-tokens", 19, code=2, says=["--capture-tokens", "20"])
+
+    def test_text_stops_when_every_expert_has_enough(self):
+        """The fewest sequences that do, found again one by one; the capture goes on to serve the same call."""
+        least = []
+        for sequences in range(1, 5):
+            told = self.json_of("prune", self.model, "--capture", self.dir / f"first{sequences}", "--capture-only",
+                                "--ids", f"{self.ids}:batches", "--capture-tokens", 20 * sequences)
+            least.append(min(min(layer["coverage"]) for layer in told["layers"]))
+        self.assertGreater(least[2], least[0])
+        call = ("prune", self.model, "--capture", self.dir / "enough", "--ids", f"{self.ids}:batches", "--enough",
+                least[2], "--json")
+        for more in (["--capture-only"], ["--keep", 4, "--out", self.dir / "enough.out"]):
+            result = self.done(*call, *more)
+            sequences = 1 + next(i for i, tokens in enumerate(least) if tokens >= least[2])
+            self.assertEqual(json.loads(result.stdout)["tokens"], 20 * sequences)
+            self.assertIn(f"{sequences} of 4 sequences give every expert {least[2]} tokens", result.stderr)
+        told = self.done("prune", self.model, "--capture", self.dir / "never", "--capture-only", "--ids",
+                         f"{self.ids}:batches", "--enough", 1000)
+        self.assertIn("all 4 sequences leave experts with fewer than 1000 tokens", told.stderr)
+        self.refused("prune", self.model, "--capture", self.dir / "enough", "--enough", 1, "--keep", 4, "--out",
+                     self.dir / "new", code=2, says="--enough")
 
     def test_captures_of_other_models_and_texts_are_refused(self):
         capture = self.capture("mine")
@@ -297,6 +398,118 @@ class Interrupted(PruneTest):
                 self.dir / "never"]
         self.interrupt(call, lambda process: self.assertIn(b"shares rounded", process.stderr.readline()))
         self.assertEqual(sorted(os.listdir(self.dir)), before)
+
+
+class Memory(PruneTest):
+    def test_sequences_are_as_many_as_fit(self):
+        call = ("prune", self.model, "--keep", 4, "--method", "search", "--ids", f"{self.ids}:batches", "--json", "--out")
+        tokens = []
+        for number, size in enumerate(("411kB", "430kB", "1GiB")):
+            result = self.done(*call, self.dir / f"fits{number}", "--memory", size)
+            tokens.append(json.loads(result.stdout)["tokens"])
+            self.assertIn(f"{tokens[-1] // 20} of 4 sequences fit into", result.stderr)
+        self.assertTrue(20 == tokens[0] < tokens[1] < tokens[2] == 80, tokens)
+        few = (*call[:-2], "--out", self.dir / "new", "--memory")
+        self.refused(*few, "1kB", code=2, says=["--memory", "one takes"])
+        self.refused(*few, "1XB", code=2, says=["--memory", "no size"])
+
+    def test_what_is_promised_holds(self):
+        """The most memory that the process ever had, beside that of a run on two sequences."""
+        wide = self.model_of("wide", num_local_experts=32, hidden_size=64, intermediate_size=16, num_hidden_layers=3)
+        ids = self.dir / "many.safetensors"
+        self.write_ids(ids, [64, 4, 64])
+
+        def peak(name, *more):
+            call = [CHOIR, "prune", wide, "--ids", f"{ids}:batches", "--keep", 16, "--method", "nested", "--threads", 1,
+                    "--json", "--out", self.dir / name, *more]
+            child = subprocess.Popen(list(map(str, call)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            output = child.stdout.read()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = status
+            for pipe in (child.stdout, child.stderr):
+                pipe.close()
+            self.assertEqual(status, 0)
+            return usage.ru_maxrss * 1024, json.loads(output)["tokens"]
+
+        small, _ = peak("peak_small", "--capture-tokens", 256)
+        budget = 24_000_000
+        large, tokens = peak("peak_large", "--memory", budget)
+        self.assertTrue(2048 < tokens < 16384, tokens)
+        self.assertLess(large - small, budget)
+
+
+class Narrower(PruneTest):
+    """Neurons, and equal numbers of experts by padding."""
+
+    def test_neurons_go(self):
+        wide = self.model_of("neurons", intermediate_size=64)
+        for name, more, experts in (("alone", [], 8), ("with_keep", ["--keep", 5, "--method", "reap"], 5),
+                                    ("published", ["--keep", 5], 5)):
+            told = self.prune(name, "--neurons", 0.5, *more, model=wide)
+            widths = [layer["expert_widths"] for layer in told["layers"]]
+            self.assertEqual([len(w) for w in widths], [experts, experts])
+            self.assertTrue(all(w % 16 == 0 and w > 0 for row in widths for w in row))
+            self.assertEqual(sum(map(sum, widths)), 2 * experts * 64 // 2)
+            written = models.read_safetensors(self.dir / name / "model.safetensors")
+            for number, row in enumerate(widths):
+                for e, width in enumerate(row):
+                    tensor = written[f"model.layers.{number}.block_sparse_moe.experts.{e}.w1.weight"]
+                    self.assertEqual(tensor[1], [width, 16])
+            self.json_of("forward", self.dir / name, "--ids", self.ids, "--out", self.dir / f"{name}.out")
+        whole = self.prune("all_neurons", "--neurons", 1, model=wide)
+        self.assertEqual([layer["expert_widths"] for layer in whole["layers"]], [[64] * 8] * 2)
+
+    def test_narrower_experts_are_repaired(self):
+        wide = self.model_of("to_repair", intermediate_size=64)
+        text = ("--calibrate", self.text, "--length", 32, "--hold-out", 0.2)
+        plain = self.json_of("prune", wide, *text, "--neurons", 0.5, "--keep", 6, "--out", self.dir / "unrepaired")
+        told = self.json_of("prune", wide, *text, "--neurons", 0.5, "--keep", 6, "--repair", "--out",
+                            self.dir / "narrow_repaired")
+        steps = told["repair"]
+        self.assertAlmostEqual(steps[0]["after"], plain["held_out"]["kl_mean"], places=12)
+        self.assertTrue({"drop", "novice", "ridge"} >= {step["name"] for step in steps[1:]})
+        self.assertIn("ridge", [step["name"] for step in steps])
+        self.assertEqual([l["expert_widths"] for l in told["layers"]], [l["expert_widths"] for l in plain["layers"]])
+
+    def test_padding_changes_no_logit(self):
+        router = "linear(sigmoid) > top_k(2) > all > sigmoid_norm(2.5) + bias(0.001)"
+        model = self.dir / "biased"
+        tensors = dict(self.tensors)
+        for number in range(2):
+            at = f"model.layers.{number}.block_sparse_moe.router_state"
+            tensors[at] = models.tensor("F32", [8], [0.01 * e for e in range(8)])
+        models.write_model(model, self.config | {"choir": {"router": router}}, tensors, self.tokenizer)
+        plain = self.prune("unpadded", "--keep", "6,3", model=model)
+        told = self.prune("padded", "--keep", "6,3", "--pad", model=model)
+        keep = [layer["keep"] for layer in plain["layers"]]
+        self.assertEqual([layer["keep"] for layer in told["layers"]], keep)
+        self.assertEqual([len(layer["padding"]) for layer in told["layers"]], [0, 3])
+        self.assertFalse(set(told["layers"][1]["padding"]) & set(keep[1]))
+        logits = []
+        for name in ("unpadded", "padded"):
+            self.done("forward", self.dir / name, "--ids", self.ids, "--out", self.dir / f"{name}.logits")
+            logits.append(models.read_safetensors(self.dir / f"{name}.logits")["logits"])
+        self.assertEqual(logits[0], logits[1])
+        config = json.loads((self.dir / "padded" / "config.json").read_text())
+        self.assertEqual(config["num_local_experts"], 6)
+        self.assertNotIn("experts", config["choir"])
+        plan = self.dir / "padded.json"
+        self.prune("planned", "--keep", "6,3", "--save-plan", plan, model=model)
+        told = self.json_of("prune", model, "--plan", plan, "--pad", "--out", self.dir / "padded_by_plan")
+        self.assertEqual(self.files(self.dir / "padded_by_plan"), self.files(self.dir / "padded"))
+        self.assertEqual(len(told["layers"][1]["padding"]), 3)
+
+    def test_what_does_not_go_together(self):
+        start = ("prune", self.model, "--ids", self.ids, "--out", self.dir / "new")
+        self.refused(*start, "--keep", "6,3", "--pad", code=2, says=["no bias", "--uniform", "layer 0"])
+        for more, says in ((["--neurons", 0.5, "--pad"], "--neurons"), (["--neurons", 0], "--neurons"),
+                           (["--neurons", 0.5, "--keep-total", 9, "--uniform"], "--neurons"),
+                           (["--neurons", 0.5, "--plan", self.dir / "p"], "--plan")):
+            self.refused(*start, *more, code=2, says=says)
+        self.refused("prune", self.model, "--capture", self.capture("no_text"), "--neurons", 0.5, "--out",
+                     self.dir / "new", code=2, says="--neurons")
+        self.refused("prune", self.model, "--ids", self.ids, "--neurons", 0.5, "--save-plan", self.dir / "p", code=2,
+                     says="--out")
 
 
 class Plans(PruneTest):

@@ -1,11 +1,12 @@
 """Prunes a trained model in many ways and prints the tables of docs/results/pruning.md.
 
-pruning_study.py CHOIR MODEL DATA OUT [--keep R...] [--seeds N] [--domains NAME...] [--characters N] [--jobs J]
+pruning_study.py CHOIR MODEL DATA OUT [--keep R...] [--seeds N] [--draws N] [--domains NAME...] [--characters N]
+                 [--jobs J]
 
 DATA is what tools/prepare_text.py wrote. MODEL is trained on it when it is not there and is called e8 or e64.
 Calibration text is the beginning of each domain's training documents, `mixed` short pieces of each in turn; distances
-are measured on the beginning of each domain's held-out text, continuations are told apart on what follows it. What is
-finished is not made again.
+are measured on the beginning of each domain's held-out text, continuations are told apart on what follows it. random is
+the mean of --draws seeds (20), sampled NAEE that of --seeds. What is finished is not made again.
 """
 import argparse
 import concurrent.futures
@@ -20,7 +21,13 @@ SEARCH = ["--method", "search", "--objective", "stream"]
 # `shared`: as many experts in all, but each layer as many as a budget gives it; the others keep equal counts.
 METHODS = {"frequency": ["--method", "frequency"], "reap": ["--method", "reap"], "ean": ["--method", "ean"],
            "msan": ["--method", "msan"], "NAEE": None, "search": SEARCH, "reap, shared": ["--method", "reap"],
+           "genetic": ["--method", "genetic", "--objective", "stream"],
+           "genetic, blocks": ["--method", "genetic", "--objective", "stream", "--block", "3"],
+           "gradient, shared": ["--method", "search", "--objective", "gradient"],
+           "seer, shared, ranked": ["--method", "seer", "--share", "score"],
            "search, shared": SEARCH, "search, shared, repaired": SEARCH + ["--repair"]}
+# Other ways to the bytes of a share of the experts: all of them, but as many of their neurons.
+NEURONS = ("neurons", "neurons, repaired")
 FOR_DOMAINS = ("NAEE", "search, shared", "search, shared, repaired")
 PIECE = 400  # characters of each domain in turn, in the mixed text
 CALIBRATION = ["--sequences", "64", "--length", "128", "--batch", "16"]
@@ -103,8 +110,8 @@ def measured(options, model, full):
 
 def row(options, name, keep, domain):
     """What a method makes of the model, calibrated on a domain; several seeds where it draws."""
-    draws = name == "random" or (name == "NAEE" and options.sampled)
-    seeds = range(1, options.seeds + 1) if draws else [1]
+    draws = options.draws if name == "random" else options.seeds if name == "NAEE" and options.sampled else 1
+    seeds = range(1, draws + 1)
     found = []
     for seed in seeds:
         out = options.out / f"{name.replace(', ', '-')}.{keep}.{domain}.{seed}"
@@ -112,6 +119,8 @@ def row(options, name, keep, domain):
                                       "sampled" if options.sampled else "exact"]
         if not (out / "model.safetensors").exists():
             counts = ["--keep-total", keep * options.layers] if "shared" in name else ["--keep", keep]
+            if name in NEURONS:
+                counts, words = ["--neurons", keep / options.experts], ["--repair"] if "repaired" in name else []
             report = choir(options, "prune", options.model, "--out", out, *counts, *words, "--calibrate",
                            options.out / f"calibrate-{domain}.txt", *CALIBRATION, "--seed", seed)
             out.with_name(out.name + ".report.json").write_text(json.dumps(report))
@@ -139,6 +148,7 @@ def main():
         parser.add_argument(argument, type=pathlib.Path)
     parser.add_argument("--keep", type=int, nargs="+", default=[6, 4])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--domains", nargs="+", default=["mixed", *DOMAINS])
     parser.add_argument("--characters", type=int, default=16000)
     parser.add_argument("--jobs", type=int, default=2)
@@ -146,10 +156,10 @@ def main():
     if not (options.model / "model.safetensors").exists():
         train(options)
     config = json.loads((options.model / "config.json").read_text())
-    experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
-    options.sampled = experts > 16
+    options.experts, options.layers = config["num_local_experts"], config["num_hidden_layers"]
+    options.sampled = options.experts > 16
     write_texts(options)
-    names = ["random", *METHODS]
+    names = ["random", *METHODS, *NEURONS]
     wanted = [(name, keep, domain) for domain in options.domains for keep in options.keep for name in names
               if domain == "mixed" or name in FOR_DOMAINS]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -160,7 +170,7 @@ def main():
     for domain in options.domains:
         print(f"\ncalibrated on {domain}\n\n| method | keep | KL, mean | {head} | choices |\n|---|---|---|" +
               "---|" * (2 * len(DOMAINS) + 1))
-        print(line("full", experts, [full]))
+        print(line("full", options.experts, [full]))
         for name, keep, of, found in rows:
             if of == domain:
                 print(line(name, keep, found))

@@ -41,6 +41,12 @@ void add_calibration(CLI::App* verb, Calibration& c) {
       ->excludes(ids);
 }
 
+void add_skip_word(CLI::App* verb, std::string& skip) {
+  verb->add_option("--skip", skip,
+                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
+                   "ser=0.2, or for two experts a token 0.5");
+}
+
 CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
   CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
   add_model(verb, o.model);
@@ -71,9 +77,7 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
-  verb->add_option("--skip", o.skip,
-                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
-                   "ser=0.2, or for two experts a token 0.5");
+  add_skip_word(verb, o.skip);
   return verb;
 }
 
@@ -86,12 +90,14 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
   verb->add_option("--router", o.router, "another router over the same gate, in every layer");
+  add_skip_word(verb, o.skip);
   choices->excludes(text);
   return verb;
 }
 
-void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
-  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context,
+                  const std::string& otherwise = "the last fifth of the calibration's blocks") {
+  verb->add_option("--held-out", files, "text to judge by; otherwise " + otherwise);
   verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
 }
 
@@ -103,7 +109,21 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option("--keep-total", o.keep_total, "experts to keep in all layers together, where they lose least")
       ->check(CLI::PositiveNumber);
   verb->add_option("--budget", o.budget, "bytes that the model may have: 6GB, 500MiB");
+  verb->add_option(
+          "--share", o.share,
+          "how --keep-total is shared by the layers. loss: where they lose least (default); score: one ranking "
+          "of all experts by the score of --method, as SEER-MoE has it")
+      ->check(CLI::IsMember({"loss", "score"}));
+  verb->add_option("--slack", o.slack, "under a budget or a total, experts above top-k that every layer keeps")
+      ->check(CLI::PositiveNumber);
   verb->add_flag("--uniform", o.uniform, "under a budget or a total, the same number in every layer");
+  verb->add_flag("--pad", o.pad,
+                 "fill every layer up to the largest number with experts that are never chosen, for programs that read "
+                 "one number; needs a router with a bias");
+  verb->add_option("--neurons", o.neurons,
+                   "share of the hidden neurons of the experts that stay, those of least effect go; with --keep or "
+                   "without")
+      ->check(CLI::Range(1e-6, 1.0));
   verb->add_option("--method", o.method,
                    "exact: the least error of all sets (default where it fits); search: elimination, swaps and "
                    "restarts (default elsewhere); nested: elimination alone; genetic; sampled; or by a score: random, "
@@ -111,8 +131,21 @@ void add_prune_choice(CLI::App* verb, Prune& o) {
   verb->add_option(
           "--objective", o.objective,
           "what a search makes small: the squared error of all tokens (published), beside each token's output, "
-          "or beside the stream")
-      ->check(CLI::IsMember({"published", "output", "stream"}));
+          "beside the stream, or times the squared gradient of the model's loss (one more pass, in float)")
+      ->check(CLI::IsMember({"published", "output", "stream", "gradient"}));
+  CLI::Option* block =
+      verb->add_option("--block", o.block,
+                       "so many layers in a row choose among each one's best sets by what they put out together, as "
+                       "MoE-I2 does; with exact, search or genetic")
+          ->check(CLI::Range(1, 8));
+  verb->add_option("--candidates", o.candidates, "sets of each layer of a block; 3 unless said")
+      ->check(CLI::Range(1, 16))
+      ->needs(block);
+  verb->add_option(
+          "--pin-super", o.pin_super,
+          "keep experts whose largest answer is so many times the median of the layer's; 0: pin none; 10 unless "
+          "the published search chooses, which pins none")
+      ->check(CLI::NonNegativeNumber);
   verb->add_option("--samples", o.samples, "sets that --method sampled draws")->check(CLI::PositiveNumber);
   verb->add_option("--prove", o.prove_nodes, "after a search, partial sets to bound for a proof that it is the best")
       ->check(CLI::PositiveNumber);
@@ -126,6 +159,11 @@ void add_prune_files(CLI::App* verb, Prune& o) {
                                           "as it is");
   verb->add_flag("--capture-only", o.capture_only, "stop when the capture is finished")->needs(capture);
   verb->add_option("--capture-tokens", o.capture_tokens, "tokens to calibrate on at most, in whole sequences")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--memory", o.memory,
+                   "bytes that calibrating may take besides the model, 2GB: as many whole sequences as fit");
+  verb->add_option("--enough", o.enough,
+                   "calibrate on no more sequences than give every expert so many tokens; one more forward tells")
       ->check(CLI::PositiveNumber);
   verb->add_option("--capture-least", o.capture_least,
                    "the fewest experts of a layer that the capture is to serve; otherwise a quarter of them")
@@ -148,9 +186,11 @@ void add_prune_files(CLI::App* verb, Prune& o) {
 void add_explore(CLI::App* verb, Explore& o) {
   CLI::Option* explore =
       verb->add_flag("--explore", o.asked, "write no model: measure the frontier of smaller ones on held-out text");
-  for (const char* name : {"--out", "--keep", "--keep-total", "--budget", "--uniform", "--method", "--objective",
-                           "--samples", "--prove", "--progressive", "--all-losses", "--capture-only",
-                           "--capture-tokens", "--capture-least", "--save-plan", "--plan", "--repair"})
+  for (const char* name : {"--out",        "--pad",           "--neurons",    "--memory",       "--keep",
+                           "--keep-total", "--budget",        "--share",      "--slack",        "--uniform",
+                           "--method",     "--objective",     "--block",      "--candidates",   "--samples",
+                           "--prove",      "--progressive",   "--all-losses", "--capture-only", "--capture-tokens",
+                           "--enough",     "--capture-least", "--save-plan",  "--plan",         "--repair"})
     explore->excludes(verb->get_option(name));
   const CLI::Range share(1e-6, 1.0);
   verb->add_option("--keep-ratios", o.keep_ratios, "shares of the experts to keep: 0.75,0.5")
@@ -160,6 +200,9 @@ void add_explore(CLI::App* verb, Explore& o) {
   verb->add_option("--skip-shares", o.skip_shares, "shares of the expert evaluations to keep: 0.8,0.6")
       ->delimiter(',')
       ->check(share)
+      ->needs(explore);
+  verb->add_option("--draws", o.draws, "random models at each ratio, whose mean is told")
+      ->check(CLI::Range(1, 1000))
       ->needs(explore);
   verb->add_flag("--combine", o.combine, "also skip in each model that the search prunes")->needs(explore);
   add_held_out(verb, o.held_out, o.context);
@@ -219,9 +262,30 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
       ->check(CLI::IsMember({"median", "tail", "ser", "ratio"}));
   CLI::Option* budget = verb->add_option("--budget", o.budget, "mean share of the expert evaluations that stay")
                             ->check(CLI::Range(1e-6, 1.0));
-  verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
-      ->needs(budget);
+  CLI::Option* own =
+      verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
+          ->needs(budget);
+  add_held_out(verb, o.held_out, o.context, "gains are chosen by the error of each layer on the calibration text");
+  verb->get_option("--held-out")->needs(budget)->excludes(own);
+  verb->add_option("--hold-out", o.hold_out, "the same with a share of the calibration sequences, from the end")
+      ->check(CLI::Range(1e-6, 0.9))
+      ->needs(budget)
+      ->excludes(own)
+      ->excludes("--held-out");
   add_calibration(verb, o.calibration);
+  return verb;
+}
+
+CLI::App* add_convert(CLI::App& app, Call& call, Convert& o) {
+  CLI::App* verb = add_verb(app, call, "convert", "the same model in another file format or number format",
+                            "choir convert models/choir-tiny --out choir-tiny.gguf --dtype q8_0");
+  add_model(verb, o.model);
+  add_out(verb, o.out, o.force);
+  verb->add_option("--to", o.to,
+                   "gguf: one file, as llama.cpp reads it; safetensors or hf: a directory; otherwise as --out ends")
+      ->check(CLI::IsMember({"gguf", "safetensors", "hf"}));
+  verb->add_option("--dtype,--type", o.type, "format of the numbers; otherwise what they have")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}));
   return verb;
 }
 
@@ -281,6 +345,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Fit fit;
   MergeCaptures merge_captures;
   Skip skip;
+  Convert convert;
   Train train;
   Route route;
   Report report;
@@ -293,6 +358,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
                              add_fit(app, call, fit),
                              add_merge_captures(app, call, merge_captures),
                              add_skip(app, call, skip),
+                             add_convert(app, call, convert),
                              add_train(app, call, train),
                              add_route(app, call, route),
                              add_report(app, call, report),
@@ -305,8 +371,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect,        forward, generate, eval,  prune,  fit,
-                         merge_captures, skip,    train,    route, report, doctor};
+  const Verb filled[] = {inspect, forward, generate, eval,  prune,  fit,   merge_captures,
+                         skip,    convert, train,    route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

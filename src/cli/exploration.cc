@@ -27,10 +27,14 @@ Json model_json(const ExploredModel& m, const ExploredModel& full) {
             {"skip_share", known(m.skip_share)},
             {"experts", m.experts},
             {"evaluations", m.evaluations},
+            {"skipped_share", m.skipped_share},
+            {"bytes_per_token", m.token_bytes},
             {"bytes", m.bytes},
             {"bytes_share", static_cast<double>(m.bytes) / static_cast<double>(full.bytes)},
             {"calibration_loss", known(m.loss)},
             {"kl_mean", m.distance.kl_mean},
+            {"kl_spread", m.draws > 1 ? Json(m.kl_spread) : Json(nullptr)},
+            {"draws", m.draws},
             {"kl_p99", m.distance.kl_p99},
             {"perplexity", m.distance.perplexity_other},
             {"top1_agreement", m.distance.top1_agreement},
@@ -60,8 +64,9 @@ void mark_knee(std::vector<ExploredModel*> line, double (*cost)(const ExploredMo
   if (found != line.end()) (*found)->knee = true;
 }
 
-const std::vector<std::string> kColumns{"model",      "experts", "evaluations", "MB",        "KL",         "KL p99",
-                                        "perplexity", "top-1",   "accuracy",    "decode /s", "prefill /s", ""};
+const std::vector<std::string> kColumns{"model",      "experts", "evaluations", "skipped", "MB",       "MB/token",
+                                        "KL",         "KL p99",  "perplexity",  "top-1",   "accuracy", "decode /s",
+                                        "prefill /s", ""};
 
 std::string experts_text(const std::vector<int>& experts) {
   if (std::ranges::count(experts, experts.front()) == static_cast<std::ptrdiff_t>(experts.size()))
@@ -74,7 +79,9 @@ std::vector<std::string> cells_of(const ExploredModel& m) {
   return {m.name(),
           experts_text(m.experts),
           fmt::format("{:.0f} %", 100 * m.evaluations),
+          fmt::format("{:.1f} %", 100 * m.skipped_share),
           fmt::format("{:.2f}", million(m.bytes)),
+          fmt::format("{:.2f}", m.token_bytes / 1e6),
           fmt::format("{:.4f}", m.distance.kl_mean),
           fmt::format("{:.3f}", m.distance.kl_p99),
           fmt::format("{:.2f}", m.distance.perplexity_other),
@@ -133,6 +140,7 @@ std::vector<std::string> notes_of(const Exploration& e) {
 std::string ExploredModel::name() const {
   std::string text = method;
   if (keep_ratio) text += fmt::format(", {:.4g} % of the experts", 100 * *keep_ratio);
+  if (draws > 1) text += fmt::format(", mean of {} draws", draws);
   if (skip_share) text += fmt::format(", {:.4g} % of the evaluations", 100 * *skip_share);
   return text;
 }
@@ -145,6 +153,26 @@ std::string Exploration::timing() const {
       "{} one by one, right after it the other model does; (x) is the median of each round's own ratio.",
       speed_run.rounds, runtime::this_machine().cpu, threads, threads == 1 ? "thread" : "threads", speed_run.prompt,
       speed_run.decode);
+}
+
+ExploredModel mean_of(const std::vector<ExploredModel>& draws) {
+  ExploredModel mean = draws.front();
+  const auto of = [&](const auto& field) {
+    double sum = 0;
+    for (const ExploredModel& m : draws) sum += field(m);
+    return sum / static_cast<double>(draws.size());
+  };
+  const auto kl = [](const ExploredModel& m) { return m.distance.kl_mean; };
+  const auto [least, most] = std::ranges::minmax(draws, {}, kl);
+  mean.draws = static_cast<int>(draws.size());
+  mean.kl_spread = (kl(most) - kl(least)) / 2;
+  mean.distance.kl_mean = of(kl);
+  mean.distance.kl_p99 = of([](const ExploredModel& m) { return m.distance.kl_p99; });
+  mean.distance.perplexity_other = of([](const ExploredModel& m) { return m.distance.perplexity_other; });
+  mean.distance.top1_agreement = of([](const ExploredModel& m) { return m.distance.top1_agreement; });
+  if (mean.accuracy) mean.accuracy = of([](const ExploredModel& m) { return *m.accuracy; });
+  if (mean.loss) mean.loss = of([](const ExploredModel& m) { return *m.loss; });
+  return mean;
 }
 
 void mark_knees(Exploration& e) {

@@ -17,9 +17,13 @@ struct ExploredModel {
   std::optional<double> keep_ratio, skip_share;  // asked for
   std::vector<int> experts;                      // [L] that are there
   double evaluations = 1;                        // share of the expert evaluations of the calibration text that stay
+  double skipped_share = 0;                      // of the experts, counted on the held-out text
+  double token_bytes = 0;                        // mean weight bytes that a token of it reads
   int64_t bytes = 0;                             // of the file of weights
   std::optional<double> loss;                    // on the calibration text, what the search makes small
   eval::Distance distance;                       // from the full model on the held-out text
+  int draws = 1;                                 // of which this is the mean
+  double kl_spread = 0;                          // half the range of their KL
   std::optional<double> accuracy;                // of the choices
   std::optional<Speed> speed;
   bool knee = false;
@@ -38,6 +42,9 @@ struct Exploration {
 
   std::string timing() const;  // how speeds were measured; empty where they were not
 };
+
+// Draws of one method at one ratio as one model: the means of what was measured; counts, bytes and speed of the first.
+ExploredModel mean_of(const std::vector<ExploredModel>& draws);
 
 // Marks the knees: of the searched models KL against bytes, of the skipping ones KL against their evaluations; both
 // lines end with the full model.

@@ -10,6 +10,7 @@
 #include "compress/frontier.h"
 #include "compress/plan.h"
 #include "eval/choice.h"
+#include "model/expert_counts.h"
 
 namespace choir::cli {
 namespace {
@@ -48,7 +49,7 @@ class Explorer {
   double least_ratio() const;
   void capture();
   void measure_full();
-  void measure(const model::Model& model, ExploredModel& m);
+  void measure(const model::Model& model, bool timed, ExploredModel& m);
   void prune();
   void skip(const model::Model& model, const compress::SkipStudy& study, const ExploredModel& like);
 
@@ -76,12 +77,12 @@ void Explorer::capture() {
   for (const model::LayerConfig& layer : full_->config().layers)
     if (!layer.dense()) least = std::min(least, std::max(1, static_cast<int>(least_ratio() * layer.experts + 1e-9)));
   const compress::ObserveOptions options{.least_keep = least};
-  if (!o_.capture.empty()) {
+  if (o_.capture.empty())
+    records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
+  else
     records_.emplace(compress::use_capture(o_.capture, bundle_.model, split_.batches, options, threads_, calibrating_));
-    return;
-  }
-  records_.emplace(*full_, split_.batches, options, threads_, calibrating_);
-  records_->all();
+  if (o_.pin_super >= 0) records_->pin_super_experts(o_.pin_super);
+  if (o_.capture.empty()) records_->all();
 }
 
 void Explorer::measure_full() {
@@ -92,16 +93,21 @@ void Explorer::measure_full() {
   const eval::Cut cut{.context = o_.explore.context};
   const eval::Perplexity p = eval::perplexity(*full_, split_.held_out, cut, threads_);
   full.distance = {p.tokens, 0, 0, 1, p.perplexity(), p.perplexity()};
+  full.token_bytes = static_cast<double>(model::bytes_per_token(*full_));
   result_.held_out_tokens = p.tokens;
   if (!o_.explore.choices.empty()) full.accuracy = accuracy_of(o_.explore.choices, *full_, bundle_, threads_);
 }
 
-void Explorer::measure(const model::Model& model, ExploredModel& m) {
+void Explorer::measure(const model::Model& model, bool timed, ExploredModel& m) {
   m.experts = counts_of(model);
   m.bytes = model.file_bytes();
-  m.distance = eval::distance(*full_, model, split_.held_out, {.context = o_.explore.context}, threads_);
+  std::vector<model::ExpertCounts> counts(model.config().layers.size());
+  m.distance = eval::distance(*full_, model, split_.held_out, {.context = o_.explore.context}, threads_,
+                              {.other = model::counting(counts)});
+  m.skipped_share = model::sum_of(counts).skipped_share();
+  m.token_bytes = model::bytes_per_token(model, counts);
   if (!o_.explore.choices.empty()) m.accuracy = accuracy_of(o_.explore.choices, model, bundle_, threads_);
-  if (result_.speed_run.rounds == 0) return;
+  if (!timed || result_.speed_run.rounds == 0) return;
   const SpeedPair pair = compare_speed(*full_, model, prompt_, result_.speed_run, threads_);
   m.speed = pair.other;
   full_speeds_.push_back(pair.full);
@@ -113,31 +119,31 @@ void Explorer::prune() {
   compress::FrontierOptions options;
   options.least = least_ratio();
   options.seed = common_.seed;
+  options.draws = o_.explore.draws;
   compress::PruningFrontier frontier(*records_, bytes, options, threads_, shown("eliminating"));
   const auto choices = frontier.choices(keep_ratios_, shown("searching"));
-  std::map<Sets, size_t> measured;  // what several methods choose alike is measured once
+  std::map<Sets, ExploredModel> measured;  // what several methods choose alike is measured once
+  std::vector<ExploredModel> draws;
   for (size_t i = 0; i < choices.size(); ++i) {
     show("measuring pruned models", static_cast<int>(i) + 1, static_cast<int>(choices.size()));
     const compress::KeptChoice& choice = choices[i];
-    const model::Model pruned = compress::planned_model(*full_, choice.keep);
-    ExploredModel m;
-    const auto [at, fresh] = measured.try_emplace(choice.keep, result_.models.size());
-    if (fresh)
-      measure(pruned, m);
-    else
-      m = result_.models[at->second];
+    const auto [at, fresh] = measured.try_emplace(choice.keep);
+    if (fresh) measure(compress::planned_model(*full_, choice.keep), draws.empty(), at->second);
+    ExploredModel& m = draws.emplace_back(at->second);
     m.method = choice.method;
     m.keep_ratio = choice.ratio;
-    m.skip_share.reset();
     m.loss = choice.loss;
-    result_.models.push_back(m);
+    if (i + 1 < choices.size() && choices[i + 1].method == choice.method && choices[i + 1].ratio == choice.ratio)
+      continue;
+    result_.models.push_back(mean_of(draws));
+    draws.clear();
   }
   if (!o_.explore.combine) return;
   for (const compress::KeptChoice& choice : choices) {
     if (choice.method != "search") continue;
     const model::Model pruned = compress::planned_model(*full_, choice.keep);
-    const auto study = compress::study_skipping(pruned, split_.batches, {pruned, moe::Skip::By::kTail}, threads_,
-                                                shown("calibrating skipping"));
+    compress::SkipStudy study(pruned, moe::Skip::By::kTail);
+    compress::study_skipping(pruned, split_.batches, {&study, 1}, threads_, shown("calibrating skipping"));
     ExploredModel like;
     like.method = "search + skip";
     like.keep_ratio = choice.ratio;
@@ -152,7 +158,7 @@ void Explorer::skip(const model::Model& model, const compress::SkipStudy& study,
     ExploredModel m = like;
     m.skip_share = choices[i].share;
     m.evaluations = choices[i].policy.kept_share;
-    measure(compress::skipping_model(model, choices[i].policy), m);
+    measure(compress::skipping_model(model, choices[i].policy), true, m);
     result_.models.push_back(std::move(m));
   }
 }

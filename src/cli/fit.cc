@@ -51,7 +51,7 @@ int64_t budget_bytes(const std::string& text, int64_t present) {
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), share);
   const bool whole = failure == std::errc() && end == text.data() + text.size();
   if (whole && share > 0 && share <= 1) return static_cast<int64_t>(share * static_cast<double>(present));
-  return parse_size(text);
+  return parse_size(text, "--budget");
 }
 
 // Experts of no consequence: as many of each group.

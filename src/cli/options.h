@@ -34,7 +34,7 @@ struct Generate {
 };
 
 struct Eval {
-  std::string model, choices, against, router;  // router: in place of the model's own
+  std::string model, choices, against, router, skip;  // the last two: in place of the model's own
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };
@@ -53,6 +53,7 @@ struct Explore {
   std::vector<std::string> held_out;             // none: the last fifth of the calibration's blocks
   std::string choices, page;
   int context = 0, rounds = 5;  // tokens of a window; timed runs of each model, 0: none
+  int draws = 20;               // of the random baseline
 };
 
 struct Prune {
@@ -60,13 +61,18 @@ struct Prune {
   std::vector<std::string> keep;              // numbers of experts, or shares of them: 6, or 0.75
   int64_t keep_total = 0;                     // experts of all layers together; 0: not asked for
   std::string budget;                         // bytes of the model, such as 6GB
+  std::string share = "loss";                 // how a total is shared by the layers: loss or score
   Calibration calibration;
   std::string capture, plan, save_plan;
-  std::string repair;    // true: all; or names with commas
-  double hold_out = -1;  // share of the calibration text; -1: none, a tenth for repairs
-  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16;
-  int samples = 1000, capture_least = 0;
-  bool uniform = false, capture_only = false, progressive = false, all_losses = false, force = false;
+  std::string repair;     // true: all; or names with commas
+  double pin_super = -1;  // how far beyond the others an expert's answers go that is pinned; -1: as usual, 0: none
+  double neurons = 0;     // share of the hidden neurons that stay; 0: all
+  std::string memory;     // bytes that calibrating may take, such as 2GB; empty: any
+  double hold_out = -1;   // share of the calibration text; -1: none, a tenth for repairs
+  int64_t prove_nodes = 0, capture_tokens = 0, least_tokens = 16, enough = 0;  // enough: tokens of every expert
+  int samples = 1000, capture_least = 0, slack = 0;
+  int block = 0, candidates = 3;  // layers that choose together, 0: none; sets of each
+  bool uniform = false, pad = false, capture_only = false, progressive = false, all_losses = false, force = false;
   Explore explore;
 };
 
@@ -84,10 +90,19 @@ struct MergeCaptures {
 };
 
 struct Skip {
-  std::string model, out, method;  // no method: median, with a budget tail
-  double budget = 0;               // 0: none
+  std::string model, out, method;     // no method: median, with a budget tail
+  double budget = 0;                  // 0: none
+  std::vector<std::string> held_out;  // to choose the gains by
+  double hold_out = 0;                // the same as a share of the calibration; 0: none
   Calibration calibration;
+  int context = 0;  // tokens of a window of held-out text
   bool own_gains = false, force = false;
+};
+
+// Another file format, another number format, or both.
+struct Convert {
+  std::string model, out, to, type;  // no `to`: what the end of `out` says; no type: as they are
+  bool force = false;
 };
 
 struct Train {
@@ -113,8 +128,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb =
-    std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Train, Route, Report, Doctor>;
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Convert, Train, Route,
+                          Report, Doctor>;
 
 struct Call {
   Common common;
@@ -130,6 +145,7 @@ void run(const Prune& options, const Common& common);
 void run(const Fit& options, const Common& common);
 void run(const MergeCaptures& options, const Common& common);
 void run(const Skip& options, const Common& common);
+void run(const Convert& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
 void run(const Report& options, const Common& common);

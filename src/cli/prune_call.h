@@ -11,9 +11,9 @@ namespace choir::cli {
 // Throws Error (usage) for options that do not go together, and for outputs that are in the way.
 void check_call(const Prune& options);
 
-// How many experts each layer keeps, from --keep. A share is rounded to the nearest count, of two equally near ones to
-// the larger. Throws Error (usage) naming the layer where the count does not suit its router, and for shares that would
-// prune nothing. The model must be observable.
+// How many experts each layer keeps, from --keep; all without it. A share is rounded to the nearest count, of two
+// equally near ones to the larger. Throws Error (usage) naming the layer where the count does not suit its router, and
+// for shares that would prune nothing. The model must be observable.
 std::vector<int> counts_to_keep(const std::vector<std::string>& keep, const model::Model& model);
 
 // Whether --keep has shares, whose counts a user should see.
@@ -23,8 +23,8 @@ bool has_shares(const std::vector<std::string>& keep);
 // that every layer needs.
 compress::Budget budget_of(const Prune& options, const model::Model& model);
 
-// Bytes of 6GB, 500 MiB, 1.5e9. Throws Error (usage).
-int64_t parse_size(const std::string& text);
+// Bytes of 6GB, 500 MiB, 1.5e9. Throws Error (usage) naming the option.
+int64_t parse_size(const std::string& text, const std::string& option);
 
 // Whether the published search is asked for: the pair table where it fits and nothing is asked that it does not know,
 // or a progressive one.

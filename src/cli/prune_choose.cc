@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/prune_call.h"
 #include "compress/fingerprint.h"
+#include "compress/select.h"
 
 namespace choir::cli {
 namespace {
@@ -20,6 +21,8 @@ std::string objective_name(compress::Objective objective) {
   switch (objective) {
     case compress::Objective::kOutput: return "mean over tokens of the squared error beside that of the output";
     case compress::Objective::kStream: return "mean over tokens of the squared error beside that of the stream";
+    case compress::Objective::kGradient:
+      return "mean over tokens of the squared error times the loss's squared gradient";
     case compress::Objective::kPublished: break;
   }
   return "sum of squared errors over that of the output";
@@ -31,10 +34,20 @@ int64_t tokens_of(std::span<const compress::CalibrationBatch> batches) {
   return tokens;
 }
 
+// The counts of one ranking over all layers.
+std::vector<int> ranked_counts(const PruneWork& work, const compress::SetOptions& options,
+                               compress::RecordSource& source) {
+  std::vector<compress::ScoredLayer> layers;
+  source.each([&](int l, const LayerRecord& record) {
+    layers.push_back({record.rule, compress::score_experts(record, options.criterion, l, options.seed), record.pinned});
+    work.progress(l + 1, work.model.config().depth());
+  });
+  return compress::counts_over_layers(layers, work.o.keep_total, work.o.slack);
+}
+
 // The counts that the budget gives, by the layers' own curves.
 std::vector<int> allocated(const PruneWork& work, const compress::SetOptions& options, compress::RecordSource& source) {
   const compress::Budget budget = budget_of(work.o, work.model);
-  if (!source.capture()) source.all();  // one pass, for the curves and the choice
   std::vector<LayerCurve> curves;
   source.each([&](int l, const LayerRecord& record) {
     curves.push_back(compress::curve_of(
@@ -42,10 +55,20 @@ std::vector<int> allocated(const PruneWork& work, const compress::SetOptions& op
     curves.back().bytes = compress::expert_bytes(work.model, l);
     work.progress(l + 1, work.model.config().depth());
   });
-  const std::vector<int> counts =
-      work.o.uniform ? compress::allocate_uniform(curves, budget) : compress::allocate(curves, budget);
-  fmt::print(stderr, "the budget keeps {}\n", told(counts, work.model.config()));
-  return counts;
+  return work.o.uniform ? compress::allocate_uniform(curves, budget) : compress::allocate(curves, budget);
+}
+
+// What blocks of layers choose among the best few sets of each.
+std::vector<compress::BlockChoice> chosen_in_blocks(const PruneWork& work, const compress::SetOptions& options,
+                                                    const std::vector<int>& counts, compress::RecordSource& source) {
+  std::vector<std::vector<ScoredSet>> candidates;
+  source.each([&](int l, const LayerRecord& record) {
+    candidates.push_back(
+        compress::best_sets(record, l, counts[static_cast<size_t>(l)], work.o.candidates, options, work.threads));
+    work.progress(l + 1, work.model.config().depth());
+  });
+  return compress::choose_in_blocks(work.model, work.batches, candidates,
+                                    {work.o.block, options.objective, work.slopes}, work.threads, work.progress);
 }
 
 // The sets of a plan: all counts of a nested method, else the chosen one.
@@ -67,6 +90,11 @@ std::vector<std::vector<int>> Pruning::keep() const {
   return lists;
 }
 
+const std::vector<int>& Pruning::in_block(int layer) const {
+  const compress::BlockChoice& block = blocks[static_cast<size_t>(layer / blocks.front().layers)];
+  return block.keep[static_cast<size_t>(layer - block.first)];
+}
+
 Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts) {
   const compress::PruneOptions options = published_options(work.o, work.common, work.model.config(), counts);
   compress::PruneResult result = compress::prune(work.model, work.batches, options, work.threads, work.progress);
@@ -77,24 +105,39 @@ Pruning prune_as_published(const PruneWork& work, const std::vector<int>& counts
   pruning.tokens = tokens_of(work.batches);
   for (compress::LayerChoice& layer : result.layers) {
     pruning.sets.push_back({{layer.keep, layer.loss}});
-    pruning.layers.push_back({layer.keep, layer.loss, layer.candidates, std::move(layer.losses), layer.coverage, {}});
+    pruning.layers.push_back(
+        {layer.keep, layer.loss, layer.candidates, std::move(layer.losses), layer.coverage, {}, layer.super, {}});
   }
   return pruning;
 }
 
 Pruning prune_on_records(const PruneWork& work, const compress::SetOptions& options, std::vector<int> counts,
                          compress::RecordSource& source) {
-  if (counts.empty()) counts = allocated(work, options, source);
+  if (!source.capture() && (counts.empty() || work.o.block > 0)) source.all();  // one pass, for all that follows
+  if (counts.empty()) {
+    counts = work.o.share == "score" ? ranked_counts(work, options, source) : allocated(work, options, source);
+    fmt::print(stderr, "the budget keeps {}\n", told(counts, work.model.config()));
+  }
   Pruning pruning;
   pruning.method = work.o.method;
   if (pruning.method.empty()) pruning.method = options.method == compress::SetMethod::kExact ? "exact" : "search";
   pruning.objective = objective_name(options.objective);
   pruning.nested = options.nested() && !work.o.save_plan.empty();
+  if (work.o.block > 0) pruning.blocks = chosen_in_blocks(work, options, counts, source);
   source.each([&](int l, const LayerRecord& record) {
-    compress::SetChoice choice = compress::choose_set(record, l, counts[static_cast<size_t>(l)], options, work.threads);
+    compress::SetChoice choice =
+        work.o.block > 0 ? compress::measure_set(record, l, pruning.in_block(l), options, work.threads)
+                         : compress::choose_set(record, l, counts[static_cast<size_t>(l)], options, work.threads);
     pruning.sets.push_back(sets_of(work, options, l, record, choice));
     pruning.tokens = record.tokens();
-    pruning.layers.push_back({choice.keep, choice.loss, choice.candidates, {}, record.coverage, std::move(choice)});
+    pruning.layers.push_back({choice.keep,
+                              choice.loss,
+                              choice.candidates,
+                              {},
+                              record.coverage,
+                              record.pinned,
+                              choice.super,
+                              std::move(choice)});
     work.progress(l + 1, work.model.config().depth());
   });
   pruning.calibration =

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "cli/options.h"
+#include "compress/block_search.h"
 #include "compress/choose_sets.h"
 #include "compress/plan.h"
 #include "compress/prune.h"
@@ -18,7 +19,8 @@ struct PruneWork {
   const model::Model& model;
   std::span<const compress::CalibrationBatch> batches;  // empty where a finished capture is used alone
   base::Threads& threads;
-  const compress::Progress& progress;  // stops the work when the user interrupts it
+  const compress::Progress& progress;               // stops the work when the user interrupts it
+  std::span<const std::vector<float>> slopes = {};  // [L][N] of --objective gradient
 };
 
 struct PrunedLayer {
@@ -27,6 +29,7 @@ struct PrunedLayer {
   std::optional<int64_t> candidates;
   std::vector<compress::SubsetLoss> losses;
   std::vector<int64_t> coverage;
+  std::vector<int> pinned, super_dropped;  // super experts (C31)
   std::optional<compress::SetChoice> on_record;
 };
 
@@ -35,10 +38,12 @@ struct Pruning {
   std::vector<std::vector<compress::PlanSet>> sets;  // of a plan, by rising count; the chosen one is among them
   std::string method, objective;                     // for people; what PlanSet::loss is
   bool nested = false;
-  std::string calibration;  // hash of the text
+  std::vector<compress::BlockChoice> blocks;  // of --block
+  std::string calibration;                    // hash of the text
   int64_t tokens = 0;
 
   std::vector<std::vector<int>> keep() const;
+  const std::vector<int>& in_block(int layer) const;  // what the block that the layer is in keeps of it
 };
 
 // `counts` [L].

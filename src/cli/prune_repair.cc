@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "cli/prune_call.h"
+#include "compress/neurons.h"
+#include "compress/pad.h"
 
 namespace choir::cli {
 namespace {
@@ -14,7 +16,7 @@ using compress::CalibrationBatch;
 
 constexpr int kMostJudged = 6;  // models: the pruned one, and one for each repair
 
-// Takes the last sequences of the last batch away; returns their ids.
+// Takes the last sequence of the last batch away; returns their ids.
 std::vector<int32_t> last_sequence(std::vector<CalibrationBatch>& batches) {
   CalibrationBatch& last = batches.back();
   const auto begin = last.ids.end() - last.length;
@@ -24,13 +26,13 @@ std::vector<int32_t> last_sequence(std::vector<CalibrationBatch>& batches) {
   return ids;
 }
 
+}  // namespace
+
 int64_t sequences_in(const std::vector<CalibrationBatch>& batches) {
   int64_t count = 0;
   for (const CalibrationBatch& batch : batches) count += batch.sequences;
   return count;
 }
-
-}  // namespace
 
 Split hold_out(std::vector<CalibrationBatch> batches, double share) {
   Split split{std::move(batches), {}};
@@ -56,24 +58,53 @@ std::vector<CalibrationBatch> at_most(std::vector<CalibrationBatch> batches, int
   return batches;
 }
 
-Repaired smaller_model(const PruneWork& work, const Pruning& pruning, compress::RecordSource& source,
-                       std::span<const eval::Document> held_out) {
-  const std::vector<std::vector<int>> keep = pruning.keep();
-  if (work.o.repair.empty()) return {compress::planned_model(work.model, keep), {}};
+std::vector<CalibrationBatch> first_sequences(std::vector<CalibrationBatch> batches, int64_t count) {
+  for (int64_t have = sequences_in(batches); have > count; --have) last_sequence(batches);
+  return batches;
+}
+
+namespace {
+
+Repaired repaired(const PruneWork& work, const compress::RepairCalibration& calibration,
+                  std::span<const eval::Document> held_out) {
   const model::Model full = work.model.with_admission("all");
   int judged = 0;
   const compress::Judge judge = [&](const model::Model& candidate) {
     work.progress(++judged, kMostJudged);
     return eval::distance(full, candidate, held_out, {}, work.threads).kl_mean;
   };
-  compress::RepairResult result =
-      compress::repair({work.model, keep, source.all(), work.batches}, repair_options(work.o), judge, work.threads);
+  compress::RepairResult result = compress::repair(calibration, repair_options(work.o), judge, work.threads);
   for (const compress::RepairStep& step : result.steps)
     fmt::print(stderr, "{:8} held-out KL {:.6f} -> {:.6f}{}\n", step.name, step.before, step.after,
                step.name == "pruned" ? ""
                : step.kept           ? "  kept"
                                      : "  left out");
   return {std::move(result.model), std::move(result.steps)};
+}
+
+}  // namespace
+
+Repaired smaller_model(const PruneWork& work, const Pruning& pruning, compress::RecordSource& source,
+                       std::span<const eval::Document> held_out) {
+  const std::vector<std::vector<int>> keep = pruning.keep();
+  Repaired result{compress::planned_model(work.model, keep)};
+  compress::NeuronLists neurons;
+  if (work.o.neurons > 0)
+    neurons = compress::find_neurons(work.model, result.model, work.batches, {.keep = work.o.neurons}, work.threads,
+                                     work.progress);
+  if (work.o.repair.empty())
+    result.model = compress::with_neurons(result.model, neurons);
+  else
+    result = repaired(work, {work.model, keep, source.all(), work.batches, neurons}, held_out);
+  for (const auto& layer : neurons) {
+    result.widths.emplace_back();
+    for (const std::vector<int>& kept : layer) result.widths.back().push_back(static_cast<int>(kept.size()));
+  }
+  if (!work.o.pad) return result;
+  compress::Padded padded = compress::padded(work.model, result.model, keep);
+  result.model = std::move(padded.model);
+  result.padding = std::move(padded.experts);
+  return result;
 }
 
 }  // namespace choir::cli

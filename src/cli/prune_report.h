@@ -13,7 +13,7 @@ void warn(const Pruning& pruning, const Prune& options);
 
 struct PruneReport {
   const Pruning& pruning;
-  const std::vector<compress::RepairStep>& repair;
+  const Repaired& result;
   const std::optional<eval::Distance>& held_out;
   double seconds;
 };

@@ -281,6 +281,7 @@ void Branching::branch(const Node& node, Fate fate) {
 
 Proof Branching::run(int64_t most_nodes) {
   std::vector<Fate> open(order_.size(), Fate::kOpen);
+  for (const int e : replay_.record().pinned) open[static_cast<size_t>(e)] = Fate::kKept;
   settle(open);
   if (std::ranges::count(open, Fate::kOpen)) heap_.push_back({bound_.of(open, keep_), ++proof_.nodes, open});
   while (!heap_.empty() && !beaten(heap_.front().bound) && proof_.nodes < most_nodes) {

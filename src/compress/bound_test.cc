@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "compress/enumerate.h"
 #include "compress/search.h"
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -30,7 +30,7 @@ TEST_CASE("bound: never above the loss of a set that agrees with what is decided
     base::Threads threads(2);
     base::Rng rng(3);
     std::vector<double> weight;
-    for (int t = 0; t < kTestTokens; ++t) weight.push_back(0.5 + t % 3);
+    for (int t = 0; t < TestLayer::kTokens; ++t) weight.push_back(0.5 + t % 3);
     const LossBound bound(c.record, weight, threads);
     const SetLoss loss(c.record, weight, threads);
     const int keep = keep_of(rule);

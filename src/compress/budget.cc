@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "compress/kept_counts.h"
-#include "compress/knee.h"
 
 namespace choir::compress {
 namespace {
@@ -184,18 +183,6 @@ double total_loss(std::span<const LayerCurve> layers, const std::vector<int>& co
   double sum = 0;
   for (size_t l = 0; l < layers.size(); ++l) sum += layers[l].loss[static_cast<size_t>(counts[l])];
   return sum;
-}
-
-std::optional<int> knee(const LayerCurve& layer) {
-  std::vector<double> count, loss;
-  for (int r = 1; r <= layer.experts(); ++r) {
-    if (!std::isfinite(layer.loss[static_cast<size_t>(r)])) continue;
-    count.push_back(r);
-    loss.push_back(layer.loss[static_cast<size_t>(r)]);
-  }
-  const auto bend = knee(count, loss);
-  if (!bend) return {};
-  return static_cast<int>(count[*bend]);
 }
 
 }  // namespace choir::compress

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -48,9 +47,5 @@ std::vector<int> allocate(std::span<const LayerCurve> layers, const Budget& budg
 std::vector<int> allocate_uniform(std::span<const LayerCurve> layers, const Budget& budget);
 
 double total_loss(std::span<const LayerCurve> layers, const std::vector<int>& counts);
-
-// The count at which a layer's curve bends: the one furthest below the straight line between the curve's first and last
-// known point, both axes scaled to 1 (C35); of equally far ones the largest. Nothing where no point is below.
-std::optional<int> knee(const LayerCurve& layer);
 
 }  // namespace choir::compress

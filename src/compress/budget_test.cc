@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "compress/kept_counts.h"
 #include "compress/replay.h"
-#include "compress/test_observed.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -137,7 +137,7 @@ TEST_CASE("budget: on curves of real layers, normalised, the shared budget beats
   base::Threads threads(2);
   std::vector<LayerCurve> layers;
   for (uint64_t seed = 1; seed <= 4; ++seed) {
-    const ObservedLayer layer(kRouters[seed % 4], 60, seed, 12);
+    const ObservedLayer layer({kTestRules[seed < 4 ? 1 + seed : 7].router, 12, 3, 60, 12, 5, seed});
     Replay replay(layer.record, {}, threads);
     LayerCurve curve;
     curve.rule = layer.record.rule;
@@ -162,7 +162,7 @@ TEST_CASE("budget: on curves of real layers, normalised, the shared budget beats
 }
 
 TEST_CASE("budget: the energies are those of the layer's output and of the stream") {
-  const ObservedLayer layer(kRouters[1], 30);
+  const ObservedLayer layer({kTestRules[2].router, 12, 3, 30, 8});
   std::vector<double> weight;
   double output = 0, stream = 0, weighted = 0;
   for (int t = 0; t < 30; ++t) {
@@ -183,22 +183,6 @@ TEST_CASE("budget: the energies are those of the layer's output and of the strea
 TEST_CASE("budget: the bytes of an expert are those of its tensors and its row of the gate") {
   const TestModel made(small_config(8, 2, 1));
   CHECK(expert_bytes(*made.model, 0) == 4 * (3 * 20 * 12 + 20));
-}
-
-TEST_CASE("budget: the knee is where the curve is furthest below its chord") {
-  LayerCurve curve;
-  curve.loss = {kInfinite, 10, 2, 1, 0.5, 0};
-  CHECK(knee(curve) == 2);  // chord 7.5 / 5 / 2.5 at 2 / 3 / 4
-  curve.loss = {kInfinite, 4, 3, 2, 1, 0};
-  CHECK(!knee(curve));  // a straight line
-  curve.loss = {kInfinite, 4, 3.9, 3.5, 2, 0};
-  CHECK(!knee(curve));
-  curve.loss = {kInfinite, 4, 2, 1, 0.0, 0};
-  CHECK(knee(curve) == 4);  // 0.25, 0.25, 0.25: of equal ones the largest
-  curve.loss = {kInfinite, kInfinite, kInfinite, 1, 0};
-  CHECK(!knee(curve));
-  curve.loss = {kInfinite, 8, kInfinite, 1, 0.5, 0};
-  CHECK(knee(curve) == 3);
 }
 
 }  // namespace

@@ -236,10 +236,4 @@ CaptureDirectory use_capture(const std::string& path, const Model& model, std::s
   return capture_to(path, model, batches, options, threads, progress);
 }
 
-CoverageTable coverage_of(const CaptureDirectory& capture) {
-  CoverageTable table;
-  for (int l = 0; l < capture.info().depth(); ++l) table.tokens.push_back(capture.load(l).coverage);
-  return table;
-}
-
 }  // namespace choir::compress

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "compress/coverage.h"
 #include "compress/observe.h"
 
 namespace choir::compress {
@@ -76,8 +75,5 @@ CaptureDirectory capture_to(const std::string& path, const Model& model, std::sp
 // no text and not finished, (usage) when there is none and no text either, and as capture_to does.
 CaptureDirectory use_capture(const std::string& path, const Model& model, std::span<const CalibrationBatch> batches,
                              const ObserveOptions& options, Threads& threads, const Progress& progress = {});
-
-// Tokens of each layer's experts; reads every layer, one at a time.
-CoverageTable coverage_of(const CaptureDirectory& capture);
 
 }  // namespace choir::compress

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "compress/enumerate.h"
 #include "compress/genetic.h"
-#include "compress/kept_counts.h"
 #include "compress/observe.h"
 #include "compress/search.h"
 #include "compress/select.h"
@@ -34,6 +33,7 @@ std::vector<double> weights_of(const LayerRecord& record, Objective objective, T
 
 // (C33)
 double energy_of(const LayerRecord& record, Objective objective, std::span<const double> weight) {
+  if (objective == Objective::kGradient) return std::max(1, record.tokens());  // its losses are in nats already
   const double energy =
       objective == Objective::kStream ? residual_energy(record, weight) : output_energy(record, weight);
   return energy > 0 ? energy : 1;  // a layer that answers nothing loses nothing
@@ -47,8 +47,11 @@ int64_t binomial(int n, int k) {
 
 int64_t possible(const LayerRecord& record, int keep) {
   int64_t count = 1;
-  for (int g = 0; g < record.rule.groups; ++g)
-    count *= binomial(record.experts / record.rule.groups, keep / record.rule.groups);
+  const int size = record.experts / record.rule.groups;
+  for (int g = 0; g < record.rule.groups; ++g) {
+    const auto pinned = static_cast<int>(std::ranges::count_if(record.pinned, [&](int e) { return e / size == g; }));
+    count *= binomial(size - pinned, keep / record.rule.groups - pinned);
+  }
   return count;
 }
 
@@ -70,6 +73,8 @@ class Chooser {
         replay_(record, weight_, threads) {}
 
   SetChoice choose(int keep);
+  std::vector<ScoredSet> best(int keep, int sets);
+  void measure(SetChoice& choice);
   std::vector<ScoredSet> nested(int least);
 
  private:
@@ -78,7 +83,7 @@ class Chooser {
   double energy() const { return energy_of(record_, options_.objective, weight_); }
   uint64_t seed() const { return options_.seed + static_cast<uint64_t>(layer_); }
   ScoredLayer scored() const {
-    return {record_.rule, score_experts(record_, options_.criterion, layer_, options_.seed)};
+    return {record_.rule, score_experts(record_, options_.criterion, layer_, options_.seed), record_.pinned};
   }
 
   const LayerRecord& record_;
@@ -89,21 +94,30 @@ class Chooser {
   Replay replay_;
 };
 
+std::vector<ScoredSet> Chooser::best(int keep, int sets) {
+  check_keep(record_, keep);
+  if (keep == record_.experts) return {{complete(keep), 0}};
+  if (options_.method == SetMethod::kExact) return enumerate(record_, weight_, keep, sets, threads_);
+  if (options_.method == SetMethod::kGenetic)
+    return breed(SetLoss(record_, weight_, threads_), keep, {.seed = seed(), .sets = sets});
+  if (options_.method != SetMethod::kSearch)
+    base::usage_error("a method that finds one set of a layer alone", "method", "take exact, search or genetic");
+  const Elimination elimination = eliminate(replay_, keep);
+  return search(replay_, elimination, keep, {.seed = seed(), .sets = sets});
+}
+
 std::vector<int> Chooser::find(int keep, SetChoice& choice) {
   switch (options_.method) {
-    case SetMethod::kExact:
-      choice.candidates = possible(record_, keep);
-      return enumerate(record_, weight_, keep, 1, threads_).at(0).kept;
     case SetMethod::kNested: return eliminate(replay_, keep).kept(keep);
-    case SetMethod::kGenetic: return breed(SetLoss(record_, weight_, threads_), keep, {.seed = seed()}).at(0).kept;
     case SetMethod::kSampled:
       choice.candidates = options_.samples;
-      return choose_sampled(record_, {}, keep, options_.samples, seed(), threads_).keep;
+      return choose_sampled(record_, keep, options_.samples, seed(), threads_).keep;
     case SetMethod::kScore: choice.candidates = 1; return choose_by_score(scored(), keep);
-    case SetMethod::kSearch: break;
+    case SetMethod::kExact: choice.candidates = possible(record_, keep); break;
+    case SetMethod::kSearch:
+    case SetMethod::kGenetic: break;
   }
-  const Elimination elimination = eliminate(replay_, keep);
-  return search(replay_, elimination, keep, {.seed = seed()}).at(0).kept;
+  return best(keep, 1).at(0).kept;
 }
 
 void Chooser::prove_best(SetChoice& choice) {
@@ -121,6 +135,11 @@ SetChoice Chooser::choose(int keep) {
   }
   choice.keep = find(keep, choice);
   if (options_.prove_nodes > 0) prove_best(choice);
+  measure(choice);
+  return choice;
+}
+
+void Chooser::measure(SetChoice& choice) {
   replay_.keep(choice.keep);
   choice.objective = replay_.loss();
   choice.relative = choice.objective / energy();
@@ -134,18 +153,17 @@ SetChoice Chooser::choose(int keep) {
   if (!std::isfinite(choice.objective) || !std::isfinite(choice.loss))
     base::input_error("the loss is not a number", "layer " + std::to_string(layer_),
                       "check the weights and the calibration text");
-  std::ranges::set_difference(super_experts(record_), choice.keep, std::back_inserter(choice.super));
-  return choice;
+  std::ranges::set_difference(super_experts(record_, kSuper), choice.keep, std::back_inserter(choice.super));
 }
 
 std::vector<ScoredSet> Chooser::nested(int least) {
-  while (least < record_.experts && !misfit(record_.rule, record_.experts, least).empty()) ++least;
+  least = least_count(record_, least);
   std::vector<ScoredSet> sets;
   const bool by_score = options_.method == SetMethod::kScore;
   const Elimination elimination = by_score ? Elimination{} : eliminate(replay_, least);
   const ScoredLayer layer = by_score ? scored() : ScoredLayer{};
   for (int count = least; count <= record_.experts; ++count) {
-    if (!misfit(record_.rule, record_.experts, count).empty()) continue;
+    if (!misfit(record_, count).empty()) continue;
     ScoredSet set;
     set.kept = by_score ? choose_by_score(layer, count) : elimination.kept(count);
     if (by_score) replay_.keep(set.kept);
@@ -183,6 +201,21 @@ SetChoice choose_set(const LayerRecord& record, int layer, int keep, const SetOp
   return Chooser(record, layer, options, threads).choose(keep);
 }
 
+std::vector<ScoredSet> best_sets(const LayerRecord& record, int layer, int keep, int sets, const SetOptions& options,
+                                 Threads& threads) {
+  if (record.experts == 0) return {ScoredSet{}};
+  return Chooser(record, layer, options, threads).best(keep, sets);
+}
+
+SetChoice measure_set(const LayerRecord& record, int layer, const std::vector<int>& keep, const SetOptions& options,
+                      Threads& threads) {
+  SetChoice choice;
+  if (record.experts == 0) return choice;
+  choice.keep = keep;
+  Chooser(record, layer, options, threads).measure(choice);
+  return choice;
+}
+
 std::vector<ScoredSet> nested_sets(const LayerRecord& record, int layer, int least, const SetOptions& options,
                                    Threads& threads) {
   if (record.experts == 0) return {ScoredSet{}};
@@ -198,7 +231,7 @@ LayerCurve curve_of(const LayerRecord& record, const std::vector<ScoredSet>& set
 }
 
 int least_served(const LayerRecord& record) {
-  int count = least_count(record.rule, record.experts);
+  int count = least_count(record);
   while (count < record.experts && record.ranks < record.experts &&
          ranks_for(record.experts, record.rule.k, count) > record.ranks)
     ++count;

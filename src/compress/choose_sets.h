@@ -42,12 +42,21 @@ struct SetChoice {
   std::optional<int64_t> candidates;  // sets that were compared, where the method counts them
   int64_t short_of = 0;               // tokens that lack an expert beyond the captured ranks
   std::optional<Proof> proof;
-  std::vector<int> super;  // super experts (C31) that are dropped
+  std::vector<int> super;  // super experts (C31) that are dropped, for they were not pinned
 };
 
 // Deterministic; layer and seed decide what is random. Throws Error (usage) for a count that the layer cannot keep or a
 // layer too large for kExact, (input) for losses that are not numbers.
 SetChoice choose_set(const LayerRecord& record, int layer, int keep, const SetOptions& options, Threads& threads);
+
+// The best few sets of `keep` experts, the best first, of kExact, kSearch and kGenetic. Throws as choose_set does, and
+// Error (usage) for another method.
+std::vector<ScoredSet> best_sets(const LayerRecord& record, int layer, int keep, int sets, const SetOptions& options,
+                                 Threads& threads);
+
+// What choose_set says of a set that was chosen elsewhere.
+SetChoice measure_set(const LayerRecord& record, int layer, const std::vector<int>& keep, const SetOptions& options,
+                      Threads& threads);
 
 // One set for each count from `least` on that the layer can keep, each inside the next: by the criterion for kScore,
 // else by elimination. The losses are by (C33). By rising count.

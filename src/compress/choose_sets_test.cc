@@ -7,9 +7,10 @@
 #include <limits>
 
 #include "base/error.h"
+#include "compress/enumerate.h"
 #include "compress/kept_counts.h"
 #include "compress/record_source.h"
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -106,6 +107,59 @@ TEST_CASE("a proof never worsens a choice and bounds it") {
   CHECK(short_one.proof->bound <= exact.objective * (1 + 1e-9));
 }
 
+// The first two experts that the best set of all drops are pinned.
+TEST_CASE("pinned experts are in the choice of every method; exact is the best of the sets that hold them") {
+  base::Threads threads(2);
+  for (const TestRule& rule : kTestRules) {
+    TestLayer layer(rule);
+    LayerRecord& record = layer.record;
+    const int keep = half(rule);
+    std::vector<int> dropped = others(enumerate(record, {}, keep, 1, threads)[0].kept, rule.experts);
+    dropped.resize(2);
+    record.pinned = dropped;
+    CAPTURE(rule.router);
+    const auto holds = [&](const std::vector<int>& set) { return std::ranges::includes(set, record.pinned); };
+    LayerRecord free = record;
+    free.pinned.clear();
+    std::vector<ScoredSet> all = enumerate(free, {}, keep, 1 << 16, threads);
+    std::erase_if(all, [&](const ScoredSet& set) { return !holds(set.kept); });
+    for (const char* name : {"exact", "search", "nested", "genetic", "sampled", "frequency", "reap", "random"}) {
+      CAPTURE(name);
+      SetOptions options;
+      options.samples = 30;
+      parse_method(name, options);
+      const SetChoice choice = choose_set(record, 0, keep, options, threads);
+      CHECK(holds(choice.keep));
+      CHECK(choice.objective >= all[0].loss * (1 - 1e-9));
+      if (options.method == SetMethod::kExact) {
+        CHECK(choice.keep == all[0].kept);
+        CHECK(choice.candidates == static_cast<int64_t>(all.size()));
+      }
+      if (!options.nested()) continue;
+      const auto sets = nested_sets(record, 0, 1, options, threads);
+      for (const ScoredSet& set : sets) CHECK(holds(set.kept));
+      CHECK(static_cast<int>(sets[0].kept.size()) == least_count(record));
+    }
+    const SetChoice proved = choose_set(record, 0, keep, {.prove_nodes = 2000}, threads);
+    CHECK(proved.proof->bound <= all[0].loss * (1 + 1e-9));
+    if (proved.proof->proved) CHECK(proved.objective == doctest::Approx(all[0].loss).epsilon(1e-9));
+  }
+}
+
+TEST_CASE("more pinned experts than may stay are refused") {
+  base::Threads threads(1);
+  TestLayer plain(kTestRules[0]), grouped(kTestRules[5]);
+  plain.record.pinned = {0, 2, 4, 6, 7};
+  CHECK_THROWS_WITH_AS(choose_set(plain.record, 0, 4, {}, threads),
+                       doctest::Contains("pinned ones need 5: a layer of 8 experts: keep at least 5, or pin fewer"),
+                       base::Error);
+  CHECK(choose_set(plain.record, 0, 5, {}, threads).keep == plain.record.pinned);
+  grouped.record.pinned = {4, 5, 7};  // three of the second of four groups
+  CHECK(least_count(grouped.record) == 12);
+  CHECK(least_served(grouped.record) == 12);
+  CHECK_THROWS_AS(choose_set(grouped.record, 0, 8, {}, threads), base::Error);
+}
+
 TEST_CASE("names of methods") {
   SetOptions options;
   parse_method("easy_ep", options);
@@ -158,6 +212,26 @@ TEST_CASE("a source gives the records of its pass, once or held") {
   CHECK(source.all().size() == 3);
   check();
   CHECK(!source.capture());
+}
+
+TEST_CASE("a source pins super experts, as far beyond the others as it is told") {
+  const TestModel made(small_config(6, 2, 2));
+  const tensor::Weight& w2 = made.model->tensors().blocks[1].moe.w2[3];
+  for (size_t i = 0; i < w2.size(); ++i) const_cast<float*>(static_cast<const float*>(w2.data))[i] *= 40;
+  const auto batches = random_batches(2, 2, 10, 31);
+  base::Threads threads(1);
+  const Progress progress = [](int, int) {};
+  const auto pinned = [&](double factor) {
+    RecordSource source(*made.model, batches, {}, threads, progress);
+    if (factor >= 0) source.pin_super_experts(factor);
+    std::vector<std::vector<int>> lists;
+    source.each([&](int, const LayerRecord& record) { lists.push_back(record.pinned); });
+    return lists;
+  };
+  using Lists = std::vector<std::vector<int>>;
+  CHECK(pinned(-1) == Lists{{}, {3}});
+  CHECK(pinned(0) == Lists{{}, {}});
+  CHECK(pinned(1e6) == Lists{{}, {}});
 }
 
 }  // namespace choir::compress

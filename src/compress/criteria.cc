@@ -41,10 +41,11 @@ void each_use(const LayerRecord& record, const Function& function) {
   }
 }
 
-// What the router gave expert e before the rule divides: its share of a softmax over all experts, or its sigmoid.
+// What the router gave expert e before the rule divides: its share of a softmax over all experts, or its sigmoid or
+// root of a softplus.
 double router_score(const LayerRecord& record, const Use& use) {
   const float* p = record.gains(use.token);
-  if (record.rule.gain == moe::SubsetRule::Gain::kSigmoid) return p[use.expert];
+  if (record.rule.gain != moe::SubsetRule::Gain::kSoftmax) return p[use.expert];
   double sum = 0;
   for (int e = 0; e < record.experts; ++e) sum += p[e];
   return p[use.expert] / sum;
@@ -115,9 +116,13 @@ std::vector<double> score_experts(const LayerRecord& record, Criterion criterion
 std::vector<int> super_experts(const LayerRecord& record, double factor) {
   std::vector<double> peak(static_cast<size_t>(record.experts), 0.0);
   each_use(record, [&](const Use& use) { peak[use.expert] = std::max(peak[use.expert], use.norm); });
+  return super_experts(peak, record.coverage, factor);
+}
+
+std::vector<int> super_experts(const std::vector<double>& peak, const std::vector<int64_t>& tokens, double factor) {
   std::vector<double> seen;
   for (size_t e = 0; e < peak.size(); ++e)
-    if (record.coverage[e] > 0) seen.push_back(peak[e]);
+    if (tokens[e] > 0) seen.push_back(peak[e]);
   if (seen.size() < 3) return {};
   std::ranges::sort(seen);
   const double median = (seen[seen.size() / 2] + seen[(seen.size() - 1) / 2]) / 2;

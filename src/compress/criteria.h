@@ -33,9 +33,13 @@ Criterion parse_criterion(std::string_view name);
 // matter to random alone. Throws Error (input) naming the layer and an expert whose score is not finite.
 std::vector<double> score_experts(const LayerRecord& record, Criterion criterion, int layer, uint64_t seed);
 
+constexpr double kSuper = 10;  // how far beyond the others super experts are, unless told otherwise; our choice
+
 // Super experts: few tokens get answers from them far beyond what the layer's other experts give, and without them a
 // model may fall apart. Ascending numbers of those whose largest |f_tj| over T_j exceeds `factor` times the median of
 // that among the layer's experts with tokens (C31); none where fewer than three experts have tokens.
-std::vector<int> super_experts(const LayerRecord& record, double factor = 10);
+std::vector<int> super_experts(const LayerRecord& record, double factor);
+// The same of the largest |f_tj| [E] and of the experts' tokens [E].
+std::vector<int> super_experts(const std::vector<double>& peak, const std::vector<int64_t>& tokens, double factor);
 
 }  // namespace choir::compress

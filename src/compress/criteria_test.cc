@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "compress/test_observed.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -17,7 +17,7 @@ struct Plain {
   std::vector<double> tokens, mass, norms, squares, gained, seer, easy, peak;
 
   explicit Plain(const ObservedLayer& layer) {
-    const auto experts = static_cast<size_t>(ObservedLayer::kExperts);
+    const auto experts = static_cast<size_t>(layer.record.experts);
     for (auto* list : {&tokens, &mass, &norms, &squares, &gained, &seer, &easy, &peak}) list->assign(experts, 0.0);
     const auto& weights = layer.made.model->tensors().blocks[0].moe;
     const int n = layer.record.tokens();
@@ -25,7 +25,7 @@ struct Plain {
     moe::MoeActivations activations;
     tensor::Buffer<float> output(layer.x.size());
     moe::MoeStep step;
-    step.tokens.x = layer.x.matrix(n, ObservedLayer::kWidth);
+    step.tokens.x = layer.x_rows();
     step.output = output.matrix(n, ObservedLayer::kWidth);
     moe::moe_forward(layer.made.model->router(0), weights, step, activations, threads);
     const moe::Plan& plan = activations.routing.plan;
@@ -50,13 +50,17 @@ struct Plain {
     const Row logits = plain_product(weights.gate[0], layer.input(t));
     double all = 0;
     for (const double v : logits) all += std::exp(v);
-    const bool sigmoid = layer.record.rule.gain == moe::SubsetRule::Gain::kSigmoid;
+    using Gain = moe::SubsetRule::Gain;
+    const double z_e = logits[e];
+    const Gain kind = layer.record.rule.gain;
     tokens[e] += 1;
     mass[e] += gain;
     norms[e] += norm;
     squares[e] += square;
     gained[e] += gain * norm;
-    seer[e] += sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e]) / all;
+    seer[e] += kind == Gain::kSigmoid        ? 1 / (1 + std::exp(-z_e))
+               : kind == Gain::kSqrtSoftplus ? std::sqrt(std::log1p(std::exp(z_e)))
+                                             : std::exp(z_e) / all;
     easy[e] += gain * norm * std::max(1 - ht / std::sqrt(hh * tt), 0.0);
     peak[e] = std::max(peak[e], norm);
   }
@@ -68,9 +72,9 @@ struct Plain {
 };
 
 TEST_CASE("criteria: every score is that of the layer run again in plain loops, by every rule") {
-  for (const char* router : kRouters) {
-    CAPTURE(router);
-    const ObservedLayer layer(router);
+  for (const TestRule& rule : kTestRules) {
+    CAPTURE(rule.router);
+    const TestLayer layer(rule, 8);
     const Plain plain(layer);
     const std::map<Criterion, std::vector<double>> expected = {
         {Criterion::kFrequency, plain.tokens},
@@ -91,7 +95,7 @@ TEST_CASE("criteria: every score is that of the layer run again in plain loops, 
 }
 
 TEST_CASE("criteria: an expert without tokens has the score 0, by all but random") {
-  const ObservedLayer layer(kRouters[0], 4 + 8);  // few tokens
+  const ObservedLayer layer({"linear > top_k(3) > all > chosen", 12, 3, 12, 8});  // few tokens
   LayerRecord record = layer.record;
   // Nobody ranks expert 7 among its own three: it changes places with the last rank that was captured.
   const auto m = static_cast<size_t>(record.ranks);
@@ -111,7 +115,7 @@ TEST_CASE("criteria: an expert without tokens has the score 0, by all but random
 }
 
 TEST_CASE("criteria: random scores follow from seed and layer") {
-  const ObservedLayer layer(kRouters[0], 12);
+  const ObservedLayer layer({"linear > top_k(3) > all > chosen", 12, 3, 12, 8});
   const auto scores = [&](int l, uint64_t seed) { return score_experts(layer.record, Criterion::kRandom, l, seed); };
   CHECK(scores(2, 5) == scores(2, 5));
   CHECK(scores(2, 5) != scores(3, 5));
@@ -135,7 +139,7 @@ TEST_CASE("criteria: names are read back, and a wrong one lists them") {
 }
 
 TEST_CASE("criteria: an answer that is not finite is an error that names layer and expert") {
-  const ObservedLayer layer(kRouters[0], 12);
+  const ObservedLayer layer({"linear > top_k(3) > all > chosen", 12, 3, 12, 8});
   LayerRecord record = layer.record;
   std::ranges::fill(record.gram, std::numeric_limits<float>::infinity());
   CHECK_THROWS_WITH_AS(score_experts(record, Criterion::kReap, 4, 0), doctest::Contains("is not finite: layer 4"),
@@ -143,8 +147,8 @@ TEST_CASE("criteria: an answer that is not finite is an error that names layer a
 }
 
 TEST_CASE("criteria: a super expert is one whose largest answer is far beyond the layer's median") {
-  const ObservedLayer layer(kRouters[0], 60);
-  CHECK(super_experts(layer.record).empty());
+  const ObservedLayer layer({"linear > top_k(3) > all > chosen", 12, 3, 60, 8});
+  CHECK(super_experts(layer.record, kSuper).empty());
   const Plain plain(layer);
   std::vector<double> sorted = plain.peak;
   std::ranges::sort(sorted);
@@ -160,8 +164,8 @@ TEST_CASE("criteria: a super expert is one whose largest answer is far beyond th
     REQUIRE(false);
     return record;
   };
-  CHECK(super_experts(with_outlier(12)) == std::vector<int>{4});
-  CHECK(super_experts(with_outlier(8)).empty());
+  CHECK(super_experts(with_outlier(12), kSuper) == std::vector<int>{4});
+  CHECK(super_experts(with_outlier(8), kSuper).empty());
   CHECK(super_experts(with_outlier(8), 6) == std::vector<int>{4});
 }
 

@@ -92,6 +92,7 @@ std::vector<std::vector<int>> possible_sets(const LayerRecord& record, int keep)
   for (const std::vector<int>& dropped : combinations(record.experts, record.experts - keep)) {
     std::vector<int> of_group(static_cast<size_t>(groups), 0);
     for (const int e : dropped) ++of_group[e / size];
+    if (std::ranges::any_of(dropped, [&](int e) { return is_pinned(record, e); })) continue;
     if (std::ranges::count(of_group, of_group[0]) == groups) sets.push_back(others(dropped, record.experts));
   }
   return sets;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "compress/kept_counts.h"
@@ -86,11 +87,11 @@ std::vector<int> PruningFrontier::counts_within(int64_t total, std::span<const i
 // Fills in the kept experts of all that is wanted; what is wanted twice of a layer is worked out once.
 void PruningFrontier::settle(std::vector<Wanted>& wanted, const Progress& progress) {
   records_.each([&](int l, const LayerRecord& record) {
-    std::map<std::pair<int, std::string>, SetChoice> found;
+    std::map<std::tuple<int, std::string, uint64_t>, SetChoice> found;
     for (Wanted& w : wanted) {
       const int count = w.counts[static_cast<size_t>(l)];
       const std::string method = w.choice.method == "uniform" ? "search" : w.choice.method;
-      const auto [at, fresh] = found.try_emplace({count, method});
+      const auto [at, fresh] = found.try_emplace({count, method, w.set.seed});
       if (fresh) at->second = choose_set(record, l, count, w.set, threads_);
       w.choice.keep.push_back(at->second.keep);
       w.choice.loss += at->second.relative;
@@ -119,7 +120,10 @@ std::vector<KeptChoice> PruningFrontier::choices(std::span<const double> ratios,
     seen.push_back(*counts);
     const std::vector<int> shared = counts_within(bytes_of(*counts, curves_), bytes);
     for (const std::string method : kMethods)
-      wanted.push_back({{method, ratio}, method == "search" ? shared : *counts, options_for(method)});
+      for (int draw = 0; draw < (method == "random" ? options_.draws : 1); ++draw) {
+        wanted.push_back({{method, ratio}, method == "search" ? shared : *counts, options_for(method)});
+        wanted.back().set.seed += static_cast<uint64_t>(draw);
+      }
   }
   if (!wanted.empty()) settle(wanted, progress);
   std::vector<KeptChoice> choices;

@@ -14,13 +14,14 @@ inline constexpr double kSkipShares[] = {0.9, 0.8, 0.7, 0.6, 0.5};
 struct FrontierOptions {
   double least = 0.25;  // the share of its experts that every layer keeps, at least
   Objective objective = Objective::kStream;
-  uint64_t seed = 1;  // of the search's restarts and of the random baseline
+  uint64_t seed = 1;  // of the search's restarts and of the first random draw
+  int draws = 20;     // of the random baseline, each with the next seed
 };
 
 // The kept experts of one method at one ratio.
 struct KeptChoice {
   std::string method;  // search: layers share the experts (C34); uniform: each is searched at the ratio; and the scores
-                       // reap, frequency, random, of which each layer keeps the best
+                       // reap, frequency, random, of which each layer keeps the best; random once for each draw
   double ratio = 1;    // that was asked for
   std::vector<std::vector<int>> keep = {};  // [L] ascending
   double loss = 0;                          // sum of the layers' (C33)
@@ -49,7 +50,8 @@ class PruningFrontier {
   std::vector<std::vector<int>> searched(const std::vector<int>& counts, const Progress& progress = {});
 
   // For each ratio that is allowed, and whose counts keep not all and are not those of an earlier one, every method,
-  // the baselines always; no method's experts take more bytes than the uniform counts. Asks for the records once.
+  // the baselines always, the draws of random one after another; no method's experts take more bytes than the uniform
+  // counts. Asks for the records once.
   std::vector<KeptChoice> choices(std::span<const double> ratios, const Progress& progress = {});
 
  private:

@@ -80,7 +80,7 @@ std::vector<int> best_by(const std::vector<int64_t>& score, size_t count) {
 TEST_CASE("frontier: every ratio has every method, and no method takes more bytes than the uniform counts") {
   Observed o;
   const auto choices = o.frontier().choices(kKeepRatios);
-  REQUIRE(choices.size() == std::size(kKeepRatios) * 5);
+  REQUIRE(choices.size() == std::size(kKeepRatios) * (4 + 20));
   int64_t before = o.bytes_of({{0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5, 6, 7}});
   for (const double ratio : kKeepRatios) {
     CAPTURE(ratio);
@@ -106,6 +106,21 @@ TEST_CASE("frontier: every ratio has every method, and no method takes more byte
   }
 }
 
+TEST_CASE("frontier: draws of the random baseline have seeds of their own, from the first one on") {
+  Observed o;
+  const std::vector<double> half{0.5};
+  const auto three = o.frontier({.seed = 5, .draws = 3}).choices(half);
+  REQUIRE(three.size() == 4 + 3);
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(three[4 + i].method == "random");
+    const auto one = o.frontier({.seed = 5 + i, .draws = 1}).choices(half);
+    REQUIRE(one.size() == 5);
+    CHECK(three[4 + i].keep == one[4].keep);
+    CHECK(three[4 + i].loss == one[4].loss);
+    if (i > 0) CHECK(three[4 + i].keep != three[4].keep);
+  }
+}
+
 TEST_CASE("frontier: a searched set of a small layer is the best of all") {
   Observed o;
   const auto choices = o.frontier().choices(std::vector<double>{0.625});
@@ -124,7 +139,7 @@ TEST_CASE("frontier: counts that a layer's rule or its least share forbids are l
   CHECK(frontier.counts_at(0.5) == std::vector<int>{4, 6, 4});
   CHECK(!frontier.counts_at(0.3));  // 3.6 of 12 is one of each group
   const auto choices = frontier.choices(std::vector<double>{1.0, 0.8, 0.79, 0.3});
-  CHECK(choices.size() == 5);
+  CHECK(choices.size() == 4 + 20);
   for (const KeptChoice& choice : choices) CHECK(choice.ratio == 0.8);
   CHECK(least_counts(*o.made.model, 0.6) == std::vector<int>{4, 9, 4});
   CHECK(!o.frontier({.least = 0.6}).counts_at(0.5));  // 4 of 8, but 9 of 12

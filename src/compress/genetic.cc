@@ -42,8 +42,12 @@ class Nursery {
     for (size_t i = 0; i < exchanges; ++i) {
       int& member = dropped[draw(dropped.size())];
       const int first = member / size_ * size_;
+      const auto taken = [&](int e) { return std::ranges::count(dropped, e) > 0 || is_pinned(record_, e); };
+      bool any = false;
+      for (int e = first; e < first + size_; ++e) any = any || !taken(e);
+      if (!any) continue;  // all that stay are pinned
       int other = member;
-      while (std::ranges::count(dropped, other)) other = first + static_cast<int>(draw(static_cast<size_t>(size_)));
+      while (taken(other)) other = first + static_cast<int>(draw(static_cast<size_t>(size_)));
       member = other;
     }
     std::ranges::sort(dropped);
@@ -102,29 +106,6 @@ std::vector<ScoredSet> breed(const SetLoss& loss, int keep, const GeneticOptions
   std::vector<ScoredSet> best = living.best();
   best.resize(std::min(best.size(), static_cast<size_t>(options.sets)));
   return best;
-}
-
-BlockChoice choose_in_block(std::span<const std::vector<ScoredSet>> candidates, const BlockLoss& loss) {
-  for (const std::vector<ScoredSet>& layer : candidates)
-    CHOIR_CHECK(!layer.empty(), "a candidate for each layer of a block");
-  std::vector<size_t> now(candidates.size(), 0);
-  std::vector<std::vector<int>> kept(candidates.size());
-  BlockChoice best;
-  while (true) {
-    for (size_t l = 0; l < now.size(); ++l) kept[l] = candidates[l][now[l]].kept;
-    const double found = loss(kept);
-    if (best.tried == 0 && std::isnan(found))
-      base::input_error("the loss of a block is not a number", "its first candidates",
-                        "check the weights and the calibration text");
-    if (best.tried == 0) best.greedy = found;
-    if (best.tried++ == 0 || found < best.loss) {
-      best.chosen = now;
-      best.loss = found;
-    }
-    size_t l = now.size();
-    while (l > 0 && ++now[l - 1] == candidates[l - 1].size()) now[--l] = 0;
-    if (l == 0) return best;
-  }
 }
 
 }  // namespace choir::compress

@@ -1,8 +1,5 @@
-// The search of MoE-I2 (arXiv 2411.01016): sets of dropped experts that breed, and the choice among the best few sets
-// of consecutive layers by what their block puts out.
+// The search of MoE-I2 (arXiv 2411.01016) in one layer: sets of dropped experts that breed.
 #pragma once
-
-#include <functional>
 
 #include "compress/set_loss.h"
 #include "compress/sets.h"
@@ -22,19 +19,5 @@ struct GeneticOptions {
 // drops (within groups as many of each). The best of parents and children live on. Every set is measured once.
 // Throws Error (usage) for a count that the layer cannot keep. Deterministic.
 std::vector<ScoredSet> breed(const SetLoss& loss, int keep, const GeneticOptions& options);
-
-// The loss at the output of a block of T layers that keep these sets, one for each.
-using BlockLoss = std::function<double(std::span<const std::vector<int>> kept)>;
-
-struct BlockChoice {
-  std::vector<size_t> chosen;   // [T] which candidate of each layer
-  double loss = 0, greedy = 0;  // of the choice; of the first candidate of every layer, which is never better
-  int tried = 0;
-};
-
-// Tries every combination of the candidates of T consecutive layers; the first least loss wins. The last layer's
-// candidate changes fastest, so that `loss` may keep what the layers before gave. A loss that is not a number never
-// wins; Throws Error (input) if that of the first candidates is none.
-BlockChoice choose_in_block(std::span<const std::vector<ScoredSet>> candidates, const BlockLoss& loss);
 
 }  // namespace choir::compress

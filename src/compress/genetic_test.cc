@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "compress/enumerate.h"
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -57,49 +57,6 @@ TEST_CASE("genetic search: all experts and the least count have answers; bad opt
   CHECK(breed(loss, 2, {.generations = 2})[0].kept.size() == 2);
   CHECK_THROWS_AS(breed(loss, 1, {}), base::Error);
   CHECK_THROWS_AS(breed(loss, 4, {.population = 1}), base::Error);
-}
-
-std::vector<std::vector<ScoredSet>> three_layers() {
-  return {
-      {{{0, 1}, 1.0}, {{0, 2}, 1.5}}, {{{1, 2}, 2.0}, {{1, 3}, 2.5}, {{2, 3}, 3.0}}, {{{0, 3}, 1.0}, {{2, 3}, 4.0}}};
-}
-
-TEST_CASE("block: every combination once, the last layer fastest, the least wins") {
-  std::vector<std::vector<std::vector<int>>> asked;
-  const auto candidates = three_layers();
-  const auto loss = [&](std::span<const std::vector<int>> kept) {
-    asked.emplace_back(kept.begin(), kept.end());
-    return kept[0] == std::vector<int>{0, 2} && kept[1] == std::vector<int>{2, 3} && kept[2][0] == 0 ? 0.25 : 1.0;
-  };
-  const BlockChoice choice = choose_in_block(candidates, loss);
-  CHECK(choice.chosen == std::vector<size_t>{1, 2, 0});
-  CHECK(choice.loss == 0.25);
-  CHECK(choice.greedy == 1.0);
-  CHECK(choice.tried == 12);
-  CHECK(asked.size() == 12);
-  CHECK(std::set(asked.begin(), asked.end()).size() == 12);
-  CHECK(asked[0] == std::vector<std::vector<int>>{{0, 1}, {1, 2}, {0, 3}});
-  CHECK(asked[1] == std::vector<std::vector<int>>{{0, 1}, {1, 2}, {2, 3}});
-  CHECK(asked[2] == std::vector<std::vector<int>>{{0, 1}, {1, 3}, {0, 3}});
-}
-
-TEST_CASE("block: never worse than the first candidates, whatever the loss") {
-  base::Rng rng(6);
-  const auto candidates = three_layers();
-  for (int round = 0; round < 50; ++round) {
-    double greedy = 0;
-    int calls = 0;
-    const BlockChoice choice = choose_in_block(candidates, [&](std::span<const std::vector<int>>) {
-      const double loss = calls > 0 && rng.below(4) == 0 ? NAN : rng.uniform();
-      if (calls++ == 0) greedy = loss;
-      return loss;
-    });
-    CHECK(choice.greedy == greedy);
-    CHECK(choice.loss <= greedy);
-  }
-  const auto equal = choose_in_block(candidates, [](std::span<const std::vector<int>>) { return 3.0; });
-  CHECK(equal.chosen == std::vector<size_t>{0, 0, 0});
-  CHECK_THROWS_AS(choose_in_block(candidates, [](std::span<const std::vector<int>>) { return NAN; }), base::Error);
 }
 
 }  // namespace

@@ -11,6 +11,12 @@ using tensor::Buffer;
 
 size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
 
+double square(std::span<const float> row) {
+  double sum = 0;
+  for (const float v : row) sum += static_cast<double>(v) * v;
+  return sum;
+}
+
 }  // namespace
 
 void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches, const TakeInputs& take,
@@ -21,6 +27,7 @@ void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches,
   for (const CalibrationBatch& batch : batches) tokens += streams.emplace_back(model, batch, threads).pass.rows();
   const int d = model.config().width;
   const Buffer<float> inputs(area(tokens, d));
+  std::vector<double> squares(static_cast<size_t>(tokens));
   model::BlockActivations activations;
   Buffer<float> middle;
   for (int l = 0; l < model.config().depth(); ++l) {
@@ -30,11 +37,12 @@ void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches,
       middle.reserve(area(rows, d));
       stream.pass.attend(l, stream.matrix(), nullptr, activations, middle.matrix(rows, d));
       std::copy_n(activations.normed.data(), area(rows, d), inputs.data() + area(first, d));
+      for (int t = 0; t < rows; ++t) squares[static_cast<size_t>(first + t)] = square(middle.matrix(rows, d).row(t));
       stream.pass.mix(l, middle.matrix(rows, d), {}, activations, stream.matrix());
       first += rows;
       if (progress) progress(++done, static_cast<int>(streams.size()) * model.config().depth());
     }
-    take(l, inputs.matrix(tokens, d));
+    take(l, {inputs.matrix(tokens, d), squares});
   }
 }
 

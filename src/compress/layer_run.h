@@ -7,8 +7,16 @@ namespace choir::compress {
 
 using tensor::Matrix;
 
-// Inputs x (N,D) of one layer's mixture, of all tokens, batch after batch; valid during the call.
-using TakeInputs = std::function<void(int layer, Matrix<const float> x)>;
+// What one layer's mixture is given, of all tokens, batch after batch.
+struct LayerInputs {
+  Matrix<const float> x;           // (N,D)
+  std::span<const double> stream;  // [N] |h|^2 of the residual stream that its output is added to
+
+  operator Matrix<const float>() const { return x; }  // for whoever asks for nothing else
+};
+
+// What it is given is valid during the call.
+using TakeInputs = std::function<void(int layer, const LayerInputs& inputs)>;
 
 // Layer after layer. Memory holds the residual streams of all tokens and one layer's inputs.
 void layer_inputs(const Model& model, std::span<const CalibrationBatch> batches, const TakeInputs& take,

@@ -164,6 +164,26 @@ struct Mean {
 
 }  // namespace
 
+PairMoments pair_moments(const LayerRecord& record) {
+  const size_t size = static_cast<size_t>(record.experts) * static_cast<size_t>(record.experts);
+  PairMoments m{record.experts, std::vector<double>(size), std::vector<double>(size), std::vector<double>(size)};
+  for (int t = 0; t < record.tokens(); ++t) {
+    const Choice own = own_choice(record, t);
+    const std::span<const int32_t> ranking = record.ranking(t);
+    for (size_t s = 0; s < own.rank.size(); ++s) {
+      const int from = own.rank[s], j = ranking[static_cast<size_t>(from)];
+      const double square = own.gain[s] * own.gain[s];
+      for (int r = 0; r < record.ranks; ++r) {
+        const size_t at = m.at(j, ranking[static_cast<size_t>(r)]);
+        m.cross[at] += square * record.product(t, from, r);
+        m.square[at] += square * record.product(t, r, r);
+        m.own[at] += square * record.product(t, from, from);
+      }
+    }
+  }
+  return m;
+}
+
 std::vector<int> pair_neurons(std::span<const double> likeness, int n) {
   const auto size = static_cast<size_t>(n);
   CHOIR_CHECK(likeness.size() == size * size, "a likeness of each pair");

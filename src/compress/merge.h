@@ -1,10 +1,23 @@
 // Merging: what a dropped expert knows goes into the kept one that answers most alike.
 #pragma once
 
+#include "compress/record.h"
 #include "compress/ridge.h"
-#include "compress/substitute.h"
 
 namespace choir::compress {
+
+// Products of two experts' answers over the tokens that the full layer routes to the first and whose captured ranks
+// hold the second, times the first one's squared gain.
+struct PairMoments {
+  int experts = 0;
+  std::vector<double> cross, square, own;  // [E*E] <f_j,f_i>, |f_i|^2, |f_j|^2 at j * E + i
+
+  size_t at(int j, int i) const {
+    return static_cast<size_t>(j) * static_cast<size_t>(experts) + static_cast<size_t>(i);
+  }
+};
+
+PairMoments pair_moments(const LayerRecord& record);
 
 constexpr int kWidestExact = 1024;  // neurons that are paired by the least sum of costs, O(F^3); wider ones greedily
 

@@ -41,6 +41,36 @@ TEST_CASE("pairing: wide experts are paired greedily, and a permutation is found
   for (int i = 0; i < n; ++i) CHECK(got[static_cast<size_t>(i)] == (i + 5) % n);
 }
 
+TEST_CASE("merge: products of two experts, by plain loops over a token's experts") {
+  const RepairCase c("linear > top_k(2) > all > chosen", 5);
+  const auto& moe = c.model().tensors().blocks[0].moe;
+  std::vector<double> cross(25), square(25), own(25);
+  for (const Row& x : as_rows(c.inputs())) {
+    const Row logits = plain_product(moe.gate[0], x);
+    std::vector<int> order{0, 1, 2, 3, 4};
+    std::ranges::sort(order, std::greater(), [&](int e) { return logits[static_cast<size_t>(e)]; });
+    const double first = std::exp(logits[static_cast<size_t>(order[0])]),
+                 second = std::exp(logits[static_cast<size_t>(order[1])]);
+    for (int s = 0; s < 2; ++s) {
+      const double gain = (s ? second : first) / (first + second);
+      const Row f = plain_expert(moe, order[static_cast<size_t>(s)], x);
+      for (int i = 0; i < 5; ++i) {
+        const Row other = plain_expert(moe, i, x);
+        const auto at = static_cast<size_t>(order[static_cast<size_t>(s)] * 5 + i);
+        cross[at] += gain * gain * std::inner_product(f.begin(), f.end(), other.begin(), 0.0);
+        square[at] += gain * gain * std::inner_product(other.begin(), other.end(), other.begin(), 0.0);
+        own[at] += gain * gain * std::inner_product(f.begin(), f.end(), f.begin(), 0.0);
+      }
+    }
+  }
+  const PairMoments moments = pair_moments(c.record);
+  for (size_t at = 0; at < 25; ++at) {
+    CHECK(std::abs(moments.cross[at] - cross[at]) < 1e-5 * (own[at] + square[at]) + 1e-12);
+    CHECK(moments.square[at] == doctest::Approx(square[at]).epsilon(1e-5));
+    CHECK(moments.own[at] == doctest::Approx(own[at]).epsilon(1e-5));
+  }
+}
+
 // Expert 1 is expert 4 with its neurons in another order, and its tokens go where its likeness is: to 4.
 TEST_CASE("merge: a copy in another order merges into the same expert") {
   const RepairCase c("linear > top_k(2) > all > chosen", 6, 1 << 20,

@@ -97,10 +97,12 @@ Weight columns_of(Mixture& mixture, const Weight& weight, const std::vector<int>
 
 }  // namespace
 
-NeuronScores score_neurons(const Model& model, int l, Matrix<const float> x, Threads& threads) {
+NeuronScores score_neurons(const Model& model, int l, const LayerInputs& inputs, Threads& threads) {
   constexpr int kChunk = 512;  // tokens
   const auto& tensors = model.tensors().blocks[static_cast<size_t>(l)].moe;
+  const Matrix<const float> x = inputs.x;
   NeuronScores scores;
+  for (const double square : inputs.stream) scores.energy += square;
   size_t widest = 0;
   for (const Weight& w1 : tensors.w1)
     widest = std::max(widest, scores.score.emplace_back(static_cast<size_t>(w1.rows)).size());
@@ -112,8 +114,6 @@ NeuronScores score_neurons(const Model& model, int l, Matrix<const float> x, Thr
     step.tokens.x = x.slice_rows(first, count);
     step.output = z.matrix(count, x.cols);
     moe::moe_forward(model.router(l), tensors, step, activations, threads);
-    for (int t = 0; t < count; ++t)
-      for (const float v : step.output.row(t)) scores.energy += static_cast<double>(v) * v;
     const moe::Plan& plan = activations.routing.plan;
     threads.for_each(static_cast<int>(scores.score.size()), [&](int e) {
       std::vector<double>& own = scores.score[static_cast<size_t>(e)];
@@ -133,8 +133,7 @@ NeuronScores score_neurons(const Model& model, int l, Matrix<const float> x, Thr
   return scores;
 }
 
-std::vector<std::vector<std::vector<int>>> choose_neurons(std::span<const NeuronScores> layers,
-                                                          const NeuronOptions& options) {
+NeuronLists choose_neurons(std::span<const NeuronScores> layers, const NeuronOptions& options) {
   check_options(options);
   std::vector<std::vector<int>> width;
   for (const NeuronScores& layer : layers) {
@@ -142,13 +141,9 @@ std::vector<std::vector<std::vector<int>>> choose_neurons(std::span<const Neuron
     for (const auto& score : layer.score) least.push_back(std::min(static_cast<int>(score.size()), options.multiple));
   }
   Groups groups;
-  for (size_t l = 0; l < layers.size(); ++l) {
-    add_groups(layers[l], l, options.multiple, groups);
-    if (options.over_layers && l + 1 < layers.size()) continue;
-    take_groups(groups, options.keep, width);
-    groups = {};
-  }
-  std::vector<std::vector<std::vector<int>>> kept(layers.size());
+  for (size_t l = 0; l < layers.size(); ++l) add_groups(layers[l], l, options.multiple, groups);
+  take_groups(groups, options.keep, width);
+  NeuronLists kept(layers.size());
   for (size_t l = 0; l < layers.size(); ++l)
     for (size_t e = 0; e < width[l].size(); ++e) {
       std::vector<int> order = by_score(layers[l].score[e]);
@@ -157,6 +152,20 @@ std::vector<std::vector<std::vector<int>>> choose_neurons(std::span<const Neuron
       kept[l].push_back(order);
     }
   return kept;
+}
+
+NeuronLists find_neurons(const Model& full, const Model& pruned, std::span<const CalibrationBatch> batches,
+                         const NeuronOptions& options, Threads& threads, const Progress& progress) {
+  check_options(options);
+  std::vector<NeuronScores> scores;
+  layer_inputs(
+      full.with_admission("all"), batches,
+      [&](int l, const LayerInputs& inputs) {
+        const bool dense = pruned.config().layers[static_cast<size_t>(l)].dense();
+        scores.push_back(dense ? NeuronScores{} : score_neurons(pruned, l, inputs, threads));
+      },
+      threads, progress);
+  return choose_neurons(scores, options);
 }
 
 Model with_neurons(const Model& model, int l, std::span<const std::vector<int>> kept) {
@@ -178,6 +187,12 @@ Model with_neurons(const Model& model, int l, std::span<const std::vector<int>> 
   mixture.config.expert_width = most;
   if (least == most) mixture.config.widths.clear();
   return mixture.in(model, l);
+}
+
+Model with_neurons(Model model, std::span<const std::vector<std::vector<int>>> kept) {
+  for (size_t l = 0; l < kept.size(); ++l)
+    if (!kept[l].empty()) model = with_neurons(model, static_cast<int>(l), kept[l]);
+  return model;
 }
 
 }  // namespace choir::compress

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "compress/prune.h"
 #include "compress/repair_case.h"
 
 namespace choir::compress {
@@ -31,7 +32,9 @@ std::vector<std::vector<int>> everything(int experts, int width) {
 TEST_CASE("neurons: the score of one is what the layer loses without it") {
   const RepairCase c(kTopTwo, 4);
   base::Threads threads(2);
-  const NeuronScores scores = score_neurons(c.model(), 0, c.inputs(), threads);
+  const std::vector<double> stream(RepairCase::kTokens, 0.25);
+  const LayerInputs inputs{c.inputs(), stream};
+  const NeuronScores scores = score_neurons(c.model(), 0, inputs, threads);
   for (const auto& [e, f] : {std::pair{0, 0}, std::pair{1, 7}, std::pair{3, 11}}) {
     auto kept = everything(4, 12);
     kept[static_cast<size_t>(e)] = without(12, f);
@@ -40,11 +43,9 @@ TEST_CASE("neurons: the score of one is what the layer loses without it") {
     CHECK(c.loss_of(smaller) ==
           doctest::Approx(scores.score[static_cast<size_t>(e)][static_cast<size_t>(f)]).epsilon(1e-5));
   }
-  double energy = 0;
-  for (const float v : c.z.span()) energy += static_cast<double>(v) * v;
-  CHECK(scores.energy == doctest::Approx(energy).epsilon(1e-6));
+  CHECK(scores.energy == 0.25 * RepairCase::kTokens);
   base::Threads one(1);
-  CHECK(score_neurons(c.model(), 0, c.inputs(), one).score == scores.score);
+  CHECK(score_neurons(c.model(), 0, inputs, one).score == scores.score);
 }
 
 TEST_CASE("neurons: those that never answer go first, and nothing is lost") {
@@ -54,8 +55,8 @@ TEST_CASE("neurons: those that never answer go first, and nothing is lost") {
       for (const int f : {1, 4, 5, 10}) numbers_in(w2)[k * w2.cols + f] = 0;
   });
   base::Threads threads(1);
-  const NeuronScores scores = score_neurons(c.model(), 0, c.inputs(), threads);
-  const auto kept = choose_neurons({&scores, 1}, {44.0 / 48, 4, true});
+  const NeuronScores scores = score_neurons(c.model(), 0, {c.inputs(), {}}, threads);
+  const auto kept = choose_neurons({&scores, 1}, {44.0 / 48, 4});
   auto expected = everything(4, 12);
   expected[2] = {0, 2, 3, 6, 7, 8, 9, 11};
   CHECK(kept[0] == expected);
@@ -77,37 +78,57 @@ TEST_CASE("neurons: widths keep to multiples and budgets, and every expert keeps
         score.push_back(rng.uniform() * layers[l].energy * (e + 1.0) * static_cast<double>(l + 1));
     }
   }
-  for (const bool over : {true, false})
-    for (const double keep : {0.01, 0.3, 0.5, 0.77, 1.0}) {
-      CAPTURE(keep);
-      const auto kept = choose_neurons(layers, {keep, 16, over});
-      size_t all = 0;
-      for (size_t l = 0; l < 3; ++l) {
-        size_t own = 0;
-        for (size_t e = 0; e < 4; ++e) {
-          const auto& list = kept[l][e];
-          CHECK(list.size() % 16 == 0);
-          CHECK(list.size() >= 16);
-          CHECK(std::ranges::is_sorted(list));
-          own += list.size();
-          double worst = 1e300, best_gone = 0;
-          for (size_t f = 0; f < 64; ++f) {
-            const double score = layers[l].score[e][f];
-            if (std::ranges::binary_search(list, static_cast<int>(f)))
-              worst = std::min(worst, score);
-            else
-              best_gone = std::max(best_gone, score);
-          }
-          CHECK(worst >= best_gone);
+  for (const double keep : {0.01, 0.3, 0.5, 0.77, 1.0}) {
+    CAPTURE(keep);
+    const auto kept = choose_neurons(layers, {keep, 16});
+    size_t all = 0;
+    for (size_t l = 0; l < 3; ++l)
+      for (size_t e = 0; e < 4; ++e) {
+        const auto& list = kept[l][e];
+        CHECK(list.size() % 16 == 0);
+        CHECK(list.size() >= 16);
+        CHECK(std::ranges::is_sorted(list));
+        all += list.size();
+        double worst = 1e300, best_gone = 0;
+        for (size_t f = 0; f < 64; ++f) {
+          const double score = layers[l].score[e][f];
+          if (std::ranges::binary_search(list, static_cast<int>(f)))
+            worst = std::min(worst, score);
+          else
+            best_gone = std::max(best_gone, score);
         }
-        if (!over) CHECK(own == std::max<size_t>(64, static_cast<size_t>(keep * 256) / 16 * 16));
-        all += own;
+        CHECK(worst >= best_gone);
       }
-      if (over) CHECK(all == std::max<size_t>(192, static_cast<size_t>(keep * 768) / 16 * 16));
-    }
+    CHECK(all == std::max<size_t>(192, static_cast<size_t>(keep * 768) / 16 * 16));
+  }
   // Shares of energy decide: the last layer's scores are the largest shares.
-  const auto kept = choose_neurons(layers, {0.5, 16, true});
+  const auto kept = choose_neurons(layers, {0.5, 16});
   CHECK(kept[2][3].size() > kept[0][0].size());
+}
+
+TEST_CASE("neurons: of all layers together, on what the full model's layers receive") {
+  const TestModel made(small_config(6, 2, 2));
+  const auto batches = random_batches(2, 2, 15, 31);
+  base::Threads threads(2);
+  const std::vector<std::vector<int>> keep{{0, 2, 3, 5}, {1, 2, 4}};
+  const Model pruned = made.model->with_layers(pruned_config(made.model->config(), keep), keep);
+  const NeuronLists kept = find_neurons(*made.model, pruned, batches, {0.5, 4}, threads);
+  std::vector<NeuronScores> scores(2);
+  layer_inputs(
+      *made.model, batches,
+      [&](int l, const LayerInputs& inputs) {
+        scores[static_cast<size_t>(l)] = score_neurons(pruned, l, inputs, threads);
+      },
+      threads);
+  CHECK(kept == choose_neurons(scores, {0.5, 4}));
+  const Model cut = with_neurons(pruned, kept);
+  size_t neurons = 0;
+  for (size_t l = 0; l < 2; ++l)
+    for (size_t e = 0; e < keep[l].size(); ++e) {
+      CHECK(cut.config().layers[l].width_of(static_cast<int>(e)) == static_cast<int>(kept[l][e].size()));
+      neurons += kept[l][e].size();
+    }
+  CHECK(neurons == 40);  // of 7 experts of 12, in fours
 }
 
 TEST_CASE("neurons: options out of range are refused") {

@@ -73,6 +73,15 @@ LayerObserver::LayerObserver(const LayerView& layer, int ranks, LayerRecord& rec
   squared_gain_.assign(static_cast<size_t>(experts), 0.0);
 }
 
+void LayerObserver::expect(int tokens) {
+  record_.key.reserve(area(tokens, record_.experts));
+  record_.p.reserve(area(tokens, record_.experts));
+  record_.order.reserve(area(tokens, record_.ranks));
+  record_.gram.reserve(static_cast<size_t>(tokens) * record_.triangle());
+  record_.residual.reserve(static_cast<size_t>(tokens));
+  record_.turned.reserve(static_cast<size_t>(tokens));
+}
+
 void LayerObserver::add(Matrix<const float> x, Matrix<const float> middle, Matrix<float> z) {
   run_capture(layer_, x, record_.ranks, capture_, threads_);
   own_output(capture_, z, threads_);
@@ -200,15 +209,36 @@ int observed_ranks(const Model& model, int l, const ObserveOptions& options) {
                       options.ranks > 0 ? options.ranks : ranks_for(layer.experts, layer.top_k, keep));
 }
 
+CalibrationCost calibration_cost(const Model& model, const ObserveOptions& options, const CalibrationNeeds& needs) {
+  constexpr int64_t kFloat = sizeof(float), kDouble = sizeof(double), kState = 64;  // kState: of a token in Replay
+  const model::Config& config = model.config();
+  int64_t records = 0, largest = 0, search = 0, experts = 0;
+  for (int l = 0; l < config.depth(); ++l) {
+    const int64_t e = config.layers[static_cast<size_t>(l)].experts, m = observed_ranks(model, l, options);
+    const int64_t record = kFloat * (2 * e + m + m * (m + 1) / 2 + 2);
+    records += record;
+    largest = std::max(largest, record);
+    search = std::max(search, kFloat * (e + config.layers[static_cast<size_t>(l)].top_k) + 2 * kDouble * m + kState);
+    const int64_t width = config.layers[static_cast<size_t>(l)].expert_width;
+    experts = std::max(experts, (kChunk * (3 * width + config.width) + kSlice * (config.width + m)) * m * kFloat);
+  }
+  const auto& a = config.attention;
+  const int64_t row = 4 * config.width + (2 * a.heads + 2 * a.kv_heads) * a.head_width;  // of a batch in attention
+  CalibrationCost cost;
+  cost.fixed = experts + needs.batch_tokens * row * kFloat;
+  cost.per_token = needs.streams * config.width * kFloat + (needs.all_records ? records : largest) + search;
+  return cost;
+}
+
 void observe(const Model& given, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
              const TakeRecord& take, Threads& threads, const Progress& progress) {
   check_batches(batches);
   check_observable(given);
   const Model model = given.with_admission("all");
   std::vector<Stream> streams;
-  for (const CalibrationBatch& batch : batches) streams.emplace_back(model, batch, threads);
+  int tokens = 0, done = 0;
+  for (const CalibrationBatch& batch : batches) tokens += streams.emplace_back(model, batch, threads).pass.rows();
   Buffers buffers;
-  int done = 0;
   for (int l = 0; l < model.config().depth(); ++l) {
     LayerRecord record;
     std::optional<LayerObserver> observer;
@@ -216,6 +246,7 @@ void observe(const Model& given, std::span<const CalibrationBatch> batches, cons
     if (l >= options.first_layer && !dense)
       observer.emplace(LayerView{model.router(l), model.tensors().blocks[l].moe}, observed_ranks(model, l, options),
                        record, threads);
+    if (observer) observer->expect(tokens);
     for (Stream& stream : streams) {
       observe_batch(model, l, stream, observer ? &*observer : nullptr, buffers);
       if (progress) progress(++done, static_cast<int>(streams.size()) * model.config().depth());

@@ -23,6 +23,18 @@ void check_observable(const Model& model);
 // Ranks that the record of a layer tells of, under these options. The layer must be observable.
 int observed_ranks(const Model& model, int layer, const ObserveOptions& options);
 
+// What calibrating takes besides the model's own memory: about `fixed` bytes and, for each token, per_token.
+struct CalibrationCost {
+  int64_t fixed = 0, per_token = 0;
+};
+struct CalibrationNeeds {
+  int streams = 1;           // (N,D) floats that are held at once
+  bool all_records = false;  // of all layers; otherwise of one
+  int batch_tokens = 0;      // of the largest batch
+};
+// Of records under these options, a search on the largest one among them.
+CalibrationCost calibration_cost(const Model& model, const ObserveOptions& options, const CalibrationNeeds& needs);
+
 // Takes one layer's record; the next layer is observed when it returns.
 using TakeRecord = std::function<void(int layer, LayerRecord record)>;
 
@@ -37,6 +49,7 @@ class LayerObserver {
  public:
   LayerObserver(const LayerView& layer, int ranks, LayerRecord& record, Threads& threads);
 
+  void expect(int tokens);  // makes room for so many; optional
   void add(Matrix<const float> x, Matrix<const float> middle, Matrix<float> z);
   void end_batch();
   void finish();  // turns sums into means

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "compress/choose.h"
+#include "compress/criteria.h"
 
 namespace choir::compress {
 namespace {
@@ -66,6 +67,7 @@ struct Stream {
 struct Findings {
   std::optional<SubsetErrors> errors;
   std::vector<int64_t> coverage;
+  std::vector<double> peak;  // [E] the largest answer's norm
 };
 
 class Search {
@@ -83,6 +85,7 @@ class Search {
   Matrix<float> attend(int l, const Stream& stream, const Buffer<float>& h);
   void observe(int l, const Stream& stream, Findings& findings);
   void observe_tokens(int l, Matrix<const float> x, Matrix<float> output, Findings& findings);
+  void note_peaks(std::vector<double>& peak) const;
   void pass_on(const LayerView& layer, Matrix<const float> x, Matrix<float> output);
   void advance_pruned(int l, const std::vector<int>& keep);
   LayerChoice choose(int l, const Findings& findings);
@@ -136,8 +139,22 @@ void Search::observe_tokens(int l, Matrix<const float> x, Matrix<float> output, 
     if (findings.errors) findings.errors->add(capture_, target, threads_);
     const std::vector<int32_t>& offset = capture_.moe.routing.plan.offset;
     for (size_t e = 0; e < findings.coverage.size(); ++e) findings.coverage[e] += offset[e + 1] - offset[e];
+    note_peaks(findings.peak);
   });
   if (findings.errors) findings.errors->end_batch(threads_);
+}
+
+void Search::note_peaks(std::vector<double>& peak) const {
+  const moe::Plan& routed = capture_.moe.routing.plan;
+  const int d = model_.config().width;
+  for (size_t e = 0; e < peak.size(); ++e)
+    for (int edge = routed.offset[e]; edge < routed.offset[e + 1]; ++edge) {
+      const int t = routed.token[static_cast<size_t>(edge)];
+      const float* f = capture_.answer(t, capture_.rank_of(t, static_cast<int>(e)), d);
+      double square = 0;
+      for (int i = 0; i < d; ++i) square += static_cast<double>(f[i]) * f[i];
+      peak[e] = std::max(peak[e], std::sqrt(square));
+    }
 }
 
 // Takes the given model's residual stream through the layer, and measures on the way.
@@ -207,6 +224,8 @@ LayerChoice Search::choose(int l, const Findings& findings) {
   }
   for (int e = 0; e < experts; ++e)
     if (findings.coverage[e] < options_.few_tokens) choice.rarely_seen.push_back(e);
+  std::ranges::set_difference(super_experts(findings.peak, findings.coverage, kSuper), choice.keep,
+                              std::back_inserter(choice.super));
   if (findings.errors) report_losses(*findings.errors, choice);
   return choice;
 }
@@ -230,7 +249,8 @@ LayerChoice Search::pass_dense(int l) {
 LayerChoice Search::layer(int l) {
   const LayerConfig& layer = model_.config().layers[l];
   if (layer.dense()) return pass_dense(l);
-  Findings findings{{}, std::vector<int64_t>(static_cast<size_t>(layer.experts))};
+  const auto experts = static_cast<size_t>(layer.experts);
+  Findings findings{{}, std::vector<int64_t>(experts), std::vector<double>(experts)};
   if (SubsetErrors::fits(layer.experts, layer.top_k))
     findings.errors.emplace(layer.experts, layer.top_k, keep_of(options_, l));
   for (const Stream& stream : streams_) {

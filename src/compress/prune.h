@@ -35,6 +35,7 @@ struct LayerChoice {
   std::vector<SubsetLoss> losses;  // of all sets of this size, dropped sets in lexicographic order; if asked for
   std::vector<int64_t> coverage;   // [E] calibration tokens that the unpruned layer routed to each expert
   std::vector<int> rarely_seen;    // experts with fewer than few_tokens
+  std::vector<int> super;          // super experts (C31) that are dropped
 };
 
 struct PruneResult {

@@ -203,6 +203,24 @@ TEST_CASE("coverage counts the routed tokens and names experts that saw few") {
   CHECK(result.layers[0].rarely_seen == rare);
 }
 
+TEST_CASE("a super expert that goes is named") {
+  const TestModel made(small_config(6, 2, 2));
+  const tensor::Weight& w2 = made.model->tensors().blocks[1].moe.w2[3];
+  for (size_t i = 0; i < w2.size(); ++i) const_cast<float*>(static_cast<const float*>(w2.data))[i] *= 40;
+  const auto batches = random_batches(2, 2, 11, 31);
+  base::Threads threads(1);
+  int gone = 0;
+  for (uint64_t seed = 1; seed < 9; ++seed) {
+    const PruneResult result =
+        prune(*made.model, batches, {.keep = {4}, .method = Method::kRandom, .seed = seed}, threads);
+    CHECK(result.layers[0].super.empty());
+    const bool kept = std::ranges::count(result.layers[1].keep, 3) > 0;
+    CHECK(result.layers[1].super == (kept ? std::vector<int>{} : std::vector<int>{3}));
+    gone += !kept;
+  }
+  CHECK(gone > 0);
+}
+
 TEST_CASE("many experts are pruned by the baselines alone") {
   const TestModel made(small_config(20, 4, 1));
   const auto batches = random_batches(1, 2, 11, 31);

@@ -30,6 +30,12 @@ struct LayerRecord {
   std::vector<double> mean;         // [E*D] sum f_tj / |T_j|; zero where T_j is empty
   std::vector<double> gained_mean;  // [E*D] sum a_tj^2 f_tj / sum a_tj^2: the constant that stands best for the expert
 
+  // Experts that no choice drops, ascending: whoever asks the questions says so (RecordSource). No file holds them.
+  std::vector<int> pinned;
+
+  // [N] |g_t|^2 of loss_gradients(), from the same hand; empty unless it is asked for.
+  std::vector<float> slope;
+
   int tokens() const { return batch.empty() ? 0 : batch.back(); }
   size_t triangle() const { return static_cast<size_t>(ranks) * (static_cast<size_t>(ranks) + 1) / 2; }
   const float* keys(int t) const { return key.data() + static_cast<size_t>(t) * static_cast<size_t>(experts); }
@@ -46,6 +52,9 @@ struct LayerRecord {
   // sum[r] += factor <f_i, f_r> for every rank r.
   void add_products(int t, int i, double factor, std::span<double> sum) const;
 };
+
+// [groups] whether a token may choose from each group, when these experts are kept.
+std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span<const uint8_t> kept);
 
 // The chosen experts of a token as ranks, the best first, and what they get.
 struct Choice {

@@ -6,7 +6,12 @@
 
 namespace choir::compress {
 
-void RecordSource::pass(const TakeRecord& take) const {
+void RecordSource::pass(const TakeRecord& taker) const {
+  const auto take = [&](int layer, LayerRecord record) {
+    if (pin_ > 0) record.pinned = super_experts(record, pin_);
+    if (!slopes_.empty()) record.slope = slopes_[static_cast<size_t>(layer)];
+    taker(layer, std::move(record));
+  };
   if (capture_) {
     for (int l = 0; l < capture_->info().depth(); ++l) take(l, capture_->load(l));
     return;

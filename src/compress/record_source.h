@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compress/capture_directory.h"
+#include "compress/criteria.h"
 
 namespace choir::compress {
 
@@ -16,6 +17,13 @@ class RecordSource {
   RecordSource(const Model& model, std::span<const CalibrationBatch> batches, const ObserveOptions& options,
                Threads& threads, const Progress& progress)
       : model_(&model), batches_(batches), options_(options), threads_(&threads), progress_(&progress) {}
+
+  // From now on records come with their super experts (C31) pinned; 0: none. Before the first question. kSuper unless
+  // it is called.
+  void pin_super_experts(double factor) { pin_ = factor; }
+
+  // From now on records come with these slopes, [L][N]. Before the first question.
+  void set_slopes(std::vector<std::vector<float>> slopes) { slopes_ = std::move(slopes); }
 
   // Layer after layer, one in memory at a time; a pass for each call, unless all() was called before. Throws Error
   // (input) as observe() and CaptureDirectory::load() do, and for answers that are not finite.
@@ -36,6 +44,8 @@ class RecordSource {
   ObserveOptions options_;
   Threads* threads_ = nullptr;
   const Progress* progress_ = nullptr;
+  double pin_ = kSuper;
+  std::vector<std::vector<float>> slopes_;
   std::vector<LayerRecord> held_;
 };
 

@@ -33,6 +33,7 @@ class Repairs {
     return options_.only.empty() || std::ranges::count(options_.only, name) > 0;
   }
   bool loses(size_t l) const { return static_cast<int>(layers_[l].kept.size()) < c_.records[l].experts; }
+  bool cut() const { return !c_.neurons.empty(); }
   bool may_stay(size_t l) const { return loses(l) && c_.records[l].rule.groups == 1; }
   // Both see an expert as its three matrices.
   bool matrices_fit() const {
@@ -72,7 +73,7 @@ void Repairs::try_policies(RepairResult& result) {
       other[l].constants = record.gained_mean;
       differs = true;
     }
-    if (differs && attempt(result, name, with_policies(full_, other))) layers_ = other;
+    if (differs && attempt(result, name, with_neurons(with_policies(full_, other), c_.neurons))) layers_ = other;
   }
 }
 
@@ -93,7 +94,7 @@ Model Repairs::refitted(Model model, const Change& change) const {
   layer_inputs(
       full_, c_.batches,
       [&](int l, Matrix<const float> x) {
-        if (!loses(static_cast<size_t>(l))) return;
+        if (!loses(static_cast<size_t>(l)) && !cut()) return;
         const tensor::Buffer<float> z(static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols));
         run_layer(full_, l, x, z.matrix(x.rows, x.cols), threads_);
         model = refit_down(change(model, l), l, {x, z.matrix(x.rows, x.cols)}, options_.ridge, threads_).model;
@@ -112,17 +113,18 @@ Model Repairs::merged(const Model& model) const {
 }
 
 RepairResult Repairs::run() {
-  const Model pruned = with_policies(full_, layers_);
+  const Model pruned = with_neurons(with_policies(full_, layers_), c_.neurons);
   const double value = judge_(pruned);
   RepairResult result{pruned, {{"pruned", value, value, true}}};
-  bool any = false;
+  bool any = cut();
   for (size_t l = 0; l < layers_.size(); ++l) any = any || loses(l);
   if (!any) return result;
   try_policies(result);
   const bool fits = matrices_fit();
-  if (fits && wanted("merge") && attempt(result, "merge", merged(result.model))) return result;
+  if (fits && !cut() && wanted("merge") && attempt(result, "merge", merged(result.model))) return result;
   const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
-  if (wanted("scalar") && std::ranges::any_of(layers_, scalable)) attempt(result, "scalar", scaled(result.model));
+  if (!cut() && wanted("scalar") && std::ranges::any_of(layers_, scalable))
+    attempt(result, "scalar", scaled(result.model));
   if (fits && wanted("ridge"))
     attempt(result, "ridge", refitted(result.model, [](const Model& model, int) { return model; }));
   return result;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compress/gain_policy.h"
+#include "compress/neurons.h"
 #include "compress/ridge.h"
 
 namespace choir::compress {
@@ -35,6 +36,8 @@ struct RepairCalibration {
   std::span<const std::vector<int>> keep;  // [L] ascending
   std::span<const LayerRecord> records;    // [L]
   std::span<const CalibrationBatch> batches;
+  // [L][experts that stay] the neurons that stay too; empty: all.
+  std::span<const std::vector<std::vector<int>>> neurons = {};
 };
 
 // In this order, from re-routing on:
@@ -43,6 +46,7 @@ struct RepairCalibration {
 //   merge    dropped experts into kept ones, with a ridge refit of their down projections (C55)
 //   scalar   a constant for each kept expert, unless novices are there or the experts were merged (C52)
 //   ridge    down projections anew, unless merging has brought it (C54)
+// Where neurons are cut, merging and constants are not tried: records know whole experts alone.
 // A repair that cannot change the model, or that experts are too wide for, is not tried. Memory: the residual streams
 // of all tokens, one layer's inputs and outputs. Skipping is taken from the model. Throws Error (usage) as
 // check_repairs does.

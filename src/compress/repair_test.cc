@@ -115,6 +115,34 @@ TEST_CASE("repair: only what is asked for is tried, and a name that is none is r
                        base::Error);
 }
 
+TEST_CASE("repair: where neurons are cut every model lacks them, and what records cannot judge is not tried") {
+  Pruned p;
+  const Model pruned = p.made.model->with_layers(pruned_config(p.made.model->config(), p.keep), p.keep);
+  const NeuronLists neurons = find_neurons(*p.made.model, pruned, p.batches, {0.6, 4}, p.threads);
+  RepairCalibration calibration = p.calibration();
+  calibration.neurons = neurons;
+  std::vector<std::string> names;
+  const auto judge = [&](const Model& model) {
+    for (size_t l = 0; l < 2; ++l)
+      for (size_t e = 0; e < neurons[l].size(); ++e)
+        CHECK(model.config().layers[l].width_of(static_cast<int>(e)) == static_cast<int>(neurons[l][e].size()));
+    return p.distance(model);
+  };
+  const RepairResult result = repair(calibration, {}, judge, p.threads);
+  CHECK(result.steps[0].after == p.distance(with_neurons(pruned, neurons)));
+  for (const RepairStep& step : result.steps) names.push_back(step.name);
+  CHECK(names.back() == "ridge");
+  for (const char* name : {"merge", "scalar"}) CHECK(!std::ranges::count(names, name));
+  for (std::vector<int>& kept : p.keep) kept = {0, 1, 2, 3, 4, 5, 6, 7};
+  const NeuronLists all = find_neurons(*p.made.model, *p.made.model, p.batches, {0.6, 4}, p.threads);
+  RepairCalibration whole = p.calibration();
+  whole.neurons = all;
+  const RepairResult cut = repair(
+      whole, {}, [&](const Model& m) { return p.distance(m); }, p.threads);
+  REQUIRE(cut.steps.size() == 2);
+  CHECK(cut.steps[1].kept);
+}
+
 TEST_CASE("repair: where nothing was dropped nothing is tried") {
   Pruned p;
   for (std::vector<int>& kept : p.keep) kept = {0, 1, 2, 3, 4, 5, 6, 7};

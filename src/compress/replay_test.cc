@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -28,7 +28,7 @@ TEST_CASE("replay: the loss of a kept set is that of the layer run again, by eve
     base::Threads threads(2);
     base::Rng rng(11);
     std::vector<double> weight;
-    for (int t = 0; t < kTestTokens; ++t) weight.push_back(0.5 + t % 3);
+    for (int t = 0; t < TestLayer::kTokens; ++t) weight.push_back(0.5 + t % 3);
     Replay replay(c.record, weight, threads);
     CHECK(replay.loss() < 1e-9);
     for (int round = 0; round < 6; ++round) {
@@ -111,7 +111,7 @@ TEST_CASE("replay: with too few ranks the tokens that go short are counted, and 
   all.keep(kept);
   few.keep(kept);
   int64_t expected = 0;
-  for (int t = 0; t < kTestTokens; ++t) {
+  for (int t = 0; t < TestLayer::kTokens; ++t) {
     int survivors = 0;
     for (const int e : cut.record.ranking(t)) survivors += e % 2 == 0;
     expected += survivors < rule.top_k;
@@ -119,7 +119,7 @@ TEST_CASE("replay: with too few ranks the tokens that go short are counted, and 
   CHECK(all.short_of() == 0);
   CHECK(few.short_of() == expected);
   CHECK(expected > 0);
-  CHECK(expected < kTestTokens);
+  CHECK(expected < TestLayer::kTokens);
 }
 
 TEST_CASE("replay: threads change no bit") {

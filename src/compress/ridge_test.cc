@@ -154,20 +154,26 @@ TEST_CASE("layer inputs: what a layer's mixture receives is what the forward giv
   const auto batches = random_batches(2, 2, 9, config.vocab);
   base::Threads threads(2);
   std::vector<double> outputs, expected;
+  std::vector<std::vector<double>> streams;
   layer_inputs(
       *made.model, batches,
-      [&](int l, Matrix<const float> x) {
+      [&](int l, const LayerInputs& inputs) {
+        const Matrix<const float> x = inputs.x;
         tensor::Buffer<float> z(static_cast<size_t>(x.rows) * 20);
         run_layer(*made.model, l, x, z.matrix(x.rows, 20), threads);
         double energy = 0;
         for (const float v : z.span()) energy += static_cast<double>(v) * v;
         outputs.push_back(energy);
+        streams.emplace_back(inputs.stream.begin(), inputs.stream.end());
         CHECK(x.rows == 36);
       },
       threads);
   observe(
       *made.model, batches, {4, 4, 0},
-      [&](int, const LayerRecord& record) {
+      [&](int l, const LayerRecord& record) {
+        for (int t = 0; t < record.tokens(); ++t)
+          CHECK(streams[static_cast<size_t>(l)][static_cast<size_t>(t)] ==
+                doctest::Approx(record.residual[static_cast<size_t>(t)]).epsilon(1e-5));
         double energy = 0;  // a layer with nobody answering loses all it gives
         for (int t = 0; t < record.tokens(); ++t) energy += squared_error(record, t, own_choice(record, t), {});
         expected.push_back(energy);

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "base/error.h"
-#include "compress/kept_counts.h"
 
 namespace choir::compress {
 namespace {
@@ -22,7 +21,7 @@ int cheapest(const Replay& replay, const std::vector<uint8_t>& served) {
   const std::vector<double> change = replay.removals();
   int best = -1;
   for (int e = 0; e < replay.record().experts; ++e) {
-    if (!replay.kept()[e] || served[e / group_size(replay.record())]) continue;
+    if (!replay.kept()[e] || served[e / group_size(replay.record())] || is_pinned(replay.record(), e)) continue;
     if (best < 0 || change[e] < change[best]) best = e;
   }
   return best;
@@ -35,6 +34,7 @@ std::vector<Swap> gains_of(const Replay& replay, BestSets& best) {
   std::vector<Swap> gains;
   for (int out = 0; out < n; ++out)
     for (int in = 0; in < n; ++in) {
+      if (is_pinned(replay.record(), out)) break;
       if (!replay.kept()[out] || replay.kept()[in] || out / size != in / size) continue;
       const double by = change[static_cast<size_t>(out) * static_cast<size_t>(n) + static_cast<size_t>(in)];
       if (by < 0) gains.push_back({by, out, in});
@@ -69,7 +69,7 @@ Elimination eliminate(Replay& replay, int keep) {
     if (!std::isfinite(replay.loss()))
       base::input_error("the answers of a layer are not finite", "with " + std::to_string(replay.count()) + " experts",
                         "check the weights and the calibration text");
-    if (misfit(record.rule, record.experts, replay.count()).empty()) result.loss[replay.count()] = replay.loss();
+    if (misfit(record, replay.count()).empty()) result.loss[replay.count()] = replay.loss();
     if (replay.count() == keep) return result;
     if (!std::ranges::count(served, 0)) std::ranges::fill(served, uint8_t{0});
     const int expert = cheapest(replay, served);
@@ -108,7 +108,6 @@ std::vector<ScoredSet> search(Replay& replay, const Elimination& elimination, in
   BestSets best(options.sets);
   std::vector<int> start = elimination.kept(keep);
   replay.keep(start);
-  if (options.nested) return {{start, replay.loss()}};
   const double eliminated = replay.loss();
   replay.keep(frequent_set(record, keep));
   if (eliminated <= replay.loss()) replay.keep(start);

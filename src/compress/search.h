@@ -6,8 +6,9 @@
 
 namespace choir::compress {
 
-// Experts taken out one after another, each time the one whose absence costs least (of equals the lower number). The
-// sets are nested. Within groups every round takes one expert from each group, the cheapest group first.
+// Experts taken out one after another, each time the one whose absence costs least (of equals the lower number), never
+// a pinned one. The sets are nested. Within groups every round takes one expert from each group, the cheapest group
+// first.
 struct Elimination {
   int experts = 0;
   std::vector<int> order;  // who went, the first one first
@@ -22,10 +23,9 @@ struct Elimination {
 Elimination eliminate(Replay& replay, int keep);
 
 struct SearchOptions {
-  int restarts = 4;     // from random sets
-  uint64_t seed = 1;    // of them
-  int sets = 1;         // how many of the best distinct sets to return
-  bool nested = false;  // the set of the elimination as it is: the sets of smaller counts are its subsets
+  int restarts = 4;   // from random sets
+  uint64_t seed = 1;  // of them
+  int sets = 1;       // how many of the best distinct sets to return
 };
 
 // The best sets of `keep` experts, the best first, fewer than options.sets where fewer were seen. Starts from the

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "compress/enumerate.h"
-#include "compress/test_record.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -43,7 +43,7 @@ TEST_CASE("enumeration: the first least of all sets, each measured from the star
     const TestLayer c(rule);
     base::Threads threads(2);
     std::vector<double> weight;
-    for (int t = 0; t < kTestTokens; ++t) weight.push_back(0.5 + t % 3);
+    for (int t = 0; t < TestLayer::kTokens; ++t) weight.push_back(0.5 + t % 3);
     const int keep = rule.experts == 16 && c.record.rule.groups == 1 ? 13 : keep_of(rule);
     const ScoredSet expected = tried_one_by_one(c, keep, weight);
     const auto found = enumerate(c.record, weight, keep, 3, threads);
@@ -153,17 +153,6 @@ TEST_CASE("search: no swap is left, and nothing that it started from is better")
         if (out / size == in / size) CHECK(best(set));
       }
   }
-}
-
-TEST_CASE("search: nested sets are those of the elimination") {
-  const TestLayer c(kTestRules[1]);
-  base::Threads threads(1);
-  Replay replay(c.record, {}, threads);
-  const Elimination elimination = eliminate(replay, 6);
-  const std::vector<int> small = search(replay, elimination, 6, {.nested = true})[0].kept;
-  const auto large = search(replay, elimination, 9, {.nested = true})[0];
-  CHECK(std::ranges::includes(large.kept, small));
-  CHECK(large.loss == elimination.loss[9]);
 }
 
 TEST_CASE("search: threads change no bit") {

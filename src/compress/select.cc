@@ -5,18 +5,11 @@
 #include <string>
 
 #include "base/error.h"
-#include "compress/choose.h"
 #include "compress/kept_counts.h"
+#include "compress/sets.h"
 
 namespace choir::compress {
 namespace {
-
-// Pinned experts of the group that has most of them.
-int most_pinned(const std::vector<int>& pinned, int experts, int groups) {
-  std::vector<int> count(static_cast<size_t>(groups), 0);
-  for (const int e : pinned) ++count[static_cast<size_t>(e / (experts / groups))];
-  return std::ranges::max(count);
-}
 
 void check_count(const moe::SubsetRule& rule, const std::vector<int>& pinned, int experts, int keep) {
   if (const std::string fault = misfit(rule, experts, keep); !fault.empty())
@@ -55,22 +48,6 @@ int floor_of(const ScoredLayer& layer, int slack) {
   return std::min(least, experts);
 }
 
-// Pinned experts and, in each group, as many others as are missing.
-std::vector<int> draw(const LayerRecord& record, const std::vector<int>& pinned, int keep, base::Rng& rng) {
-  const int size = record.experts / record.rule.groups, each = keep / record.rule.groups;
-  std::vector<int> set = pinned;
-  for (int g = 0; g < record.rule.groups; ++g) {
-    std::vector<int> free;
-    for (int e = g * size; e < (g + 1) * size; ++e)
-      if (std::ranges::find(pinned, e) == pinned.end()) free.push_back(e);
-    const int missing = each - (size - static_cast<int>(free.size()));
-    for (const int i : choose_random(rng, static_cast<int>(free.size()), missing))
-      set.push_back(free[static_cast<size_t>(i)]);
-  }
-  std::ranges::sort(set);
-  return set;
-}
-
 }  // namespace
 
 std::vector<int> choose_by_score(const ScoredLayer& layer, int keep) {
@@ -84,7 +61,7 @@ std::vector<int> choose_by_score(const ScoredLayer& layer, int keep) {
   return kept;
 }
 
-std::vector<std::vector<int>> choose_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack) {
+std::vector<int> counts_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack) {
   std::vector<int> count;
   for (const ScoredLayer& layer : layers) count.push_back(floor_of(layer, slack));
   int64_t left = total - std::accumulate(count.begin(), count.end(), int64_t{0});
@@ -115,20 +92,17 @@ std::vector<std::vector<int>> choose_over_layers(std::span<const ScoredLayer> la
     left -= layers[l].rule.groups;
     push(l);
   }
-  std::vector<std::vector<int>> kept;
-  for (size_t l = 0; l < layers.size(); ++l) kept.push_back(choose_by_score(layers[l], count[l]));
-  return kept;
+  return count;
 }
 
-SampledChoice choose_sampled(const LayerRecord& record, const std::vector<int>& pinned, int keep, int samples,
-                             uint64_t seed, Threads& threads) {
-  check_count(record.rule, pinned, record.experts, keep);
+SampledChoice choose_sampled(const LayerRecord& record, int keep, int samples, uint64_t seed, Threads& threads) {
+  check_keep(record, keep);
   if (samples < 1) base::usage_error("no sets to try", "samples", "give 1 or more");
   base::Rng rng(seed);
   Replay replay(record, {}, threads);
   SampledChoice best;
   for (int i = 0; i < samples; ++i) {
-    std::vector<int> set = draw(record, pinned, keep, rng);
+    std::vector<int> set = random_set(record, keep, rng);
     replay.keep(set);
     const double loss = replay.batched_norms();
     if (best.keep.empty() || loss < best.loss) best = {std::move(set), loss};

@@ -20,10 +20,11 @@ struct ScoredLayer {
 std::vector<int> choose_by_score(const ScoredLayer& layer, int keep);
 
 // One ranking over all layers: from the least that every layer can live with, `slack` experts more and room for its
-// pinned ones on, the layer with the best next expert gets one more, until `total` are kept (C32). A router with groups
-// gets one more in each group at once, worth their mean, and only where they still fit; so up to that many fewer may be
-// kept. Of equal scores the lower layer gains. Throws Error (usage) when the total is too small.
-std::vector<std::vector<int>> choose_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack);
+// pinned ones on, the layer with the best next expert gets one more, until `total` are kept (C32). How many of each
+// layer; which ones says choose_by_score. A router with groups gets one more in each group at once, worth their mean,
+// and only where they still fit; so up to that many fewer may be kept. Of equal scores the lower layer gains. Throws
+// Error (usage) when the total is too small.
+std::vector<int> counts_over_layers(std::span<const ScoredLayer> layers, int64_t total, int slack);
 
 struct SampledChoice {
   std::vector<int> keep;  // ascending
@@ -31,8 +32,7 @@ struct SampledChoice {
 };
 
 // The published search where it cannot enumerate: the best of `samples` sets drawn at random, of equal ones the first.
-// Pinned experts are in every set. Throws Error (usage) as choose_by_score does.
-SampledChoice choose_sampled(const LayerRecord& record, const std::vector<int>& pinned, int keep, int samples,
-                             uint64_t seed, Threads& threads);
+// Pinned experts are in every set. Throws Error (usage) for a count that the layer cannot keep.
+SampledChoice choose_sampled(const LayerRecord& record, int keep, int samples, uint64_t seed, Threads& threads);
 
 }  // namespace choir::compress

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "compress/criteria.h"
 #include "compress/kept_counts.h"
-#include "compress/test_observed.h"
+#include "compress/test_layer.h"
 
 namespace choir::compress {
 namespace {
@@ -23,6 +23,13 @@ moe::SubsetRule rule_of(int k, int groups = 1, int kept_groups = 1, bool top_two
 }
 
 using List = std::vector<int>;
+
+std::vector<List> kept_over_layers(const std::vector<ScoredLayer>& layers, int64_t total, int slack) {
+  std::vector<List> kept;
+  for (const int count : counts_over_layers(layers, total, slack))
+    kept.push_back(choose_by_score(layers[kept.size()], count));
+  return kept;
+}
 
 TEST_CASE("counts: what a layer cannot be left with is said, by each condition") {
   CHECK(misfit(rule_of(2), 8, 2).empty());
@@ -52,7 +59,7 @@ TEST_CASE("select: the best scores stay, ties by the lower number, pinned ones a
 
 TEST_CASE("select: over layers, the best next expert anywhere comes first") {
   const std::vector<ScoredLayer> layers{{rule_of(1), {9, 8, 7, 1}}, {rule_of(1), {5, 6, 0, 0}}};
-  const auto keep = [&](int64_t total, int slack) { return choose_over_layers(layers, total, slack); };
+  const auto keep = [&](int64_t total, int slack) { return kept_over_layers(layers, total, slack); };
   CHECK(keep(2, 0) == std::vector<List>{{0}, {1}});
   CHECK(keep(4, 0) == std::vector<List>{{0, 1, 2}, {1}});
   CHECK(keep(5, 0) == std::vector<List>{{0, 1, 2}, {0, 1}});
@@ -85,22 +92,24 @@ TEST_CASE("select: over layers with scores alone, it is the global ranking once 
     }
     std::ranges::sort(rest);
     for (int i = 0; i < total - 6; ++i) expected[std::get<1>(rest[i])].insert(std::get<2>(rest[i]));
-    const auto kept = choose_over_layers(layers, total, 0);
+    const auto kept = kept_over_layers(layers, total, 0);
     for (int l = 0; l < 3; ++l) CHECK(kept[l] == List(expected[l].begin(), expected[l].end()));
   }
 }
 
 TEST_CASE("select: groups gain together, and no more than fit") {
   const std::vector<ScoredLayer> layers{{rule_of(1, 2, 2), {9, 1, 2, 8}}, {rule_of(1), {3, 2.5, 2, 1}}};
-  CHECK(choose_over_layers(layers, 4, 0) == std::vector<List>{{0, 3}, {0, 1}});
-  CHECK(choose_over_layers(layers, 6, 0) == std::vector<List>{{0, 3}, {0, 1, 2, 3}});  // (1 + 2) / 2 > 1, but 1 is left
-  CHECK(choose_over_layers(layers, 7, 0) == std::vector<List>{{0, 1, 2, 3}, {0, 1, 2}});
+  CHECK(kept_over_layers(layers, 4, 0) == std::vector<List>{{0, 3}, {0, 1}});
+  CHECK(kept_over_layers(layers, 6, 0) == std::vector<List>{{0, 3}, {0, 1, 2, 3}});  // (1 + 2) / 2 > 1, but 1 is left
+  CHECK(kept_over_layers(layers, 7, 0) == std::vector<List>{{0, 1, 2, 3}, {0, 1, 2}});
 }
 
 TEST_CASE("select: sampled sets obey groups and pins, and enough of them find the best there is") {
-  const ObservedLayer layer(kRouters[5], 40, 3, 12);
+  const ObservedLayer layer({kTestRules[5].router, 12, 3, 40, 12});
   base::Threads threads(2);
-  const SampledChoice one = choose_sampled(layer.record, {5}, 8, 1, 9, threads);
+  LayerRecord pinned = layer.record;
+  pinned.pinned = {5};
+  const SampledChoice one = choose_sampled(pinned, 8, 1, 9, threads);
   CHECK(std::ranges::binary_search(one.keep, 5));
   for (int g = 0; g < 4; ++g) CHECK(std::ranges::count_if(one.keep, [&](int e) { return e / 3 == g; }) == 2);
 
@@ -117,14 +126,13 @@ TEST_CASE("select: sampled sets obey groups and pins, and enough of them find th
     least = replay.batched_norms();
     best = set;
   }
-  const SampledChoice many = choose_sampled(layer.record, {}, 8, 2000, 9, threads);
+  const SampledChoice many = choose_sampled(layer.record, 8, 2000, 9, threads);
   CHECK(many.keep == best);
   CHECK(many.loss == least);
-  CHECK(choose_sampled(layer.record, {}, 8, 5, 9, threads).loss >= least);
+  CHECK(choose_sampled(layer.record, 8, 5, 9, threads).loss >= least);
   base::Threads other(1);
-  CHECK(choose_sampled(layer.record, {}, 8, 5, 9, other).keep ==
-        choose_sampled(layer.record, {}, 8, 5, 9, threads).keep);
-  CHECK_THROWS_AS(choose_sampled(layer.record, {}, 7, 5, 9, threads), base::Error);
+  CHECK(choose_sampled(layer.record, 8, 5, 9, other).keep == choose_sampled(layer.record, 8, 5, 9, threads).keep);
+  CHECK_THROWS_AS(choose_sampled(layer.record, 7, 5, 9, threads), base::Error);
 }
 
 }  // namespace

@@ -28,11 +28,8 @@ double error_of(double zz, double alpha, double beta, double scale, double divis
   return std::max(zz - 2 * alpha * gain + beta * gain * gain, 0.0);
 }
 
-std::vector<double> objective_weights(const LayerRecord& record, Objective objective, Threads& threads) {
+std::vector<double> inverse_norms(std::vector<double> norm) {
   constexpr double kFloor = 0.01;
-  if (objective == Objective::kPublished) return std::vector<double>(static_cast<size_t>(record.tokens()), 1.0);
-  std::vector<double> norm(record.residual.begin(), record.residual.end());
-  if (objective == Objective::kOutput) norm = target_of(record, threads).zz;
   std::vector<double> sorted = norm;
   std::erase_if(sorted, [](double v) { return !(v > 0); });
   if (sorted.empty()) return std::vector<double>(norm.size(), 1.0);
@@ -40,6 +37,16 @@ std::vector<double> objective_weights(const LayerRecord& record, Objective objec
   std::ranges::nth_element(sorted, middle);
   for (double& v : norm) v = 1 / std::max(v, kFloor * *middle);
   return norm;
+}
+
+std::vector<double> objective_weights(const LayerRecord& record, Objective objective, Threads& threads) {
+  if (objective == Objective::kPublished) return std::vector<double>(static_cast<size_t>(record.tokens()), 1.0);
+  if (objective == Objective::kGradient) {
+    CHOIR_CHECK(static_cast<int>(record.slope.size()) == record.tokens(), "a slope for each token");
+    return {record.slope.begin(), record.slope.end()};
+  }
+  if (objective == Objective::kOutput) return inverse_norms(target_of(record, threads).zz);
+  return inverse_norms({record.residual.begin(), record.residual.end()});
 }
 
 SetLoss::SetLoss(const LayerRecord& record, std::span<const double> weight, Threads& threads)

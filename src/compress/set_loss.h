@@ -21,8 +21,9 @@ double error_of(double zz, double alpha, double beta, double scale, double divis
 
 // What the loss weighs a token by. kPublished: 1, the squared Frobenius norm of the paper. kOutput: 1 / |z|^2.
 // kStream: 1 / |h|^2 of the residual stream. Norms below a hundredth of the median of those above 0 count as that
-// (C20), so that no token weighs more than a hundred times what the median does.
-enum class Objective { kPublished, kOutput, kStream };
+// (C20), so that no token weighs more than a hundred times what the median does. kGradient: LayerRecord::slope.
+enum class Objective { kPublished, kOutput, kStream, kGradient };
+std::vector<double> inverse_norms(std::vector<double> norm);
 std::vector<double> objective_weights(const LayerRecord& record, Objective objective, Threads& threads);
 
 // J of any kept set by the record's own rule, about K^2 multiply-adds for a token. Only reads: losses() shares the sets

@@ -180,8 +180,10 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
   head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
-  for (size_t l = a.blocks.size(); l-- > 0;)
+  for (size_t l = a.blocks.size(); l-- > 0;) {
+    if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
+  }
   for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;

@@ -24,11 +24,16 @@ struct Teaching {
   float weight = 0, temperature = 1;  // w, the targets weigh 1 - w; T
 };
 
+// Called from the last layer to the first with (N,D) the gradient of the residual stream behind it; valid during the
+// call.
+using GradientObserver = std::function<void(int layer, Matrix<const float> gradient)>;
+
 struct TrainingBatch {
   Batch batch;                                           // without a cache
   std::span<const int32_t> targets;                      // the token that follows each row; -1: not counted
   RoutingOptions routing{.rule = moe::Rule::kTraining};  // balance losses are always on
   Teaching teaching = {};
+  GradientObserver observer = {};
 };
 
 struct TrainingLoss {
