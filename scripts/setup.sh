@@ -8,7 +8,7 @@ targets=("${@:2}")
 build=build/$preset
 
 tools=(g++ cmake ninja:ninja-build ccache pkg-config python3)  # COMMAND or COMMAND:PACKAGE
-libraries=(nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev doctest-dev)
+libraries=(nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev doctest-dev)
 
 missing_packages() {
   local tool package

@@ -77,7 +77,8 @@ class BadModels(CliTest):
                   ("model_type", "gpt5"), ("model_type", 1), ("hidden_act", "gelu"), ("tie_word_embeddings", "yes"),
                   ("betas", {"0": "x"}), ("betas", [1, 2]), ("choir", {"num_local_experts": [8]}),
                   ("choir", {"num_local_experts": [8, 0]}), ("choir", {"num_experts_per_tok": [2, 9]}),
-                  ("choir", {"kept_experts": [[0], [1]]}), ("rope_scaling", {"type": "yarn", "factor": 4.0})]
+                  ("choir", {"kept_experts": [[0], [1]]}), ("rope_scaling", {"type": "spiral", "factor": 4.0}),
+                  ("rope_scaling", {"type": "yarn", "factor": 0})]
         for key, value in cases:
             with self.subTest(f"{key} {value}"):
                 self.no_verb_takes(self.broken_model(config=self.config | {key: value}), "config", verbs=["inspect"])

@@ -86,7 +86,7 @@ class Families(CliTest):
         self.assertIn("skip(", self.json_of("inspect", self.dir / "skipping")["layers"][1]["router"])
 
     def test_what_cannot_be_pruned_is_said(self):
-        for name, reason in ("llama", "no layer has experts"), ("phimoe", "cannot be taken from"):
+        for name, reason in ("llama", "no layer has experts"), ("phimoe", "can be taken from"):
             with self.subTest(name):
                 done = choir("prune", GOLDEN / name, "--out", self.dir / "none", "--keep", 4, "--ids",
                              f"{GOLDEN / name / 'reference.safetensors'}:A.input_ids")

@@ -83,9 +83,13 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
+void AtomicFile::flush() {
+  if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) disk_error("cannot write the output", path_);
+}
+
 void AtomicFile::commit() {
   check_output(path_, existing_, Kind::kFile);
-  if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) disk_error("cannot write the output", path_);
+  flush();
   if (::rename(beside_.c_str(), path_.c_str()) != 0) disk_error("cannot put the output in place", path_);
   std::fclose(file_);
   file_ = nullptr;

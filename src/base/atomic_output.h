@@ -28,6 +28,9 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  // For whoever checks what was written before it appears: afterwards the file at partial() holds all of it.
+  void flush();
+  const std::string& partial() const { return beside_; }
   void commit();
 
  private:

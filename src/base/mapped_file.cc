@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "base/error.h"
@@ -36,6 +37,20 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+bool MappedFile::holds(std::span<const std::byte> bytes) const {
+  const std::less_equal<const std::byte*> before;
+  return data_ && before(data_, bytes.data()) && before(bytes.data() + bytes.size(), data_ + size_);
+}
+
+// Whole pages alone: their edges may belong to others.
+void MappedFile::forget(std::span<const std::byte> bytes) const {
+  CHOIR_CHECK(bytes.empty() || holds(bytes), "bytes of another file than " + path_);
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = static_cast<size_t>(bytes.data() - data_);
+  const size_t begin = (first + page - 1) / page * page, end = (first + bytes.size()) / page * page;
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 MappedFile::~MappedFile() {

@@ -18,6 +18,11 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  bool holds(std::span<const std::byte> bytes) const;
+
+  // Gives back the memory that these bytes of the file took; they are read again when they are looked at again. For
+  // whoever goes through a file that is larger than the memory it may take.
+  void forget(std::span<const std::byte> bytes) const;
 
  private:
   std::string path_;

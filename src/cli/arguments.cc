@@ -41,6 +41,12 @@ void add_calibration(CLI::App* verb, Calibration& c) {
       ->excludes(ids);
 }
 
+void add_skip_word(CLI::App* verb, std::string& skip) {
+  verb->add_option("--skip", skip,
+                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
+                   "ser=0.2, or for two experts a token 0.5");
+}
+
 CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
   CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
   add_model(verb, o.model);
@@ -71,9 +77,7 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
-  verb->add_option("--skip", o.skip,
-                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
-                   "ser=0.2, or for two experts a token 0.5");
+  add_skip_word(verb, o.skip);
   return verb;
 }
 
@@ -86,12 +90,14 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
   verb->add_option("--router", o.router, "another router over the same gate, in every layer");
+  add_skip_word(verb, o.skip);
   choices->excludes(text);
   return verb;
 }
 
-void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
-  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context,
+                  const std::string& otherwise = "the last fifth of the calibration's blocks") {
+  verb->add_option("--held-out", files, "text to judge by; otherwise " + otherwise);
   verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
 }
 
@@ -256,9 +262,30 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
       ->check(CLI::IsMember({"median", "tail", "ser", "ratio"}));
   CLI::Option* budget = verb->add_option("--budget", o.budget, "mean share of the expert evaluations that stay")
                             ->check(CLI::Range(1e-6, 1.0));
-  verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
-      ->needs(budget);
+  CLI::Option* own =
+      verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
+          ->needs(budget);
+  add_held_out(verb, o.held_out, o.context, "gains are chosen by the error of each layer on the calibration text");
+  verb->get_option("--held-out")->needs(budget)->excludes(own);
+  verb->add_option("--hold-out", o.hold_out, "the same with a share of the calibration sequences, from the end")
+      ->check(CLI::Range(1e-6, 0.9))
+      ->needs(budget)
+      ->excludes(own)
+      ->excludes("--held-out");
   add_calibration(verb, o.calibration);
+  return verb;
+}
+
+CLI::App* add_convert(CLI::App& app, Call& call, Convert& o) {
+  CLI::App* verb = add_verb(app, call, "convert", "the same model in another file format or number format",
+                            "choir convert models/choir-tiny --out choir-tiny.gguf --dtype q8_0");
+  add_model(verb, o.model);
+  add_out(verb, o.out, o.force);
+  verb->add_option("--to", o.to,
+                   "gguf: one file, as llama.cpp reads it; safetensors or hf: a directory; otherwise as --out ends")
+      ->check(CLI::IsMember({"gguf", "safetensors", "hf"}));
+  verb->add_option("--dtype,--type", o.type, "format of the numbers; otherwise what they have")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}));
   return verb;
 }
 
@@ -318,6 +345,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Fit fit;
   MergeCaptures merge_captures;
   Skip skip;
+  Convert convert;
   Train train;
   Route route;
   Report report;
@@ -330,6 +358,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
                              add_fit(app, call, fit),
                              add_merge_captures(app, call, merge_captures),
                              add_skip(app, call, skip),
+                             add_convert(app, call, convert),
                              add_train(app, call, train),
                              add_route(app, call, route),
                              add_report(app, call, report),
@@ -342,8 +371,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect,        forward, generate, eval,  prune,  fit,
-                         merge_captures, skip,    train,    route, report, doctor};
+  const Verb filled[] = {inspect, forward, generate, eval,  prune,  fit,   merge_captures,
+                         skip,    convert, train,    route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

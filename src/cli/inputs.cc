@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "model/gguf_model.h"
 #include "text/utf8.h"
 
 namespace choir::cli {
@@ -137,13 +138,17 @@ void check_model_output(const std::string& out, const std::string& source, bool 
     base::usage_error("the output holds the model that is read", out, "choose another path");
 }
 
-void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force) {
-  base::AtomicDirectory directory(out, existing(force));
-  model.save(directory.path(), io::read_json(source + "/config.json"));
+void copy_companions(const std::string& source, const std::string& directory) {
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
     if (exists(source + "/" + name))
-      base::write_file(directory.path() + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
+      base::write_file(directory + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
+}
+
+void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force) {
+  base::AtomicDirectory directory(out, existing(force));
+  model.save(directory.path(), model::config_file_of(source));
+  copy_companions(source, directory.path());
   check_written(model, directory.path(), out);
   directory.commit();
 }

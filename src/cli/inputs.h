@@ -43,6 +43,9 @@ void check_model_output(const std::string& out, const std::string& source, bool 
 // of `model`; throws Error (input) where they differ.
 void write_model(const model::Model& model, const std::string& source, const std::string& out, bool force);
 
+// Copies what a model directory holds beside config.json and weights: its tokenizer's files.
+void copy_companions(const std::string& source, const std::string& directory);
+
 base::Existing existing(bool force);
 
 }  // namespace choir::cli

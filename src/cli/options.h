@@ -34,7 +34,7 @@ struct Generate {
 };
 
 struct Eval {
-  std::string model, choices, against, router;  // router: in place of the model's own
+  std::string model, choices, against, router, skip;  // the last two: in place of the model's own
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };
@@ -90,10 +90,19 @@ struct MergeCaptures {
 };
 
 struct Skip {
-  std::string model, out, method;  // no method: median, with a budget tail
-  double budget = 0;               // 0: none
+  std::string model, out, method;     // no method: median, with a budget tail
+  double budget = 0;                  // 0: none
+  std::vector<std::string> held_out;  // to choose the gains by
+  double hold_out = 0;                // the same as a share of the calibration; 0: none
   Calibration calibration;
+  int context = 0;  // tokens of a window of held-out text
   bool own_gains = false, force = false;
+};
+
+// Another file format, another number format, or both.
+struct Convert {
+  std::string model, out, to, type;  // no `to`: what the end of `out` says; no type: as they are
+  bool force = false;
 };
 
 struct Train {
@@ -119,8 +128,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb =
-    std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Train, Route, Report, Doctor>;
+using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Convert, Train, Route,
+                          Report, Doctor>;
 
 struct Call {
   Common common;
@@ -136,6 +145,7 @@ void run(const Prune& options, const Common& common);
 void run(const Fit& options, const Common& common);
 void run(const MergeCaptures& options, const Common& common);
 void run(const Skip& options, const Common& common);
+void run(const Convert& options, const Common& common);
 void run(const Train& options, const Common& common);
 void run(const Route& options, const Common& common);
 void run(const Report& options, const Common& common);

@@ -36,6 +36,41 @@ void add_layer(const model::Config& config, size_t l, Hash& hash) {
   hash.add(router_of(config, layer));
 }
 
+// What only some families have.
+std::vector<double> traits_of(const model::Config& config) {
+  const auto flag = [](bool v) { return v ? 1.0 : 0.0; };
+  const kernels::RopeSpec& rope = config.rope;
+  std::vector<double> traits{static_cast<double>(rope.kind),
+                             rope.factor,
+                             static_cast<double>(rope.original_length),
+                             rope.attention_factor,
+                             rope.beta_fast,
+                             rope.beta_slow,
+                             rope.mscale,
+                             rope.mscale_all_dim,
+                             flag(rope.truncate),
+                             rope.low_freq_factor,
+                             rope.high_freq_factor,
+                             rope.short_mscale,
+                             rope.long_mscale,
+                             static_cast<double>(config.pairs),
+                             config.attention.scale,
+                             config.latent.scale,
+                             static_cast<double>(config.qk_norm),
+                             config.clip_qkv,
+                             flag(config.layer_norm),
+                             config.activation.limit,
+                             config.embedding_multiplier,
+                             config.residual_multiplier,
+                             config.logit_divisor};
+  traits.insert(traits.end(), rope.short_factor.begin(), rope.short_factor.end());
+  traits.insert(traits.end(), rope.long_factor.begin(), rope.long_factor.end());
+  for (const model::LayerConfig& layer : config.layers)
+    for (const double v : {static_cast<double>(layer.shared_width), flag(layer.shared_gate), flag(layer.sees_all)})
+      traits.push_back(v);
+  return traits;
+}
+
 void add_config(const model::Config& config, Hash& hash) {
   hash.add(config.family);
   const kernels::AttentionShape& a = config.attention;
@@ -44,6 +79,10 @@ void add_config(const model::Config& config, Hash& hash) {
     hash.add(static_cast<uint64_t>(number));
   for (const double number : {config.rope.theta, config.norm_epsilon}) hash.add(std::bit_cast<uint64_t>(number));
   for (size_t l = 0; l < config.layers.size(); ++l) add_layer(config, l, hash);
+  model::Config plain;  // of families that have none of it nothing is added
+  plain.layers.resize(config.layers.size());
+  if (const auto traits = traits_of(config); traits != traits_of(plain))
+    for (const double trait : traits) hash.add(std::bit_cast<uint64_t>(trait));
 }
 
 struct Named {

@@ -47,6 +47,9 @@ TEST_CASE("fingerprint: what the model computes with is in it, thresholds of ski
   };
   CHECK(with([](model::Config&) {}) == before);
   CHECK(with([](model::Config& c) { c.rope.theta = 2e4; }) != before);
+  CHECK(with([](model::Config& c) { c.rope.kind = kernels::RopeSpec::Kind::kLinear; }) != before);
+  CHECK(with([](model::Config& c) { c.residual_multiplier = 0.5f; }) != before);
+  CHECK(with([](model::Config& c) { c.layers[1].sees_all = true; }) != before);
   CHECK(with([](model::Config& c) { c.norm_epsilon = 2e-5; }) != before);
   CHECK(with([](model::Config& c) { c.attention.window = 5; }) != before);
   CHECK(with([](model::Config& c) { c.layers[1].top_k = 1; }) != before);

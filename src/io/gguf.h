@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -83,10 +84,12 @@ class GgufFile {
   const std::vector<Tensor>& tensors() const { return contents_.tensors; }
   const Tensor* find(std::string_view name) const;  // null when there is none
   const GgufMetadata& metadata() const { return contents_.metadata; }
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const { return file_->path(); }
+  // For views that must outlive this object.
+  const std::shared_ptr<const base::MappedFile>& file() const { return file_; }
 
  private:
-  base::MappedFile file_;
+  std::shared_ptr<const base::MappedFile> file_;
   Gguf contents_;
   std::unordered_map<std::string_view, size_t> index_;  // keys look into contents_
 };

@@ -129,8 +129,14 @@ void GgufWriter::write(std::span<const std::byte> piece) {
   close_finished();
 }
 
-void GgufWriter::commit() {
+const std::string& GgufWriter::finish() {
   CHOIR_CHECK(tensor_ == sizes_.size(), "tensor " + std::to_string(tensor_) + " is not complete");
+  file_.flush();
+  return file_.partial();
+}
+
+void GgufWriter::commit() {
+  finish();
   file_.commit();
 }
 

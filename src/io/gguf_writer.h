@@ -54,7 +54,10 @@ class GgufWriter {
   GgufWriter(const std::string& path, const GgufHeader& header, base::Existing existing);
 
   void write(std::span<const std::byte> piece);
-  void commit();  // CHECKs that every tensor is complete
+  // CHECKs that every tensor is complete. The file at the path it returns then holds all, and can be looked at before
+  // it appears.
+  const std::string& finish();
+  void commit();  // finish() too
 
  private:
   void close_finished();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <unordered_set>
@@ -75,14 +76,20 @@ bool exponents_below(std::span<const std::byte> bytes, Bits all_ones) {
 }
 
 // The order of the reference writer.
-std::vector<const Tensor*> in_writing_order(std::span<const Tensor> tensors) {
-  std::vector<const Tensor*> order;
-  for (const Tensor& t : tensors) order.push_back(&t);
-  std::sort(order.begin(), order.end(), [](const Tensor* a, const Tensor* b) {
-    const size_t size_a = tensor::size_of(a->type), size_b = tensor::size_of(b->type);
-    return std::tie(size_b, a->name) < std::tie(size_a, b->name);
+std::vector<size_t> writing_order(std::span<const Tensor> tensors) {
+  std::vector<size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const size_t size_a = tensor::size_of(tensors[a].type), size_b = tensor::size_of(tensors[b].type);
+    return std::tie(size_b, tensors[a].name) < std::tie(size_a, tensors[b].name);
   });
   return order;
+}
+
+std::string header_for(std::span<const Tensor> tensors, std::span<const size_t> order, const Metadata& metadata) {
+  std::vector<const Tensor*> in_order;
+  for (const size_t i : order) in_order.push_back(&tensors[i]);
+  return format_header(in_order, metadata);
 }
 
 void check_writable(std::span<const Tensor> tensors) {
@@ -138,23 +145,40 @@ const Tensor* SafetensorsFile::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &contents_.tensors[found->second];
 }
 
-void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
-                       base::Existing existing) {
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
+                                     base::Existing existing)
+    : file_(path, existing) {
   check_writable(tensors);
-  const auto order = in_writing_order(tensors);
-  const std::string header = format_header(order, metadata);
+  order_ = writing_order(tensors);
+  const std::string header = header_for(tensors, order_, metadata);
   const uint64_t length = header.size();
   if (length > kMostHeaderBytes)
     base::input_error("the header would be too long for any reader", path, "write fewer tensors into one file");
-  base::AtomicFile file(path, existing);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(header);
-  for (const Tensor* t : order) file.write(t->bytes);
-  file.commit();
+  file_.write(std::as_bytes(std::span(&length, 1)));
+  file_.write(header);
+  for (const Tensor& t : tensors) left_ += t.bytes.size();
+}
+
+void SafetensorsWriter::write(std::span<const std::byte> piece) {
+  CHOIR_CHECK(piece.size() <= left_, "more bytes than were declared");
+  file_.write(piece);
+  left_ -= piece.size();
+}
+
+void SafetensorsWriter::commit() {
+  CHOIR_CHECK(left_ == 0, std::to_string(left_) + " bytes are missing");
+  file_.commit();
+}
+
+void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
+                       base::Existing existing) {
+  SafetensorsWriter writer(path, tensors, metadata, existing);
+  for (const size_t i : writer.order()) writer.write(tensors[i].bytes);
+  writer.commit();
 }
 
 size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata) {
-  size_t size = sizeof(uint64_t) + format_header(in_writing_order(tensors), metadata).size();
+  size_t size = sizeof(uint64_t) + header_for(tensors, writing_order(tensors), metadata).size();
   for (const Tensor& t : tensors) size += t.bytes.size();
   return size;
 }

@@ -48,6 +48,7 @@ class SafetensorsFile {
   const Tensor* find(std::string_view name) const;  // null when there is none
   const Metadata& metadata() const { return contents_.metadata; }
   const std::string& path() const { return file_.path(); }
+  const base::MappedFile& file() const { return file_; }
 
  private:
   base::MappedFile file_;
@@ -60,6 +61,24 @@ class SafetensorsFile {
 // its own UTF-8 name and as many bytes as its shape says. Throws Error (input) when the disk refuses.
 void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
                        base::Existing existing);
+
+// The same file as a stream, for tensors that do not exist all at once: `tensors` have names, types, shapes and the
+// sizes of their bytes, which are not looked at. The bytes then come tensor by tensor in the order that order() says,
+// in pieces of any size.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
+                    base::Existing existing);
+
+  const std::vector<size_t>& order() const { return order_; }  // places in `tensors`
+  void write(std::span<const std::byte> piece);
+  void commit();  // CHECKs that all bytes came
+
+ private:
+  base::AtomicFile file_;
+  std::vector<size_t> order_;
+  uint64_t left_ = 0;
+};
 
 // How many bytes that file would have.
 size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata);

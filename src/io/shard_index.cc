@@ -63,7 +63,25 @@ TensorDirectory::TensorDirectory(const std::string& dir) {
   else
     base::input_error("no model.safetensors and no model.safetensors.index.json", dir,
                       "give the directory of a model with safetensors weights");
+  metadata_ = files_.front().metadata();
+  make_index();
+}
+
+TensorDirectory::TensorDirectory(std::vector<Tensor> tensors, std::shared_ptr<const base::MappedFile> file,
+                                 std::vector<std::shared_ptr<const tensor::Buffer<std::byte>>> memory)
+    : file_(std::move(file)), memory_(std::move(memory)), tensors_(std::move(tensors)) {
+  make_index();
+  CHOIR_CHECK(index_.size() == tensors_.size(), "two tensors of one name");
+}
+
+void TensorDirectory::make_index() {
   for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
+}
+
+void TensorDirectory::forget(std::span<const std::byte> bytes) const {
+  if (file_ && file_->holds(bytes)) return file_->forget(bytes);
+  for (const SafetensorsFile& shard : files_)
+    if (shard.file().holds(bytes)) return shard.file().forget(bytes);
 }
 
 void TensorDirectory::open(const std::string& file) {

@@ -108,6 +108,31 @@ TEST_CASE("a name in two shards is refused") {
   CHECK(contains(s.refusal(), "puts into another file, \"s1.safetensors\""));
 }
 
+TEST_CASE("tensors of somewhere else stand under the names they are given, and keep what they look into") {
+  tensor::Buffer<std::byte> made(4);
+  const float seven = 7;
+  std::memcpy(made.data(), &seven, sizeof seven);
+  const auto memory = std::make_shared<const tensor::Buffer<std::byte>>(std::move(made));
+  const TensorDirectory tensors({{"x", DType::kF32, {1}, {memory->data(), 4}}}, nullptr, {memory});
+  CHECK(value_of(tensors, "x") == 7);
+  CHECK(tensors.find("y") == nullptr);
+  CHECK(tensors.metadata().empty());
+  tensors.forget({memory->data(), 4});
+  CHECK(value_of(tensors, "x") == 7);  // memory that is no file's is left alone
+}
+
+TEST_CASE("forgotten bytes are read again") {
+  const Shards s;
+  const std::vector<float> many(5000, 3);
+  s.write("model.safetensors", {tensor_over("many", DType::kF32, {5000}, many)});
+  const TensorDirectory tensors(s.dir.path());
+  const Tensor* t = tensors.find("many");
+  for (int round = 0; round < 2; ++round) {
+    CHECK(std::memcmp(t->bytes.data(), many.data(), t->bytes.size()) == 0);
+    tensors.forget(t->bytes);
+  }
+}
+
 TEST_CASE("a damaged shard is refused") {
   const Shards s;
   base::write_file(s.dir.file("s2.safetensors"), "short", base::Existing::kReplace);

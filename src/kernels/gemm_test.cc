@@ -6,9 +6,11 @@
 #include <cstring>
 #include <vector>
 
+#include "base/error.h"
 #include "base/rng.h"
 #include "kernels/gemm_tile.h"
 #include "kernels/grouped_gemm.h"
+#include "kernels/reference/compare.h"
 #include "tensor/buffer.h"
 
 namespace choir::kernels {
@@ -87,7 +89,7 @@ TEST_CASE("every version of the dot tile gives the plain loops' result") {
   for (const Isa isa : levels) {
     CAPTURE(name_of(isa));
     std::vector<float> y(n * o);
-    kDotF32.at(isa)(DotBlock{rows.data(), w.data(), i, y.data(), o, n, o, i});
+    dot_for(DType::kF32).at(isa)(DotBlock{rows.data(), w.data(), i, y.data(), o, n, o, i});
     for (int r = 0; r < n; ++r)
       for (int c = 0; c < o; ++c) CHECK(std::abs(y[r * o + c] - dot(&x[r * i], 1, &w[c * i], 1, i)) <= bound(i));
   }
@@ -110,6 +112,49 @@ TEST_CASE("weights of two bytes are widened exactly") {
     gemm_forward(x.matrix(n, i), weight, y.matrix(n, o), threads);
     CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
   }
+}
+
+// Blocks of any bytes, with scales that stay small, of `o` rows of `i` numbers.
+Weight random_blocks(DType type, int o, int i, base::Rng& rng, std::vector<std::byte>& bytes) {
+  const tensor::Block block = tensor::block_of(type);
+  bytes.resize(static_cast<size_t>(o) * tensor::bytes_of(type, static_cast<size_t>(i)));
+  for (std::byte& b : bytes) b = static_cast<std::byte>(rng.below(256));
+  const bool at_end = type == DType::kQ6_K, power = type == DType::kMXFP4, two = type == DType::kQ4_K;
+  for (size_t at = 0; at < bytes.size(); at += block.bytes) {
+    const auto place = [&](size_t offset) { bytes[at + offset] = static_cast<std::byte>(0x20 + rng.below(12)); };
+    if (power)
+      bytes[at] = static_cast<std::byte>(rng.below(8) == 0 ? rng.below(3) : 118 + rng.below(8));
+    else
+      place(at_end ? 209 : 1);
+    if (two) place(3);
+  }
+  return {bytes.data(), type, o, i};
+}
+
+TEST_CASE("weights of blocks give what their numbers give, bit for bit, in every version") {
+  base::Threads threads(2);
+  base::Rng rng(21);
+  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4})
+    reference::for_each_isa([&](Isa isa) {
+      CAPTURE(tensor::name_of(type));
+      CAPTURE(name_of(isa));
+      const int o = 13, i = static_cast<int>(tensor::block_of(type).numbers) * 3;
+      std::vector<std::byte> bytes;
+      const Weight weight = random_blocks(type, o, i, rng, bytes);
+      Buffer<float> wide(weight.size());
+      tensor::widen(weight, wide.span());
+      for (const int n : {1, 6}) {
+        const auto x = random_numbers(n, i, 22);
+        Buffer<float> expected(static_cast<size_t>(n * o)), y(expected.size());
+        gemm_forward(x.matrix(n, i), Weight(wide.matrix(o, i)), expected.matrix(n, o), threads);
+        gemm_forward(x.matrix(n, i), weight, y.matrix(n, o), threads);
+        CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+      }
+    });
+  std::vector<std::byte> bytes(100);
+  Buffer<float> x(32), y(1);
+  CHECK_THROWS_AS(gemm_forward(x.matrix(1, 32), {bytes.data(), DType::kI8, 1, 32}, y.matrix(1, 1), threads),
+                  base::Error);
 }
 
 TEST_CASE("a row's bits depend neither on the other rows nor on the number of threads") {

@@ -1,12 +1,12 @@
 #include "kernels/gemm_tile.h"
 
-#include "kernels/lanes.h"
+#include <string>
+
+#include "base/error.h"
+#include "kernels/block_lanes.h"
 
 namespace choir::kernels {
 namespace {
-
-using tensor::BF16;
-using tensor::F16;
 
 // Folds pairs of vectors lane-wise in halves: the same tree of additions as sum(Vec), for sixteen vectors at once.
 template <int Half>
@@ -45,7 +45,7 @@ struct DotTile {
     for (int r = 0; r < R; ++r) x[r] = block.x[r0 + r < block.rows ? r0 + r : block.rows - 1];
     for (int c = 0; c < C; ++c) {
       const int col = c0 + c < block.cols ? c0 + c : block.cols - 1;
-      w[c] = static_cast<const Type*>(block.w) + col * block.w_stride;
+      w[c] = static_cast<const Type*>(block.w) + col * units_of<Type>(block.w_stride);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -56,7 +56,7 @@ struct DotTile {
   CHOIR_INLINE void step(int k) {
     Lanes<W> column[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) column[c] = load_lanes<W>(w[c] + k);
+    for (int c = 0; c < C; ++c) column[c] = row_lanes<W>(w[c], k);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Lanes<W> row = load_lanes<W>(x[r] + k);
@@ -69,7 +69,7 @@ struct DotTile {
   CHOIR_INLINE void last_step(int k, int left) {
     Lanes<W> column[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) column[c] = lanes<W>(load_part(w[c] + k, left));
+    for (int c = 0; c < C; ++c) column[c] = row_lanes_part<W>(w[c], k, left);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Lanes<W> row = lanes<W>(load_part(x[r] + k, left));
@@ -139,10 +139,16 @@ CHOIR_AVX512 void dot_avx512(const DotBlock& block) {
   dot_block<16, 4, 4, 8, Type>(block);
 }
 
+template <class Type>
+constexpr Versions<void(const DotBlock&)> kDot{dot_plain<Type>, dot_avx2<Type>, dot_avx512<Type>};
+
 }  // namespace
 
-const Versions<void(const DotBlock&)> kDotF32{dot_plain<float>, dot_avx2<float>, dot_avx512<float>};
-const Versions<void(const DotBlock&)> kDotBF16{dot_plain<BF16>, dot_avx2<BF16>, dot_avx512<BF16>};
-const Versions<void(const DotBlock&)> kDotF16{dot_plain<F16>, dot_avx2<F16>, dot_avx512<F16>};
+const Versions<void(const DotBlock&)>& dot_for(tensor::DType type) {
+  const Versions<void(const DotBlock&)>* found = nullptr;
+  with_type(type, [&]<class Type>(std::type_identity<Type>) { found = &kDot<Type>; });
+  CHOIR_CHECK(found, "no product for a weight of type " + std::string(tensor::name_of(type)));
+  return *found;
+}
 
 }  // namespace choir::kernels

@@ -66,19 +66,6 @@ void check_groups(const Groups& groups, size_t experts, int positions) {
               std::to_string(groups.offset.size()) + " offsets for " + std::to_string(experts) + " experts");
 }
 
-const Versions<void(const DotBlock&)>& dot_for(tensor::DType type) {
-  switch (type) {
-    case tensor::DType::kF32: return kDotF32;
-    case tensor::DType::kBF16: return kDotBF16;
-    case tensor::DType::kF16: return kDotF16;
-    default: CHOIR_CHECK(false, "no product for a weight of type " + std::string(tensor::name_of(type)));
-  }
-}
-
-}  // namespace
-
-namespace {
-
 // Every piece packs the columns of the weight that it needs, so more rows a piece pack less often.
 void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
                     Threads& threads) {

@@ -4,13 +4,10 @@
 #include <string>
 
 #include "base/error.h"
-#include "kernels/lanes.h"
+#include "kernels/block_lanes.h"
 
 namespace choir::kernels {
 namespace {
-
-using tensor::BF16;
-using tensor::F16;
 
 constexpr int kColumns = 64;  // of a piece: that strip of a weight stays in the cache while the rows of x pass by
 
@@ -30,11 +27,12 @@ CHOIR_INLINE void tile(const Strip& strip, int position, int column, int left) {
   const float* x[R];
   for (int r = 0; r < R; ++r) x[r] = strip.x[strip.groups.source(std::min(position + r, strip.end - 1))];
   Lanes<W> total[R][C] = {};
-  const Type* w = static_cast<const Type*>(strip.w.data) + column;
-  for (int o = 0; o < strip.w.rows; ++o, w += strip.w.cols) {
+  const Type* w = static_cast<const Type*>(strip.w.data);
+  for (int o = 0; o < strip.w.rows; ++o, w += units_of<Type>(strip.w.cols)) {
     Lanes<W> row[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) row[c] = left < C * kLanes ? lanes<W>(load(w, left)) : load_lanes<W>(w + c * kLanes);
+    for (int c = 0; c < C; ++c)
+      row[c] = left < C * kLanes ? row_lanes_part<W>(w, column, left) : row_lanes<W>(w, column + c * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -87,12 +85,8 @@ template <class Type>
 constexpr Versions<void(const Strip&)> kStrip{strip_plain<Type>, strip_avx2<Type>, strip_avx512<Type>};
 
 void run(const Strip& strip) {
-  switch (strip.w.type) {
-    case tensor::DType::kF32: return kStrip<float>(strip);
-    case tensor::DType::kBF16: return kStrip<BF16>(strip);
-    case tensor::DType::kF16: return kStrip<F16>(strip);
-    default: CHOIR_CHECK(false, "no transposed product for type " + std::string(tensor::name_of(strip.w.type)));
-  }
+  const bool known = with_type(strip.w.type, [&]<class Type>(std::type_identity<Type>) { kStrip<Type>(strip); });
+  CHOIR_CHECK(known, "no transposed product for type " + std::string(tensor::name_of(strip.w.type)));
 }
 
 }  // namespace

@@ -76,6 +76,18 @@ TEST_CASE("transposed product: plain loops, in every format and for every instru
     }
 }
 
+TEST_CASE("transposed product: weights of blocks give what their numbers give, bit for bit") {
+  for (const DType type : {DType::kQ8_0, DType::kQ4_0}) {
+    Case wide(9, 96, DType::kF32), blocks(9, 96, DType::kF32);
+    std::vector<std::byte> bytes(tensor::bytes_of(type, wide.wide.size()));
+    tensor::narrow(wide.wide.span(), type, bytes);
+    tensor::widen({bytes.data(), type, 4 * wide.o, wide.i}, wide.wide.span());
+    for (int e = 0; e < 4; ++e)
+      blocks.weights[static_cast<size_t>(e)] = {bytes.data() + static_cast<size_t>(e) * bytes.size() / 4, type, 9, 96};
+    reference::for_each_isa([&](Isa) { CHECK(blocks.run(2) == wide.run(1)); });
+  }
+}
+
 TEST_CASE("transposed product: a row's bits depend neither on the other rows nor on the number of threads") {
   const Case c(40, 150, DType::kBF16);
   const auto y = c.run(1);

@@ -130,8 +130,8 @@ Json config_json(const Config& config, const Json& base) {
 ParameterCount count_parameters(const Config& config) {
   const int64_t d = config.width, table = area(config.vocab, config.width), norm = config.layer_norm ? 2 * d : d;
   const int64_t bias = config.head_bias ? config.vocab : 0;
-  // Of the embedding a token uses one row, of the head all.
-  ParameterCount count{table + norm + bias, d + table + norm + bias};
+  // Of the embedding a token uses one row, of the head all: that row too where they are one.
+  ParameterCount count{table + norm + bias, (config.tied ? 0 : d) + table + norm + bias};
   if (!config.tied) count.total += table;
   for (const LayerConfig& layer : config.layers) {
     int64_t gate = 0;

@@ -15,7 +15,9 @@ using io::Tensor;
 using tensor::DType;
 using Part = TensorInfo::Part;
 
-bool computes(DType type) { return type == DType::kF32 || type == DType::kBF16 || type == DType::kF16; }
+bool computes(DType type) {
+  return type == DType::kF32 || type == DType::kBF16 || type == DType::kF16 || tensor::is_blocked(type);
+}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -219,17 +221,23 @@ Weight Loader::bias(const Tensor& tensor, const TensorInfo& info) {
   return weight;
 }
 
-// Frequencies that old versions stored; the head of a tied model; layers behind the last, which predict further tokens
-// in training.
-bool Loader::passed_over(const std::string& name) const {
-  return name.ends_with("rotary_emb.inv_freq") || (config_.tied && name == "lm_head.weight") ||
-         layer_of(name) >= config_.depth();
+std::string Loader::reason_to_pass(const std::string& name) const {
+  if (name.ends_with("rotary_emb.inv_freq")) return "rotary frequencies, which follow from the configuration";
+  if (config_.tied && name == "lm_head.weight") return "the head of a tied model is its embedding";
+  if (layer_of(name) >= config_.depth()) return "of a layer that predicts further tokens in training";
+  return {};
 }
 
-void Loader::check_rest() const {
-  for (const Tensor& tensor : files_.tensors())
-    if (!used_.contains(tensor.name) && !passed_over(tensor.name))
+std::vector<std::string> Loader::check_rest() const {
+  std::vector<std::string> passed;
+  for (const Tensor& tensor : files_.tensors()) {
+    if (used_.contains(tensor.name)) continue;
+    const std::string reason = reason_to_pass(tensor.name);
+    if (reason.empty())
       base::input_error("unknown tensor: " + tensor.name, where_, "config.json describes a model without it");
+    passed.push_back(tensor.name + ": " + reason);
+  }
+  return passed;
 }
 
 }  // namespace choir::model

@@ -31,8 +31,9 @@ class Loader {
   // where gate and up rows are runs.
   Weight find(const TensorInfo& info);
   bool has(const TensorInfo& info);
-  // Refuses a tensor that nothing asked for, unless files carry it along for others.
-  void check_rest() const;
+  // Refuses a tensor that nothing asked for, unless files carry it along for others: returns those, each with the
+  // reason.
+  std::vector<std::string> check_rest() const;
 
  private:
   const io::Tensor* look_up(const std::string& name);
@@ -45,7 +46,7 @@ class Loader {
   Weight bias(const io::Tensor& tensor, const TensorInfo& info);
   void check_shape(const io::Tensor& tensor, const std::vector<int64_t>& wanted) const;
   void check_type(const io::Tensor& tensor) const;
-  bool passed_over(const std::string& name) const;
+  std::string reason_to_pass(const std::string& name) const;  // empty: there is none
 
   const Config& config_;
   const Names& names_;

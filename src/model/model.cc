@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "kernels/rope.h"
+#include "model/gguf_model.h"
 #include "model/store.h"
 
 namespace choir::model {
@@ -28,9 +29,16 @@ constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for h
 
 }  // namespace
 
-Model::Model(const std::string& directory) : where_(directory), config_(read_config(directory + "/config.json")) {
-  files_ = std::make_shared<const io::TensorDirectory>(directory);
-  Loader loader(config_, *files_, directory, copies_);
+Model::Model(const std::string& path) : where_(path) {
+  if (is_gguf(path)) {
+    GgufModel file = open_gguf(path, RowOrder::kFamily);
+    config_ = std::move(file.config);
+    files_ = std::move(file.tensors);
+  } else {
+    config_ = read_config(path + "/config.json");
+    files_ = std::make_shared<const io::TensorDirectory>(path);
+  }
+  Loader loader(config_, *files_, path, copies_);
   visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) { weight = loader.find(info); });
   loader.check_rest();
   finish();
@@ -175,6 +183,23 @@ Model Model::with_router(const std::string& expression) const {
   return result;
 }
 
+// The numbers of a router with another admission. Those of the admission come first and begin anew.
+Weight Model::renewed_state(int l, const std::string& expression) {
+  const Weight old = tensors_.blocks[l].moe.state;
+  const int experts = config_.layers[l].routed();
+  const moe::Router bare = moe::parse_router(moe::with_admission(expression, "all")),
+                    made = moe::parse_router(expression);
+  const auto rest = static_cast<size_t>(bare.state_size(experts)), all = static_cast<size_t>(made.state_size(experts));
+  if (all == 0 || (old.data && old.size() == all && all == rest)) return all == 0 ? Weight{} : old;
+  Bytes numbers(all * sizeof(float));
+  auto* to = reinterpret_cast<float*>(numbers.data());
+  made.initial_state(experts, {to, all});
+  if (rest > 0)
+    std::memcpy(to + (all - rest), static_cast<const float*>(old.data) + (old.size() - rest), rest * sizeof(float));
+  copies_.push_back(std::make_shared<const Bytes>(std::move(numbers)));
+  return {copies_.back()->data(), DType::kF32, 1, static_cast<int>(all)};
+}
+
 Model Model::with_admission(const std::string& admission) const {
   Model result = *this;
   for (int l = 0; l < config_.depth(); ++l) {
@@ -183,6 +208,7 @@ Model Model::with_admission(const std::string& admission) const {
     layer.skip_beta.reset();
     if (layer.router.empty() && admission == "all") continue;  // the family's own, which skips by a beta alone
     layer.router = moe::with_admission(router(l).expression(), admission);
+    result.tensors_.blocks[l].moe.state = result.renewed_state(l, layer.router);
   }
   result.finish();
   return result;
@@ -201,8 +227,8 @@ void Model::refuse_result(const std::string& what) const {
 }
 
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
-  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kNumbers);
+  base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);
   io::write_safetensors(directory + "/model.safetensors", stored.tensors, kMetadata, base::Existing::kRefuse);
 }
 

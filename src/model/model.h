@@ -17,9 +17,9 @@ class Model {
   using Bytes = model::Bytes;
   using Owned = model::Owned;
 
-  // Loads DIR/config.json and DIR's safetensors. Every tensor must be there in the right shape, and no other. Throws
-  // Error (input) naming the tensor.
-  explicit Model(const std::string& directory);
+  // Loads a directory, its config.json and safetensors, or a GGUF file. Every tensor must be there in the right shape,
+  // and no other. Throws Error (input) naming the tensor.
+  explicit Model(const std::string& path);
 
   // Wraps tensors that somebody else owns and may change between calls: the trainer's parameters.
   Model(Config config, ModelTensors<Weight> tensors);
@@ -37,8 +37,8 @@ class Model {
   Model with_router(const std::string& expression) const;
 
   // The same model with skip or all in place of every layer's skip or all (moe::with_admission): what a request asks
-  // for at run time. Shares the tensors, the routers' own numbers too. Throws Error (usage) where a layer cannot take
-  // it.
+  // for at run time. Shares the tensors, and the routers' own numbers but for those of the admission, which begin anew.
+  // Throws Error (usage) where a layer cannot take it.
   Model with_admission(const std::string& admission) const;
 
   const Config& config() const { return config_; }
@@ -64,6 +64,7 @@ class Model {
  private:
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   Weight columns_of(const Weight& row, const std::vector<int>& kept);
+  Weight renewed_state(int l, const std::string& expression);
   void finish();
   void check_layer(size_t l) const;
   void make_rope();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -198,6 +199,42 @@ TEST_CASE("model: refuses a tensor of another shape or type, naming it") {
   CHECK(contains(load_refusal(stored.directory), std::string(kExpert) + " is I32"));
 }
 
+// As transformers 5 holds it in memory, and saves it when told to: "mlp.", gate and up rows of all experts in one
+// tensor.
+TEST_CASE("model: experts that are stacked compute as the same experts one by one") {
+  Stored stored;
+  const auto want = logits_of(Model(stored.directory.path()));
+  std::map<std::string, std::pair<Tensor, std::vector<std::byte>>> stacks;
+  for (int l = 0; l < stored.config.depth(); ++l)
+    for (int e = 0; e < stored.config.layers[l].experts; ++e)
+      for (const char* part : {"w1", "w3", "w2"}) {
+        const std::string at = "model.layers." + std::to_string(l);
+        const std::string name = at + ".block_sparse_moe.experts." + std::to_string(e) + "." + part + ".weight";
+        const auto& [tensor, bytes] = stored.at(name);
+        const bool down = part[1] == '2';
+        auto& [stack, all] = stacks[at + ".mlp.experts." + (down ? "down_proj" : "gate_up_proj")];
+        stack.shape = {stored.config.layers[l].experts, tensor.shape[0] * (down ? 1 : 2), tensor.shape[1]};
+        all.insert(all.end(), bytes.begin(), bytes.end());
+        stored.remove(name);
+      }
+  for (auto& [tensor, bytes] : stored.tensors)
+    if (const size_t at = tensor.name.find("block_sparse_moe"); at != std::string::npos)
+      tensor.name.replace(at, std::string("block_sparse_moe").size(), "mlp");
+  for (auto& [name, stack] : stacks) {
+    stack.first.name = name;
+    stored.tensors.push_back(stack);
+  }
+  stored.write();
+  CHECK(logits_of(Model(stored.directory.path())) == want);
+  stored.tensors.back().first.shape[0] /= 2;
+  stored.tensors.back().first.shape[1] *= 2;
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), stored.tensors.back().first.name + " has shape"));
+  stored.tensors.pop_back();
+  stored.write();
+  CHECK(contains(load_refusal(stored.directory), "tensor missing: "));
+}
+
 TEST_CASE("model: a NaN or an infinity is found and named") {
   for (const float bad : {NAN, INFINITY})
     for (const char* name : {kExpert, "model.norm.weight", "model.embed_tokens.weight"}) {
@@ -354,8 +391,8 @@ TEST_CASE("model: its bytes are those of its parameters") {
     config.tied = tied;
     const tests::RandomModel owner = tests::random_model(config, 1);
     CHECK(bytes_of(owner.model()) == 4 * count_parameters(config).total);
-    // The token's row of the embedding does not count.
-    CHECK(bytes_per_token(owner.model()) == 4 * (count_parameters(config).active - config.width));
+    // The token's row of the embedding does not count, where it is not the head's too.
+    CHECK(bytes_per_token(owner.model()) == 4 * (count_parameters(config).active - (tied ? 0 : config.width)));
   }
 }
 

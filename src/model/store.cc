@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/error.h"
+
 namespace choir::model {
 namespace {
 
@@ -108,6 +110,13 @@ Tensor as_stored(const TensorInfo& info, const Weight& weight) {
 
 StoredTensors stored_tensors(const Config& config, const ModelTensors<Weight>& tensors,
                              const io::TensorDirectory* files, Contents contents) {
+  ModelTensors<Weight> views = tensors;
+  visit_tensors(config, views, [](const TensorInfo& info, const Weight& weight) {
+    if (tensor::is_blocked(weight.type))
+      base::input_error(
+          fmt::format("tensor {} is {}, which safetensors cannot hold", info.name, tensor::name_of(weight.type)),
+          "model", "choir convert MODEL --to safetensors --dtype bf16 makes one that can be written");
+  });
   StoredTensors result;
   std::vector<bool> stacks;
   for (int l = 0; l < config.depth(); ++l) {
@@ -115,7 +124,6 @@ StoredTensors stored_tensors(const Config& config, const ModelTensors<Weight>& t
     stacks.push_back(stack.possible());
     if (stacks.back()) stack.write();
   }
-  ModelTensors<Weight> views = tensors;
   visit_tensors(config, views, [&](const TensorInfo& info, const Weight& weight) {
     if (info.expert < 0 || !stacks[static_cast<size_t>(info.layer)])
       result.tensors.push_back(as_read(info, weight, files));

@@ -3,14 +3,25 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "model/gguf_model.h"
+#include "text/gguf_tokens.h"
 
 namespace choir::runtime {
 
-bool Bundle::has_tokenizer() const { return std::filesystem::exists(directory_ + "/tokenizer.json"); }
+bool Bundle::has_tokenizer() const {
+  if (model::is_gguf(path_)) return io::GgufFile(path_).metadata().has("tokenizer.ggml.tokens");
+  return std::filesystem::exists(path_ + "/tokenizer.json");
+}
 
 const text::Tokenizer& Bundle::tokenizer() const {
-  if (!has_tokenizer()) base::input_error("no tokenizer.json", directory_, "text needs one; token ids (--ids) do not");
-  if (!tokenizer_) tokenizer_ = text::load_tokenizer(directory_ + "/tokenizer.json");
+  if (tokenizer_) return *tokenizer_;
+  const bool file = model::is_gguf(path_);
+  if (!has_tokenizer())
+    base::input_error(file ? "no tokens" : "no tokenizer.json", path_, "text needs them; token ids (--ids) do not");
+  if (file)
+    tokenizer_ = text::make_tokenizer(text::read_gguf_vocabulary(io::GgufFile(path_).metadata()), path_);
+  else
+    tokenizer_ = text::load_tokenizer(path_ + "/tokenizer.json");
   return *tokenizer_;
 }
 

@@ -1,4 +1,5 @@
-// What a model directory holds: weights that compute and, where it is there, the tokenizer that belongs to them.
+// What a model directory or a GGUF file holds: weights that compute and, where it is there, the tokenizer that belongs
+// to them.
 #pragma once
 
 #include <memory>
@@ -13,18 +14,18 @@ namespace choir::runtime {
 class Bundle {
  public:
   // Throws Error (input) naming the file when the model is damaged. The tokenizer is not looked at.
-  explicit Bundle(const std::string& directory) : model(directory), directory_(directory) {}
+  explicit Bundle(const std::string& path) : model(path), path_(path) {}
 
   bool has_tokenizer() const;
 
-  // Reads tokenizer.json the first time. Throws Error (input) when there is none, or it is damaged or of a kind that
-  // Choir does not know. Ids alone never need one.
+  // Reads tokenizer.json, or the tokens of the file, the first time. Throws Error (input) when there is none, or it is
+  // damaged or of a kind that Choir does not know. Ids alone never need one.
   const text::Tokenizer& tokenizer() const;
 
   const model::Model model;
 
  private:
-  std::string directory_;
+  std::string path_;
   mutable std::unique_ptr<const text::Tokenizer> tokenizer_;
 };
 

@@ -3,61 +3,97 @@
 #include <algorithm>
 #include <utility>
 
+#include "text/normalizer.h"
+#include "text/utf8.h"
+
 namespace choir::text {
+namespace {
+
+// The characters at the two ends of a text; bytes that are no character are one each.
+std::string_view last_character(std::string_view text) {
+  for (size_t size = 1; size <= std::min<size_t>(4, text.size()); ++size) {
+    const std::string_view end = text.substr(text.size() - size);
+    if (utf8_character(end) == size) return end;
+  }
+  return text.substr(text.size() - 1);
+}
+
+std::string_view first_character(std::string_view text) { return text.substr(0, next_character(text, 0)); }
+
+bool is_blank(std::string_view character) {
+  return utf8_character(character) != 0 && is_white_space(code_point(character));
+}
+
+bool is_letter(std::string_view character) {
+  return utf8_character(character) != 0 && is_word_character(code_point(character));
+}
+
+bool stands_alone(std::string_view before, std::string_view after) {
+  return (before.empty() || !is_letter(last_character(before))) &&
+         (after.empty() || !is_letter(first_character(after)));
+}
+
+}  // namespace
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  for (size_t i = 0; i < tokens_.size(); ++i)
-    by_first_byte_[static_cast<unsigned char>(tokens_[i].content.front())].push_back(i);
-  for (const AddedToken& token : tokens_)
-    if (token.special) special_ids_.push_back(token.id);
-  std::sort(special_ids_.begin(), special_ids_.end());
-  for (auto& indices : by_first_byte_)
-    std::stable_sort(indices.begin(), indices.end(),
-                     [this](size_t a, size_t b) { return tokens_[a].content.size() > tokens_[b].content.size(); });
-}
-
-const AddedToken* AddedTokens::at_front(std::string_view text, bool specials, bool normalized) const {
-  for (const size_t i : by_first_byte_[static_cast<unsigned char>(text.front())]) {
+  for (size_t i = 0; i < tokens_.size(); ++i) {
     const AddedToken& token = tokens_[i];
-    const bool wanted = token.normalized == normalized && (specials || !token.special);
-    if (wanted && text.starts_with(token.content)) return &token;
+    Set& set = token.normalized ? normalized_ : raw_;
+    const int32_t node = set.trie.insert(token.content);
+    set.token_of.resize(set.trie.size(), kOrdinary);
+    set.token_of[node] = static_cast<int32_t>(i);
+    set.begins[static_cast<unsigned char>(token.content.front())] = true;
+    index_of_.emplace(token.id, i);
   }
-  return nullptr;
 }
 
-void AddedTokens::cut_pass(Piece piece, bool specials, bool normalized, std::vector<Piece>& pieces) const {
-  const std::string_view text = piece.text;
+const AddedToken* AddedTokens::at_front(const Set& set, std::string_view text) const {
+  const AddedToken* longest = nullptr;
+  int32_t node = ByteTrie::kRoot;
+  for (const char c : text) {
+    node = set.trie.next(node, c);
+    if (node == ByteTrie::kNowhere) break;
+    if (set.token_of[node] != kOrdinary) longest = &tokens_[set.token_of[node]];
+  }
+  return longest;
+}
+
+std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text, bool specials, bool normalized) const {
+  const Set& set = normalized ? normalized_ : raw_;
+  std::vector<Piece> pieces;
   size_t done = 0, at = 0;
-  while (at < text.size()) {
-    const AddedToken* token = at_front(text.substr(at), specials, normalized);
+  while (!set.token_of.empty() && at < text.size()) {
+    const bool may_begin = set.begins[static_cast<unsigned char>(text[at])];
+    const AddedToken* token = may_begin ? at_front(set, text.substr(at)) : nullptr;
     if (!token) {
       ++at;
       continue;
     }
-    if (done < at) pieces.push_back({text.substr(done, at - done), kOrdinary});
-    pieces.push_back({text.substr(at, token->content.size()), token->id});
-    done = at += token->content.size();
+    size_t begin = at, end = at + token->content.size();
+    at = end;
+    if (token->special && !specials) continue;
+    if (token->single_word && !stands_alone(text.substr(0, begin), text.substr(end))) continue;
+    while (token->strip_left && begin > done && is_blank(last_character(text.substr(0, begin))))
+      begin -= last_character(text.substr(0, begin)).size();
+    while (token->strip_right && end < text.size() && is_blank(first_character(text.substr(end))))
+      end += first_character(text.substr(end)).size();
+    if (done < begin) pieces.push_back({text.substr(done, begin - done), kOrdinary});
+    pieces.push_back({text.substr(begin, end - begin), token->id});
+    done = end;
+    at = std::max(at, done);
   }
   if (done < text.size()) pieces.push_back({text.substr(done), kOrdinary});
-}
-
-std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text, bool specials) const {
-  std::vector<Piece> pieces = {{text, kOrdinary}};
-  for (const bool normalized : {false, true}) {
-    std::vector<Piece> finer;
-    for (const Piece& piece : pieces) {
-      if (piece.id == kOrdinary)
-        cut_pass(piece, specials, normalized, finer);
-      else
-        finer.push_back(piece);
-    }
-    pieces = std::move(finer);
-  }
   return pieces;
 }
 
+const AddedToken* AddedTokens::find(int32_t id) const {
+  const auto found = index_of_.find(id);
+  return found == index_of_.end() ? nullptr : &tokens_[found->second];
+}
+
 bool AddedTokens::is_special(int32_t id) const {
-  return std::binary_search(special_ids_.begin(), special_ids_.end(), id);
+  const AddedToken* token = find(id);
+  return token && token->special;
 }
 
 }  // namespace choir::text

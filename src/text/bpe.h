@@ -1,61 +1,70 @@
-// Byte pair encoding over bytes: words begin as single bytes, and the pair learnt first is merged first.
+// Byte pair encoding: a word begins as its bytes or its characters, and the most urgent pair is merged first.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
-#include "text/pretokenizer.h"
+#include "text/fallback.h"
+#include "text/pair_table.h"
 #include "text/token_model.h"
 
 namespace choir::text {
 
-// A whole vocabulary. Every byte and every result of a merge is the content of some token.
+// A token that text may become. Byte-level: its bytes; else valid UTF-8.
+struct Piece {
+  std::string text;
+  int32_t id;
+};
+
 struct BpeVocabulary {
-  struct Token {
-    std::string name;      // as in tokenizer.json
-    std::string bytes;     // what it decodes to
-    bool ordinary = true;  // text may become it; false for added tokens, which the front recognises
-  };
+  // Among merges of equal rank the leftmost in a word comes first.
   struct Merge {
-    int32_t left, right, result;
+    int32_t left, right, result, rank;
   };
 
-  std::vector<Token> tokens;       // by id
-  std::vector<Merge> merges;       // the most urgent first, no pair twice
-  std::array<int32_t, 256> bytes;  // id of each single byte
-  bool ignore_merges = false;      // a word that is a token becomes it, whatever merges say
+  std::vector<Piece> pieces;  // no text twice
+  std::vector<Merge> merges;  // no pair twice; the text of the result is that of the pair
+  Fallback fallback;
+  bool byte_level = false;
+  bool ignore_merges = false;  // a word that is a token becomes it, whatever merges say
 };
+
+// The merges that SentencePiece would make: any pair whose text together is a piece, the higher score first, pieces of
+// equal score being equally urgent. Characters that are no pieces take part under ids from `free_id` on, and are
+// appended to `letters`. scores: of each piece. Throws Error (input) when pieces are too long to be built by merging.
+std::vector<BpeVocabulary::Merge> merges_by_score(const std::vector<Piece>& pieces, const std::vector<float>& scores,
+                                                  int32_t free_id, std::vector<Piece>& strangers,
+                                                  const std::string& where);
 
 class Bpe final : public TokenModel {
  public:
-  Bpe(BpeVocabulary vocabulary, Pretokenizer pretokenizer);
+  // `strangers` are characters that merges know and the vocabulary does not: what is left of them falls back.
+  explicit Bpe(const BpeVocabulary& vocabulary, const std::vector<Piece>& strangers = {});
 
-  void encode(std::string_view text, std::vector<int32_t>& ids) const override;
-  std::string_view bytes(int32_t id) const override { return vocabulary_.tokens[id].bytes; }
-  std::optional<int32_t> id_of(std::string_view name) const override;
-  int vocab_size() const override { return static_cast<int>(vocabulary_.tokens.size()); }
+  std::unique_ptr<Call> start(std::vector<int32_t>& ids) const override;
 
  private:
+  class Merging;
   struct Rule {
     int32_t rank, result;
   };
-  struct Call;
-  const Rule* rule(int32_t left, int32_t right) const;
-  void encode_word(std::string_view word, Call& call) const;
-  void merge_word(std::string_view word, Call& call) const;
-  void propose(int left, Call& call) const;
 
-  BpeVocabulary vocabulary_;
-  Pretokenizer pretokenizer_;
-  std::unordered_map<uint64_t, Rule> rules_;                   // by the ids of a pair
-  std::unordered_map<std::string_view, int32_t> ids_by_name_;  // names live in vocabulary_
-  std::unordered_map<std::string_view, int32_t> whole_words_;  // filled when merges are ignored
+  const int32_t* whole_word(std::string_view word) const;
+  void find_cuts(const BpeVocabulary& vocabulary);
+
+  Fallback fallback_;
+  bool byte_level_;
+  bool cut_at_marks_ = false;  // no merge crosses from another character to ▁, so words may end there
+  std::array<int32_t, 256> bytes_;
+  PairTable<int32_t> letters_;                            // by (0, code point)
+  PairTable<Rule> rules_;                                 // by the ids of a pair
+  std::unordered_map<std::string, int32_t> whole_words_;  // filled when merges are ignored
+  std::unordered_map<int32_t, std::string> strangers_;    // text by id
 };
 
 }  // namespace choir::text

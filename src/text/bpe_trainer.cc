@@ -146,7 +146,7 @@ void check(const BpeTraining& training) {
 }  // namespace
 
 struct BpeTrainer::Words {
-  Pretokenizer pretokenizer{{kSingleDigitsPattern}, "BPE training"};
+  Pretokenizer pretokenizer{isolate_matches({kSingleDigitsPattern}, "BPE training")};
   std::unordered_map<std::string, int64_t> counts;
 };
 
@@ -158,13 +158,14 @@ BpeTrainer::~BpeTrainer() = default;
 
 void BpeTrainer::add(std::string_view document) {
   std::string key;
+  Pretokenizer::Arena arena;
   const auto count = [&](std::string_view word) {
     key.assign(word);
     ++words_->counts[key];
   };
   while (!document.empty()) {
     const size_t valid = valid_utf8_prefix(document);
-    words_->pretokenizer.split(document.substr(0, valid), count);
+    words_->pretokenizer.split(document.substr(0, valid), Place::kAfterToken, arena, count);
     document.remove_prefix(std::min(valid + 1, document.size()));
   }
 }

@@ -22,10 +22,12 @@ Reference reference_training(const std::string& text, int vocab_size) {
   Reference result;
   for (int byte = 0; byte < 256; ++byte) result.tokens.emplace_back(1, static_cast<char>(byte));
   std::vector<Ids> words;
-  Pretokenizer({kSingleDigitsPattern}, "test").split(text, [&](std::string_view word) {
-    words.emplace_back();
-    for (const char c : word) words.back().push_back(static_cast<unsigned char>(c));
-  });
+  Pretokenizer::Arena arena;
+  Pretokenizer(isolate_matches({kSingleDigitsPattern}, "test"))
+      .split(text, Place::kBegin, arena, [&](std::string_view word) {
+        words.emplace_back();
+        for (const char c : word) words.back().push_back(static_cast<unsigned char>(c));
+      });
   while (static_cast<int>(result.tokens.size()) < vocab_size) {
     std::map<std::pair<int32_t, int32_t>, int> counts;
     for (const Ids& word : words)

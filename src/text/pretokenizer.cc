@@ -1,11 +1,10 @@
 #include "text/pretokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <new>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
+#include "text/byte_level.h"
 
 namespace choir::text {
 
@@ -14,100 +13,137 @@ const char* const kSingleDigitsPattern = R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N
 
 namespace {
 
-// `tokenizers` runs Oniguruma, whose \s is the Unicode property White_Space. PCRE2's \s also takes U+180E, which
-// traditional Mongolian uses inside words.
-std::string with_unicode_spaces(const std::string& pattern) {
-  std::string result;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const bool escape = pattern[i] == '\\' && i + 1 < pattern.size();
-    if (!escape) {
-      result += pattern[i];
-      continue;
-    }
-    const char letter = pattern[++i];
-    if (letter == 's') {
-      result += "\\p{White_Space}";
-    } else if (letter == 'S') {
-      result += "\\P{White_Space}";
-    } else {
-      result += {'\\', letter};
-    }
-  }
-  return result;
+using namespace cut;
+
+struct Part {
+  size_t begin, end;
+  bool match;
+};
+
+// Matches and what lies between them, in order; visit(begin, end, is_match).
+template <class Visit>
+void each_part(const Split& step, std::string_view text, Regex::Scratch& scratch, const Visit& visit) {
+  size_t done = 0;
+  step.pattern->each_match(text, scratch, [&](size_t begin, size_t end) {
+    if (done < begin) visit(done, begin, step.invert);
+    visit(begin, end, !step.invert);
+    done = end;
+  });
+  if (done < text.size()) visit(done, text.size(), step.invert);
 }
 
-std::string message_of(int code) {
-  std::string text(256, '\0');
-  const int size = pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(text.data()), text.size());
-  text.resize(size > 0 ? static_cast<size_t>(size) : 0);
-  return text;
+// A match joins the part before it: always when that is a match too, or just when that is none.
+std::vector<Part> joined_with_previous(const std::vector<Part>& parts, bool equals) {
+  std::vector<Part> joined;
+  bool previous = false;
+  for (const Part& part : parts) {
+    const bool joins = equals ? part.match == previous : part.match && !previous;
+    if (joins && !joined.empty())
+      joined.back().end = part.end;
+    else
+      joined.push_back(part);
+    previous = part.match;
+  }
+  return joined;
+}
+
+std::vector<Part> joined_with_next(const std::vector<Part>& parts) {
+  std::vector<Part> joined;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const bool joins = parts[i].match && i + 1 < parts.size() && !parts[i + 1].match;
+    joined.push_back(parts[i]);
+    if (joins) joined.back().end = parts[++i].end;
+  }
+  return joined;
 }
 
 }  // namespace
 
-struct Pretokenizer::Pattern {
-  explicit Pattern(pcre2_code* compiled) : code(compiled) {}
-  Pattern(const Pattern&) = delete;
-  Pattern& operator=(const Pattern&) = delete;
-  ~Pattern() { pcre2_code_free(code); }
+// One call of split.
+struct Pretokenizer::Run {
+  const Pretokenizer& owner;
+  Arena& arena;
+  const Visit& visit;
+  Regex::Scratch scratch;
 
-  pcre2_code* code;
+  void from(size_t stage, std::string_view text, Place place) {
+    if (text.empty()) return;
+    if (stage == owner.steps_.size()) return finish(text);
+    std::visit([&](const auto& step) { apply(step, stage, text, place); }, owner.steps_[stage]);
+  }
+
+  void finish(std::string_view word) {
+    if (!owner.letters_) return visit(word);
+    visit(arena.emplace_back(bytes_of_byte_level(word).value()));
+  }
+
+  void apply(const Split& step, size_t stage, std::string_view text, Place place) {
+    const auto next = [&](size_t begin, size_t end) {
+      from(stage + 1, text.substr(begin, end - begin), begin == 0 ? place : Place::kAfterToken);
+    };
+    if (step.behavior == Behavior::kIsolated || step.behavior == Behavior::kRemoved) {
+      const bool keep = step.behavior == Behavior::kIsolated;
+      return each_part(step, text, scratch, [&](size_t begin, size_t end, bool match) {
+        if (keep || !match) next(begin, end);
+      });
+    }
+    std::vector<Part> parts;
+    each_part(step, text, scratch, [&](size_t begin, size_t end, bool match) { parts.push_back({begin, end, match}); });
+    parts = step.behavior == Behavior::kMergedWithNext
+                ? joined_with_next(parts)
+                : joined_with_previous(parts, step.behavior == Behavior::kContiguous);
+    for (const Part& part : parts) next(part.begin, part.end);
+  }
+
+  void apply(const PrefixSpace&, size_t stage, std::string_view text, Place place) {
+    if (place != Place::kInside && !text.starts_with(' ')) text = arena.emplace_back(" " + std::string(text));
+    from(stage + 1, text, place);
+  }
+
+  void apply(const ByteLetters&, size_t stage, std::string_view text, Place place) {
+    from(stage + 1, arena.emplace_back(byte_level_name(text)), place);
+  }
+
+  void apply(const Metaspace& step, size_t stage, std::string_view text, Place place) {
+    std::string marked;
+    for (const char c : text)
+      if (c == ' ')
+        marked += step.mark;
+      else
+        marked += c;
+    const bool prepend = (step.prepend == Metaspace::Prepend::kAlways && place != Place::kInside) ||
+                         (step.prepend == Metaspace::Prepend::kFirst && place == Place::kBegin);
+    if (prepend && !marked.starts_with(step.mark)) marked.insert(0, step.mark);
+    const std::string_view all = arena.emplace_back(std::move(marked));
+    size_t begin = 0;
+    while (step.split && begin < all.size()) {
+      const size_t end = std::min(all.find(step.mark, begin + 1), all.size());
+      from(stage + 1, all.substr(begin, end - begin), begin == 0 ? place : Place::kAfterToken);
+      begin = end;
+    }
+    if (!step.split) from(stage + 1, all, place);
+  }
 };
 
-// Room for the bounds of the whole match; groups are of no interest.
-struct Pretokenizer::Match {
-  Match() : data(pcre2_match_data_create(1, nullptr)) {
-    if (!data) throw std::bad_alloc();
-  }
-  Match(const Match&) = delete;
-  Match& operator=(const Match&) = delete;
-  ~Match() { pcre2_match_data_free(data); }
-
-  pcre2_match_data* data;
-};
-
-Pretokenizer::Pretokenizer(const std::vector<std::string>& patterns, const std::string& where) {
-  for (const std::string& given : patterns) {
-    const std::string pattern = with_unicode_spaces(given);
-    int error = 0;
-    PCRE2_SIZE at = 0;
-    // Without \C, which could end a word inside a character.
-    pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, nullptr);
-    if (!code) base::input_error("the pattern of the pre-tokenizer is not valid: " + given, where, message_of(error));
-    patterns_.push_back(std::make_unique<Pattern>(code));
-    // Where there is no JIT, pcre2_match interprets.
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-  }
+std::vector<cut::Step> isolate_matches(const std::vector<std::string>& patterns, const std::string& where) {
+  std::vector<cut::Step> steps;
+  for (const std::string& pattern : patterns) steps.emplace_back(Split{std::make_shared<const Regex>(pattern, where)});
+  return steps;
 }
 
-Pretokenizer::Pretokenizer(Pretokenizer&&) noexcept = default;
-Pretokenizer::~Pretokenizer() = default;
-
-void Pretokenizer::split(std::string_view text, const Visit& visit) const { split_from(0, text, Match(), visit); }
-
-void Pretokenizer::split_from(size_t stage, std::string_view text, const Match& match, const Visit& visit) const {
-  if (text.empty()) return;
-  if (stage == patterns_.size()) return visit(text);
-  const auto next_stage = [&](size_t from, size_t to) {
-    split_from(stage + 1, text.substr(from, to - from), match, visit);
-  };
-  size_t done = 0;  // words up to here are out
-  while (done < text.size()) {
-    const int found = pcre2_match(patterns_[stage]->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), done,
-                                  PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, match.data, nullptr);
-    if (found == PCRE2_ERROR_NOMATCH) break;
-    if (found < 0)
-      base::input_error("the pattern of the pre-tokenizer cannot split this text", message_of(found),
-                        "use a tokenizer with a simpler pattern");
-    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.data);
-    const size_t begin = bounds[0], end = bounds[1];
-    CHOIR_CHECK(done <= begin && begin < end && end <= text.size(), "PCRE2 left the text");
-    next_stage(done, begin);
-    next_stage(begin, end);
-    done = end;
+// Letters for bytes are not needed where nothing looks at them.
+Pretokenizer::Pretokenizer(std::vector<cut::Step> steps) : steps_(std::move(steps)) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    if (!std::holds_alternative<ByteLetters>(steps_[i])) continue;
+    CHOIR_CHECK(!byte_level_, "bytes become letters twice");
+    byte_level_ = true;
+    letters_ = i + 1 < steps_.size();
   }
-  next_stage(done, text.size());
+  if (byte_level_ && !letters_) steps_.pop_back();
+}
+
+void Pretokenizer::split(std::string_view text, Place place, Arena& arena, const Visit& visit) const {
+  Run{*this, arena, visit, {}}.from(0, text, place);
 }
 
 }  // namespace choir::text

@@ -2,24 +2,30 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <string_view>
 #include <vector>
 
 namespace choir::text {
 
-// Immutable; threads may share it. Knows all tokens by id, added ones too, but does not recognise those in text.
+// Immutable; threads may share it. Turns words, as the pre-tokenizer cuts them, into ids.
 class TokenModel {
  public:
+  // The working memory of one text. One thread.
+  class Call {
+   public:
+    virtual ~Call() = default;
+
+    // Appends the ids of a word: valid UTF-8, or any bytes for a byte-level vocabulary. Its bytes must stay where they
+    // are until the call is gone, which may remember words.
+    virtual void add(std::string_view word) = 0;
+
+    // Appends what stands for a byte that is not part of a character; nothing when the vocabulary has no such token.
+    virtual void add_byte(unsigned char byte) = 0;
+  };
+
   virtual ~TokenModel() = default;
-
-  // Appends the ids of any bytes.
-  virtual void encode(std::string_view text, std::vector<int32_t>& ids) const = 0;
-
-  // What a token decodes to. 0 <= id < vocab_size().
-  virtual std::string_view bytes(int32_t id) const = 0;
-  virtual std::optional<int32_t> id_of(std::string_view name) const = 0;
-  virtual int vocab_size() const = 0;
+  virtual std::unique_ptr<Call> start(std::vector<int32_t>& ids) const = 0;
 };
 
 }  // namespace choir::text

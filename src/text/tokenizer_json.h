@@ -1,24 +1,18 @@
-// The file format tokenizer.json of Hugging Face `tokenizers`, as far as Choir knows it: byte-level BPE.
+// The file format tokenizer.json of Hugging Face `tokenizers`, as far as Choir knows it (docs/formats.md).
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "text/added_tokens.h"
-#include "text/token_model.h"
+#include "text/tokenizer_parts.h"
 
 namespace choir::text {
 
-struct TokenizerParts {
-  std::unique_ptr<const TokenModel> model;
-  std::unique_ptr<const AddedTokens> added;
-};
-
-// From the text of the file. Throws Error (input) that names `where`, the field, and what is wrong or not supported.
+// From the text of the file, which `json` of the result does not hold yet. Throws Error (input) that names `where`, the
+// field, and what is wrong or not supported.
 TokenizerParts read_tokenizer_parts(std::string_view text, const std::string& where);
 
 // A byte-level BPE vocabulary to be written. Ids: the special tokens, then the tokens, both in order.

@@ -60,36 +60,46 @@ TEST_CASE("both spellings of merges, both shapes of the pre-tokenizer") {
 
 TEST_CASE("what is damaged or not supported is named") {
   const Damage damages[] = {
-      {"/model/type", "Unigram", "Unigram"},
+      {"/model/type", "WordPiece", "WordPiece"},
       {"/model/unk_token", "<unk>", "unk_token"},
-      {"/model/byte_fallback", true, "byte_fallback"},
       {"/model/continuing_subword_prefix", "##", "continuing_subword_prefix"},
       {"/model/dropout", 0.5, "dropout"},
       {"/model/vocab", 3, "vocab"},
       {"/model/vocab/ab", 255, "255"},
-      {"/model/vocab/ab", 400, "400"},
+      {"/model/vocab/ab", 100000, "100000"},
+      {"/model/vocab/ab", uint64_t{1} << 63, "'ab'"},
       {"/model/vocab/ab", -1, "-1"},
       {"/model/vocab/ab", "x", "'ab'"},
       {"/model/vocab/b", 256, "256"},
+      {"/model/vocab/", 258, "an empty token"},
       {"/model/merges", nullptr, "merges"},
       {"/model/merges/0", "a c", "merges[0]"},
       {"/model/merges/0", "a b c", "merges[0]"},
       {"/model/merges/0", "ab", "merges[0]"},
       {"/model/merges/0", 5, "merges[0]"},
+      {"/model/merges/0", {"a", ""}, "merges[0]"},
       {"/model/merges/1", "a b", "merges[1]"},
       {"/model/merges/1", "a zz", "'zz'"},
-      {"/normalizer", {{"type", "NFC"}}, "NFC"},
-      {"/pre_tokenizer", nullptr, "pre_tokenizer"},
-      {"/pre_tokenizer/add_prefix_space", true, "add_prefix_space"},
-      {"/pre_tokenizer/type", "Metaspace", "pre_tokenizer"},
-      {"/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", json::array()}}, "empty sequence"},
-      {"/decoder", nullptr, "decoder"},
+      {"/normalizer", {{"type", "BertNormalizer"}}, "BertNormalizer"},
+      {"/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "(a"}}}, {"content", ""}}, "(a"},
+      {"/normalizer", {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", ""}}, "empty pattern"},
+      {"/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "////"}}, "table of letters"},
+      {"/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "*"}}, "base64"},
+      {"/pre_tokenizer/type", "Metaspace", "replacement"},
+      {"/pre_tokenizer/type", "UnicodeScripts", "UnicodeScripts"},
+      {"/pre_tokenizer", json::parse(R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"},
+        {"type": "ByteLevel"}]})"),
+       "ByteLevel after ByteLevel"},
+      {"/pre_tokenizer", json::parse(R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Eaten"})"), "Eaten"},
       {"/decoder/type", "WordPiece", "WordPiece"},
-      {"/post_processor/type", "TemplateProcessing", "TemplateProcessing"},
+      {"/decoder", json::parse(R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]})"),
+       "decoders[1]"},
+      {"/post_processor/type", "TemplateProcessing", "single"},
+      {"/post_processor", json::parse(R"({"type": "RobertaProcessing", "cls": ["a", 999], "sep": ["b", 1]})"), "999"},
       {"/added_tokens", 5, "added_tokens"},
       {"/added_tokens/0/content", "", "added_tokens[0]"},
-      {"/added_tokens/0/lstrip", true, "lstrip"},
-      {"/added_tokens/0/id", 300, "300"},
+      {"/added_tokens/0/lstrip", 1, "lstrip"},
+      {"/added_tokens/0/id", 100000, "100000"},
       {"/added_tokens/0/id", 256, "256"},
       {"/added_tokens/0/content", "ab", "'ab'"},
   };
@@ -104,11 +114,22 @@ TEST_CASE("what is damaged or not supported is named") {
   }
 }
 
-TEST_CASE("a vocabulary without some byte is refused") {
+TEST_CASE("ids without a token are nothing") {
+  json root = small();
+  root["added_tokens"][0]["id"] = 300;
+  const auto tokenizer = parse_tokenizer(root.dump(), "x");
+  CHECK(tokenizer->vocab_size() == 301);
+  CHECK(tokenizer->name(299).empty());
+  CHECK(tokenizer->decode(Ids{'a', 299, 300}, Specials::kKeep) == "a<|endoftext|>");
+}
+
+TEST_CASE("a byte without a token is unknown, or nothing where there is no unknown token") {
   json root = small();
   root["model"]["vocab"].erase("!");
   root["model"]["vocab"]["!!"] = '!';
-  CHECK(message_of(root).find("the byte 33") != std::string::npos);
+  CHECK(parse_tokenizer(root.dump(), "x")->encode("a!c") == Ids{'a', 'c'});
+  root["model"]["unk_token"] = "!!";
+  CHECK(parse_tokenizer(root.dump(), "x")->encode("a!c") == Ids{'a', '!', 'c'});
 }
 
 TEST_CASE("a file that is cut off anywhere is refused") {

@@ -36,14 +36,6 @@ std::unique_ptr<const Tokenizer> gpt2() {
   return parse_tokenizer(root.dump(), "gpt-2");
 }
 
-std::vector<std::string> fixture_texts(std::string all) {
-  const std::string separator = "\n__ggml_vocab_test__\n";
-  std::vector<std::string> texts;
-  for (size_t end; (end = all.find(separator)) != std::string::npos; all.erase(0, end + separator.size()))
-    texts.push_back(all.substr(0, end));
-  return texts;
-}
-
 void check_round_trip(const Tokenizer& tokenizer, const std::string& text) {
   const Ids ids = tokenizer.encode(text);
   REQUIRE(tokenizer.decode(ids, Specials::kKeep) == text);
@@ -135,11 +127,7 @@ TEST_CASE("GPT-2 agrees with the published fixtures") {
   REQUIRE(texts.size() == 46);
   std::istringstream lines(slurp(pair + ".out"));
   for (const std::string& text : texts) {
-    std::string line;
-    std::getline(lines, line);
-    std::istringstream numbers(line);
-    Ids expected;
-    for (int32_t id; numbers >> id;) expected.push_back(id);
+    const Ids expected = next_ids(lines);
     CAPTURE(text);
     CHECK(tokenizer->encode(text) == expected);
     check_round_trip(*tokenizer, text);

@@ -48,6 +48,38 @@ size_t valid_utf8_prefix(std::string_view text) {
   return end;
 }
 
+size_t next_character(std::string_view text, size_t at) {
+  return at + std::max<size_t>(1, utf8_character(text.substr(std::min(at, text.size()))));
+}
+
+char32_t code_point(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(character[i])); };
+  const size_t size = character.size();
+  if (size == 1) return byte(0);
+  char32_t point = byte(0) & (0x7fu >> size);
+  for (size_t i = 1; i < size; ++i) point = point << 6 | (byte(i) & 0x3f);
+  return point;
+}
+
+void append_utf8(char32_t point, std::string& text) {
+  const auto tail = [&](int shift) { text += static_cast<char>(0x80 | (point >> shift & 0x3f)); };
+  if (point < 0x80) {
+    text += static_cast<char>(point);
+  } else if (point < 0x800) {
+    text += static_cast<char>(0xc0 | point >> 6);
+    tail(0);
+  } else if (point < 0x10000) {
+    text += static_cast<char>(0xe0 | point >> 12);
+    tail(6);
+    tail(0);
+  } else {
+    text += static_cast<char>(0xf0 | point >> 18);
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
 bool unfinished_utf8_character(std::string_view text) {
   if (text.empty()) return false;
   const Lead lead = lead_of(static_cast<unsigned char>(text[0]));
