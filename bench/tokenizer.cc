@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -30,6 +31,21 @@ double median_seconds(int repeats, const std::function<void()>& work) {
   return seconds[seconds.size() / 2];
 }
 
+int run(const std::vector<std::string>& paths, int repeats) {
+  const auto tokenizer = text::load_tokenizer(paths[0]);
+  std::puts("text,bytes,tokens,encode_seconds,encode_mb_per_second,decode_seconds,decode_mb_per_second");
+  for (size_t i = 1; i < paths.size(); ++i) {
+    const std::string text = base::read_file(paths[i]);
+    const auto ids = tokenizer->encode(text);
+    const double encode = median_seconds(repeats, [&] { tokenizer->encode(text); });
+    const double decode = median_seconds(repeats, [&] { tokenizer->decode(ids, text::Specials::kKeep); });
+    const double megabytes = static_cast<double>(text.size()) / 1e6;
+    std::printf("%s,%zu,%zu,%.4f,%.2f,%.4f,%.2f\n", paths[i].c_str(), text.size(), ids.size(), encode,
+                megabytes / encode, decode, megabytes / decode);
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -45,16 +61,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: tokenizer TOKENIZER TEXT... [--repeats 5]\n");
     return 2;
   }
-  const auto tokenizer = text::load_tokenizer(paths[0]);
-  std::puts("text,bytes,tokens,encode_seconds,encode_mb_per_second,decode_seconds,decode_mb_per_second");
-  for (size_t i = 1; i < paths.size(); ++i) {
-    const std::string text = base::read_file(paths[i]);
-    const auto ids = tokenizer->encode(text);
-    const double encode = median_seconds(repeats, [&] { tokenizer->encode(text); });
-    const double decode = median_seconds(repeats, [&] { tokenizer->decode(ids, text::Specials::kKeep); });
-    const double megabytes = static_cast<double>(text.size()) / 1e6;
-    std::printf("%s,%zu,%zu,%.4f,%.2f,%.4f,%.2f\n", paths[i].c_str(), text.size(), ids.size(), encode,
-                megabytes / encode, decode, megabytes / decode);
+  try {
+    return run(paths, repeats);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "tokenizer: %s\n", error.what());
+    return 3;
   }
-  return 0;
 }

@@ -387,6 +387,7 @@ ExpressionPtr ExpressionParser::parse_test(ExpressionPtr value) {
     made->depth = std::max(made->depth, argument->depth + 1);
     made->arguments.push_back({"", std::move(argument)});
   }
+  if (is_name("is")) error("two tests in a row");
   if (!negated) return made;
   auto opposite = node(Kind::kUnary, "not");
   adopt(*opposite, std::move(made));

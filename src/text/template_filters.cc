@@ -64,7 +64,12 @@ Value filter_join(V value, A a) {
   return joined(Value(parts), separator.is_undefined() ? "" : separator.text());
 }
 
+void refuse_undefined(V value) {
+  if (value.is_undefined()) fail("'" + value.undefined_name() + "' is undefined and used as a number");
+}
+
 Value filter_int(V value, A a) {
+  refuse_undefined(value);
   const Value given = a.get(0, "default"), fallback = given.is_undefined() ? Value(int64_t{0}) : given;
   if (value.is_float()) {
     if (!(std::fabs(value.as_float()) < 9e18)) return fallback;
@@ -84,6 +89,7 @@ Value filter_int(V value, A a) {
 }
 
 Value filter_float(V value, A a) {
+  refuse_undefined(value);
   const Value given = a.get(0, "default"), fallback = given.is_undefined() ? Value(0.0) : given;
   if (value.is_number()) return value.as_float();
   if (!value.is_string()) return fallback;
@@ -102,6 +108,7 @@ Value filter_round(V value, A a) {
   const Value digits = a.get(0, "precision"), method = a.get(1, "method");
   const double scale = std::pow(10.0, digits.is_undefined() ? 0.0 : static_cast<double>(digits.as_int()));
   const std::string how = method.is_undefined() ? "common" : method.as_string();
+  if (!value.is_float() && how == "common" && scale >= 1) return value.as_int();
   const double scaled = value.as_float() * scale;
   if (how == "ceil") return std::ceil(scaled) / scale;
   return (how == "floor" ? std::floor(scaled) : std::nearbyint(scaled)) / scale;
@@ -312,6 +319,7 @@ Value choose(std::string_view name, V value, A a) {
   const Value attribute = by_attribute ? shift() : Value(), test = shift();
   if (by_attribute && attribute.is_undefined()) fail("the name of an attribute is missing");
   List kept;
+  if (!value.truth()) return kept;
   for (const Value& item : value.elements()) {
     const Value subject = by_attribute ? at_path(item, attribute) : item;
     const bool passes = test.is_undefined() ? subject.truth() : apply_test(test.as_string(), subject, rest);
@@ -323,6 +331,7 @@ Value choose(std::string_view name, V value, A a) {
 // map('filter', ...) or map(attribute='name', default=...).
 Value map_all(V value, A a, Meter& meter) {
   List results;
+  if (!value.truth()) return results;
   const Value attribute = a.by_name("attribute"), fallback = a.by_name("default");
   for (const Value& item : value.elements()) {
     if (!attribute.is_undefined()) {
@@ -343,9 +352,9 @@ bool chooses(std::string_view name) {
 
 using Test = bool (*)(V value, A arguments);
 
-int64_t remainder_of(V value, V divisor) {
-  if (divisor.as_int() == 0) fail("a division by zero");
-  return divisor.as_int() == -1 ? 0 : value.as_int() % divisor.as_int();
+double remainder_of(V value, V divisor) {
+  if (divisor.as_float() == 0) fail("a division by zero");
+  return std::fmod(value.as_float(), divisor.as_float());
 }
 
 const std::map<std::string_view, Test>& tests() {
@@ -381,17 +390,17 @@ const std::map<std::string_view, Test>& tests() {
       {"in", [](V v, A a) { return contains(a.get(0, "seq"), v); }},
       {"integer", [](V v, A) { return v.is_int(); }},
       {"iterable", [](V v, A) { return v.is_string() || v.is_list() || v.is_dict() || v.is_undefined(); }},
-      {"lower", [](V v, A) { return lowercase(v.text()) == v.text(); }},
+      {"lower", [](V v, A) { return lowercase(v.text()) == v.text() && uppercase(v.text()) != v.text(); }},
       {"mapping", [](V v, A) { return v.is_dict(); }},
       {"none", [](V v, A) { return v.is_none(); }},
       {"number", [](V v, A) { return v.is_number(); }},
-      {"odd", [](V v, A) { return remainder_of(v, Value(int64_t{2})) != 0; }},
+      {"odd", [](V v, A) { return std::fabs(remainder_of(v, Value(int64_t{2}))) == 1; }},
       {"sameas", [](V v, A a) { return v.type_name() == a.get(0, "other").type_name() && v == a.get(0, "other"); }},
       {"sequence", [](V v, A) { return v.is_string() || v.is_list() || v.is_dict() || v.is_undefined(); }},
       {"string", [](V v, A) { return v.is_string(); }},
       {"true", [](V v, A) { return v.is_bool() && v.truth(); }},
       {"undefined", [](V v, A) { return v.is_undefined(); }},
-      {"upper", [](V v, A) { return uppercase(v.text()) == v.text(); }},
+      {"upper", [](V v, A) { return uppercase(v.text()) == v.text() && lowercase(v.text()) != v.text(); }},
   };
   return kTests;
 }

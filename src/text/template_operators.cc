@@ -89,8 +89,9 @@ Value add(const Value& a, const Value& b) {
 }
 
 Value calculate(const std::string& name, const Value& a, const Value& b) {
-  if (name == "*" && (a.is_string() || a.is_list()) && b.is_int()) return repeated(a, b.as_int());
-  if (name == "*" && (b.is_string() || b.is_list()) && a.is_int()) return repeated(b, a.as_int());
+  const auto counts = [](const Value& value) { return value.is_int() || value.is_bool(); };
+  if (name == "*" && (a.is_string() || a.is_list()) && counts(b)) return repeated(a, b.as_int());
+  if (name == "*" && (b.is_string() || b.is_list()) && counts(a)) return repeated(b, a.as_int());
   for (const Value* side : {&a, &b})
     if (side->is_undefined()) fail("'" + side->undefined_name() + "' is undefined and stands beside " + name);
   if (!a.is_number() || !b.is_number())
