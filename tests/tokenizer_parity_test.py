@@ -1,6 +1,8 @@
 """Tokenizers agree with the npm packages `tokenizers` and `@huggingface/tokenizers`, and with spm_encode.
 
-tokenizer_parity_test.py PROGRAM                        compare with what the packages said (tokenizer_parity.json)
+tokenizer_parity_test.py PROGRAM                        compare with what the packages said (tokenizer_parity.json):
+                                                        all tokenizers on the short texts, a few on all
+tokenizer_parity_test.py PROGRAM --all                  all on all
 tokenizer_parity_test.py PROGRAM --oracle NODE_MODULES [NAME...]   ask them again and write the file
 
 PROGRAM is tokenize_texts. The tokenizers and texts are those of tokenizer_cases.py, from ../shared/data.
@@ -116,16 +118,24 @@ def ask(modules, program, names):
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def compare(program):
+COMMON = {"qwen", "mistral", "unigram"}
+
+
+def compare(program, everything):
     golden = json.loads(GOLDEN.read_text())
     failures = count = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         for name, kind, path, file in [*each_pair(folder), *each_model(folder)]:
-            fault = run([program, path, file, folder / "out"])
-            ours = {"fault": fault} if fault else digest(folder / "out")
+            short = kind in ("fixtures", "odd") or (kind == "udhr" and not name.startswith(("pre-", "norm-")))
+            if not everything and not short and name not in COMMON:
+                continue
+            said = golden.get(name, {}).get(kind)
+            if said is None:  # nobody was asked about this pair
+                continue
+            ours = said_by([program, path, file, folder / "out"], folder / "out")
             count += 1
-            if any(ours.get(key) != value for key, value in golden[name][kind].items()):
+            if any(ours.get(key) != value for key, value in said.items()):
                 failures += 1
                 print(f"{name}, {kind}: {ours}, expected {golden[name][kind]}")
     print(f"{count} pairs of a tokenizer and texts, {failures} differ")
@@ -139,7 +149,7 @@ def main():
     if "--oracle" in sys.argv:
         ask(sys.argv[3], sys.argv[1], sys.argv[4:])
         return 0
-    return compare(sys.argv[1])
+    return compare(sys.argv[1], "--all" in sys.argv)
 
 
 if __name__ == "__main__":
