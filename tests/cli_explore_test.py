@@ -5,8 +5,9 @@ import unittest
 import cli_models as models
 from cli_case import TEXT, CliTest, snapshot
 
-COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "bytes", "bytes_share", "calibration_loss",
-           "kl_mean", "kl_spread", "draws", "kl_p99", "perplexity", "top1_agreement", "accuracy", "decode_tokens_per_second",
+COLUMNS = ["method", "keep_ratio", "skip_share", "experts", "evaluations", "skipped_share", "bytes_per_token",
+           "bytes", "bytes_share", "calibration_loss", "kl_mean", "kl_spread", "draws", "kl_p99", "perplexity",
+           "top1_agreement", "accuracy", "decode_tokens_per_second",
            "decode_speedup", "prefill_tokens_per_second", "prefill_speedup", "knee"]
 PRUNING = ["search", "uniform", "reap", "frequency", "random"]
 
@@ -39,11 +40,16 @@ class ExploreTest(CliTest):
         methods = [model["method"] for model in models]
         self.assertEqual(methods, PRUNING * 2 + ["search + skip"] * 4 + ["skip"] * 2)
         self.assertEqual([told["full"][k] for k in ("kl_mean", "top1_agreement", "bytes_share")], [0, 1, 1])
+        unskipped = {model["keep_ratio"]: model["bytes_per_token"] for model in [told["full"], *models[::5][:2]]}
         for model in models:
             self.assertTrue(model["kl_mean"] > 0 and 0 <= model["top1_agreement"] <= 1, model)
             if "skip" in model["method"]:
                 self.assertLessEqual(model["evaluations"], model["skip_share"] + 1e-9)
+                self.assertTrue(0 < model["skipped_share"] <= 0.5, model)
+                saved = model["skipped_share"] * 2 * 2 * 3 * 16 * 12 * 4  # of two layers' two experts in F32
+                self.assertAlmostEqual(model["bytes_per_token"] + saved, unskipped[model["keep_ratio"]], delta=1)
             else:
+                self.assertEqual(model["skipped_share"], 0)
                 self.assertEqual(model["evaluations"], 1)
                 self.assertLessEqual(sum(model["experts"]), 16 * model["keep_ratio"])
         self.assertLess(models[5]["bytes"], models[0]["bytes"])

@@ -467,7 +467,7 @@ class Narrower(PruneTest):
                             self.dir / "narrow_repaired")
         steps = told["repair"]
         self.assertAlmostEqual(steps[0]["after"], plain["held_out"]["kl_mean"], places=12)
-        self.assertTrue({"drop", "novice", "ridge"} >= {step["name"] for step in steps[1:]})
+        self.assertTrue({"drop", "novice", "ridge", "ridge alone"} >= {step["name"] for step in steps[1:]})
         self.assertIn("ridge", [step["name"] for step in steps])
         self.assertEqual([l["expert_widths"] for l in told["layers"]], [l["expert_widths"] for l in plain["layers"]])
 
@@ -605,7 +605,7 @@ class Repairs(PruneTest):
         self.json_of("prune", self.model, *text, *capture, "--capture-only", "--hold-out", 0.1)
         told = self.json_of("prune", self.model, *text, *capture, "--keep", 4, "--repair=scalar,ridge", "--out",
                             self.dir / "scaled")
-        self.assertEqual([step["name"] for step in told["repair"]], ["pruned", "scalar", "ridge"])
+        self.assertEqual([step["name"] for step in told["repair"]][:3], ["pruned", "scalar", "ridge"])
 
     def test_wrong_repairs(self):
         start = ("prune", self.model, "--keep", 4, "--out", self.dir / "new")

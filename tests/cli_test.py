@@ -280,10 +280,35 @@ class Compression(CliTest):
                            self.dir / "own")
         self.assertEqual({layer["weights"] for layer in own["layers"]}, {"chosen"})
 
+    def test_gains_after_a_skip_are_chosen_on_held_out_text(self):
+        held_out = self.dir / "gains.txt"
+        held_out.write_text(TEXT[::-1])
+        for name, call in ("ids", ["--ids", f"{self.ids}:batches", "--hold-out", 0.3]), (
+                "text", ["--calibrate", self.text, "--length", 32, "--held-out", held_out, "--context", 32]):
+            out = self.dir / f"gains_{name}"
+            told = self.json_of("skip", self.model, "--budget", 0.7, "--out", out, *call)
+            gains = told["gains"]
+            self.assertEqual([(g["divisors"], g["amends"]) for g in gains],
+                             list(itertools.product(["least error", "own", "kept"],
+                                                    ["none", "factors", "moments", "linear"])))
+            best = min(gains, key=lambda g: g["kl_mean"])
+            self.assertEqual([g for g in gains if g["chosen"]], [best])
+            for gain in gains:
+                self.assertTrue(0.6 < gain["kept_share"] <= 0.7, gain)
+            for layer in self.json_of("inspect", out)["layers"]:
+                self.assertEqual("factors" in layer["router"], best["amends"] == "factors")
+                self.assertEqual("channels=16" in layer["router"], best["amends"] in ("moments", "linear"))
+        self.every_verb_takes(out)
+        measured = self.json_of("eval", self.model, "--against", out, "--text", held_out, "--context", 32)
+        self.assertAlmostEqual(measured["kl_mean"], best["kl_mean"], places=6)
+        self.assertIn("chosen", self.done("skip", self.model, "--budget", 0.7, "--out", out, "--force", *call).stdout)
+
     def test_wrong_skippings_end_with_2(self):
         start = ("skip", self.model, "--ids", self.ids, "--out", self.dir / "new")
         for more in (["--budget", 0.4], ["--budget", 1.5], ["--budget", 0], ["--method", "magic"], ["--method", "tail"],
-                     ["--method", "median", "--budget", 0.7], ["--own-gains"]):
+                     ["--method", "median", "--budget", 0.7], ["--own-gains"], ["--hold-out", 0.1],
+                     ["--budget", 0.7, "--hold-out", 1], ["--budget", 0.7, "--own-gains", "--hold-out", 0.1],
+                     ["--held-out", self.text]):
             with self.subTest(more):
                 self.refused(*start, *more, code=2)
 
@@ -308,6 +333,35 @@ class Compression(CliTest):
         for wrong in ("tail=2", "magic", "0.5) > all", "ser=0.1,count=2", "count=0"):
             with self.subTest(wrong):
                 self.refused(*start, "--skip", wrong, code=2, says="--skip")
+
+    def test_eval_skips_by_request(self):
+        questions = self.dir / "skipped.jsonl"
+        questions.write_text(json.dumps({"context": "the old", "choices": [" bell rang", " gate"], "gold": 0}) + "\n")
+        text, distance = ["--text", self.text], ["--against", self.model, "--text", self.text]
+        for call in (text, distance, ["--choices", questions]):
+            with self.subTest(call):
+                full = self.json_of("eval", self.model, *call)
+                self.assertEqual(full["skipped_share"], 0)
+                self.assertEqual(self.json_of("eval", self.model, *call, "--skip", "none"), full)
+                pairs = full["layers"][0]["experts_run"]
+                half = self.json_of("eval", self.model, *call, "--skip", "count=1")
+                self.assertEqual([[layer["experts_run"], layer["experts_skipped"]] for layer in half["layers"]],
+                                 [[pairs // 2, pairs // 2]] * 2)
+                some = self.json_of("eval", self.model, *call, "--skip", "tail=0.4")
+                self.assertTrue(0 < some["skipped_share"] < 0.5, some)
+                self.refused("eval", self.model, *call, "--skip", "tail=2", code=2, says="--skip")
+        first, half, some = (self.json_of("eval", self.model, *text, "--skip", word)["perplexity"]
+                             for word in ("none", "count=1", "tail=0.4"))
+        self.assertEqual(len({first, half, some}), 3)
+        told = self.json_of("eval", self.model, *distance, "--skip", "count=1")
+        self.assertAlmostEqual(told["perplexity"] / half, 1, places=6)
+        self.assertAlmostEqual(told["perplexity_other"] / first, 1, places=6)
+        self.assertGreater(told["kl_mean"], self.json_of("eval", self.model, *distance, "--skip", "tail=0.4")["kl_mean"])
+        self.assertIn("skipped 50.0 % of the experts; by layer 50.0 50.0",
+                      self.done("eval", self.model, *text, "--skip", "count=1").stderr)
+        routed = self.json_of("eval", self.model, *text, "--skip", "count=1", "--router",
+                              "linear > top_k(4) > all > chosen")
+        self.assertEqual(routed["skipped_share"], 0.75)
 
     def test_force_replaces_a_directory_whole(self):
         out = self.dir / "replaced"

@@ -2,16 +2,23 @@
 // layer then loses, and the smaller model is written and read back whole.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "compress/block_search.h"
 #include "compress/choose_sets.h"
+#include "compress/coverage.h"
 #include "compress/kept_counts.h"
 #include "compress/layer_run.h"
+#include "compress/neurons.h"
 #include "compress/observe.h"
+#include "compress/pad.h"
+#include "compress/plan.h"
 #include "compress/prune.h"
+#include "compress/sensitivity.h"
 #include "compress/skip_budget.h"
 #include "io/test_files.h"
 #include "tests/random_model.h"
@@ -105,6 +112,99 @@ TEST_CASE("families: what a set of experts costs is what the smaller model loses
     CAPTURE(std::string(name));
     check_family(golden(name));
   }
+}
+
+// The residual stream behind all layers.
+std::vector<float> stream_of(const Model& model, base::Threads& threads) {
+  std::vector<float> stream;
+  for (const CalibrationBatch& batch : batches_of(model)) {
+    const auto sequences = sequences_of(batch);
+    const model::ForwardPass pass(model, {batch.ids, sequences}, threads);
+    const int rows = pass.rows(), d = model.config().width;
+    const tensor::Buffer<float> h(static_cast<size_t>(rows) * static_cast<size_t>(d)), middle(h.size());
+    model::BlockActivations activations;
+    pass.embed(h.matrix(rows, d));
+    for (int l = 0; l < model.config().depth(); ++l) {
+      pass.attend(l, h.matrix(rows, d), nullptr, activations, middle.matrix(rows, d));
+      pass.mix(l, middle.matrix(rows, d), {}, activations, h.matrix(rows, d));
+    }
+    stream.insert(stream.end(), h.data(), h.data() + h.size());
+  }
+  return stream;
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  return sum;
+}
+
+TEST_CASE("families: a block of all layers loses what the smaller model's stream does") {
+  for (const char* name : {"qwen2_moe", "deepseek_v3", "gpt_oss", "granitemoe"}) {
+    CAPTURE(std::string(name));
+    const Model model(golden(name));
+    base::Threads threads(2);
+    const Chosen chosen = choose(model, threads);
+    std::vector<std::vector<ScoredSet>> candidates;
+    for (const std::vector<int>& keep : chosen.keep) candidates.push_back({{keep, 0}});
+    const auto blocks = choose_in_blocks(model, batches_of(model), candidates, {model.config().depth()}, threads);
+    REQUIRE(blocks.size() == 1);
+    CHECK(blocks[0].keep == chosen.keep);
+    const Model pruned = model.with_layers(pruned_config(model.config(), chosen.keep), chosen.keep);
+    CHECK(blocks[0].loss ==
+          doctest::Approx(distance(stream_of(pruned, threads), stream_of(model, threads))).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("families: text is enough or not, and gradients are there, of dense layers too") {
+  for (const char* name : {"qwen2_moe", "deepseek_v2", "gpt_oss_mxfp4", "granitemoe"}) {
+    CAPTURE(std::string(name));
+    const Model model(golden(name));
+    base::Threads threads(2);
+    CHECK(enough_text(model, batches_of(model), 1, threads).reached);
+    const auto squares = loss_gradients(model, batches_of(model), threads);
+    REQUIRE(static_cast<int>(squares.size()) == model.config().depth());
+    for (const std::vector<float>& layer : squares) {
+      CHECK(layer.size() == 96);
+      CHECK(std::ranges::max(layer) > 0);
+    }
+  }
+}
+
+TEST_CASE("families: fewer neurons, biases included, are written and read back") {
+  for (const char* name : {"qwen2_moe", "olmoe", "deepseek_v3", "gpt_oss", "gpt_oss_mxfp4"}) {
+    CAPTURE(std::string(name));
+    const Model model(golden(name));
+    base::Threads threads(2);
+    const NeuronLists kept = find_neurons(model, model, batches_of(model), {0.6, 4}, threads);
+    const Model narrow = with_neurons(model, kept);
+    int gone = 0;
+    for (int l = 0; l < model.config().depth(); ++l)
+      for (int e = 0; e < model.config().layers[l].experts; ++e)
+        gone += model.config().layers[l].width_of(e) - narrow.config().layers[l].width_of(e);
+    CHECK(gone > 0);
+    const io::TemporaryDirectory place;
+    narrow.save(place.path(), Json::parse(base::read_file(golden(name) + "/config.json")));
+    const auto ids = tests::random_ids(20, model.config().vocab, 1);
+    CHECK(tests::all_logits(Model(place.path()), ids, 2) == tests::all_logits(narrow, ids, 2));
+  }
+}
+
+TEST_CASE("families: padding where the gate or the choice has a bias changes no logit") {
+  for (const char* name : {"gpt_oss", "gpt_oss_mxfp4"}) {
+    CAPTURE(std::string(name));
+    const Model model(golden(name));
+    const std::vector<std::vector<int>> keep{{0, 2, 3, 4}, {1, 3}};
+    const Model pruned = planned_model(model, keep);
+    const Padded result = padded(model, pruned, keep);
+    CHECK(result.experts == std::vector<std::vector<int>>{{}, {0, 2}});
+    const io::TemporaryDirectory place;
+    result.model.save(place.path(), Json::parse(base::read_file(golden(name) + "/config.json")));
+    const auto ids = tests::random_ids(20, model.config().vocab, 1);
+    CHECK(tests::all_logits(Model(place.path()), ids, 2) == tests::all_logits(pruned, ids, 2));
+  }
+  CHECK_NOTHROW(check_paddable(Model(golden("deepseek_v3"))));
+  CHECK_THROWS_AS(check_paddable(Model(golden("olmoe"))), base::Error);
 }
 
 TEST_CASE("families: a model that loses no expert is the same, bit for bit") {

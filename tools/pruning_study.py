@@ -84,7 +84,7 @@ def write_texts(options):
     rng, items = random.Random(1), []
     for domain in DOMAINS:
         words = (options.out / f"rest-{domain}.txt").read_text().split(" ")
-        for _ in range(30):
+        for _ in range(200):
             places = rng.sample(range(60, len(words) - 20), 4)
             choices = [" " + " ".join(words[place:place + 10]) for place in places]
             gold, context = rng.randrange(4), " ".join(words[places[0] - 40:places[0]])

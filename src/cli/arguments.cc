@@ -41,6 +41,12 @@ void add_calibration(CLI::App* verb, Calibration& c) {
       ->excludes(ids);
 }
 
+void add_skip_word(CLI::App* verb, std::string& skip) {
+  verb->add_option("--skip", skip,
+                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
+                   "ser=0.2, or for two experts a token 0.5");
+}
+
 CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
   CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
   add_model(verb, o.model);
@@ -71,9 +77,7 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--top-p", o.top_p, "draw from the likeliest that together have this probability");
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
-  verb->add_option("--skip", o.skip,
-                   "when a token goes without an expert, in place of the model's own rule: none, count=2, tail=0.3, "
-                   "ser=0.2, or for two experts a token 0.5");
+  add_skip_word(verb, o.skip);
   return verb;
 }
 
@@ -86,12 +90,14 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   verb->add_option("--against", o.against, "the other model")->needs(text)->excludes(choices);
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
   verb->add_option("--router", o.router, "another router over the same gate, in every layer");
+  add_skip_word(verb, o.skip);
   choices->excludes(text);
   return verb;
 }
 
-void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context) {
-  verb->add_option("--held-out", files, "text to judge by; otherwise the last fifth of the calibration's blocks");
+void add_held_out(CLI::App* verb, std::vector<std::string>& files, int& context,
+                  const std::string& otherwise = "the last fifth of the calibration's blocks") {
+  verb->add_option("--held-out", files, "text to judge by; otherwise " + otherwise);
   verb->add_option("--context", context, "tokens of a window of held-out text")->check(CLI::PositiveNumber);
 }
 
@@ -256,8 +262,16 @@ CLI::App* add_skip(CLI::App& app, Call& call, Skip& o) {
       ->check(CLI::IsMember({"median", "tail", "ser", "ratio"}));
   CLI::Option* budget = verb->add_option("--budget", o.budget, "mean share of the expert evaluations that stay")
                             ->check(CLI::Range(1e-6, 1.0));
-  verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
-      ->needs(budget);
+  CLI::Option* own =
+      verb->add_flag("--own-gains", o.own_gains, "keep the model's weights as they are when experts are skipped")
+          ->needs(budget);
+  add_held_out(verb, o.held_out, o.context, "gains are chosen by the error of each layer on the calibration text");
+  verb->get_option("--held-out")->needs(budget)->excludes(own);
+  verb->add_option("--hold-out", o.hold_out, "the same with a share of the calibration sequences, from the end")
+      ->check(CLI::Range(1e-6, 0.9))
+      ->needs(budget)
+      ->excludes(own)
+      ->excludes("--held-out");
   add_calibration(verb, o.calibration);
   return verb;
 }

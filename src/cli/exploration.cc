@@ -27,6 +27,8 @@ Json model_json(const ExploredModel& m, const ExploredModel& full) {
             {"skip_share", known(m.skip_share)},
             {"experts", m.experts},
             {"evaluations", m.evaluations},
+            {"skipped_share", m.skipped_share},
+            {"bytes_per_token", m.token_bytes},
             {"bytes", m.bytes},
             {"bytes_share", static_cast<double>(m.bytes) / static_cast<double>(full.bytes)},
             {"calibration_loss", known(m.loss)},
@@ -62,8 +64,9 @@ void mark_knee(std::vector<ExploredModel*> line, double (*cost)(const ExploredMo
   if (found != line.end()) (*found)->knee = true;
 }
 
-const std::vector<std::string> kColumns{"model",      "experts", "evaluations", "MB",        "KL",         "KL p99",
-                                        "perplexity", "top-1",   "accuracy",    "decode /s", "prefill /s", ""};
+const std::vector<std::string> kColumns{"model",      "experts", "evaluations", "skipped", "MB",       "MB/token",
+                                        "KL",         "KL p99",  "perplexity",  "top-1",   "accuracy", "decode /s",
+                                        "prefill /s", ""};
 
 std::string experts_text(const std::vector<int>& experts) {
   if (std::ranges::count(experts, experts.front()) == static_cast<std::ptrdiff_t>(experts.size()))
@@ -76,7 +79,9 @@ std::vector<std::string> cells_of(const ExploredModel& m) {
   return {m.name(),
           experts_text(m.experts),
           fmt::format("{:.0f} %", 100 * m.evaluations),
+          fmt::format("{:.1f} %", 100 * m.skipped_share),
           fmt::format("{:.2f}", million(m.bytes)),
+          fmt::format("{:.2f}", m.token_bytes / 1e6),
           fmt::format("{:.4f}", m.distance.kl_mean),
           fmt::format("{:.3f}", m.distance.kl_p99),
           fmt::format("{:.2f}", m.distance.perplexity_other),

@@ -17,6 +17,8 @@ struct ExploredModel {
   std::optional<double> keep_ratio, skip_share;  // asked for
   std::vector<int> experts;                      // [L] that are there
   double evaluations = 1;                        // share of the expert evaluations of the calibration text that stay
+  double skipped_share = 0;                      // of the experts, counted on the held-out text
+  double token_bytes = 0;                        // mean weight bytes that a token of it reads
   int64_t bytes = 0;                             // of the file of weights
   std::optional<double> loss;                    // on the calibration text, what the search makes small
   eval::Distance distance;                       // from the full model on the held-out text

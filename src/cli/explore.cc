@@ -10,6 +10,7 @@
 #include "compress/frontier.h"
 #include "compress/plan.h"
 #include "eval/choice.h"
+#include "model/expert_counts.h"
 
 namespace choir::cli {
 namespace {
@@ -92,6 +93,7 @@ void Explorer::measure_full() {
   const eval::Cut cut{.context = o_.explore.context};
   const eval::Perplexity p = eval::perplexity(*full_, split_.held_out, cut, threads_);
   full.distance = {p.tokens, 0, 0, 1, p.perplexity(), p.perplexity()};
+  full.token_bytes = static_cast<double>(model::bytes_per_token(*full_));
   result_.held_out_tokens = p.tokens;
   if (!o_.explore.choices.empty()) full.accuracy = accuracy_of(o_.explore.choices, *full_, bundle_, threads_);
 }
@@ -99,7 +101,11 @@ void Explorer::measure_full() {
 void Explorer::measure(const model::Model& model, bool timed, ExploredModel& m) {
   m.experts = counts_of(model);
   m.bytes = model.file_bytes();
-  m.distance = eval::distance(*full_, model, split_.held_out, {.context = o_.explore.context}, threads_);
+  std::vector<model::ExpertCounts> counts(model.config().layers.size());
+  m.distance = eval::distance(*full_, model, split_.held_out, {.context = o_.explore.context}, threads_,
+                              {.other = model::counting(counts)});
+  m.skipped_share = model::sum_of(counts).skipped_share();
+  m.token_bytes = model::bytes_per_token(model, counts);
   if (!o_.explore.choices.empty()) m.accuracy = accuracy_of(o_.explore.choices, model, bundle_, threads_);
   if (!timed || result_.speed_run.rounds == 0) return;
   const SpeedPair pair = compare_speed(*full_, model, prompt_, result_.speed_run, threads_);
@@ -136,8 +142,8 @@ void Explorer::prune() {
   for (const compress::KeptChoice& choice : choices) {
     if (choice.method != "search") continue;
     const model::Model pruned = compress::planned_model(*full_, choice.keep);
-    const auto study = compress::study_skipping(pruned, split_.batches, {pruned, moe::Skip::By::kTail}, threads_,
-                                                shown("calibrating skipping"));
+    compress::SkipStudy study(pruned, moe::Skip::By::kTail);
+    compress::study_skipping(pruned, split_.batches, {&study, 1}, threads_, shown("calibrating skipping"));
     ExploredModel like;
     like.method = "search + skip";
     like.keep_ratio = choice.ratio;

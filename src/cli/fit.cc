@@ -236,6 +236,7 @@ void Fitter::try_format(compress::PruningFrontier& frontier, const Whole& whole)
   std::vector<std::string> repairs;
   for (size_t i = 1; i < repaired.steps.size(); ++i)
     if (repaired.steps[i].kept) repairs.push_back(repaired.steps[i].name);
+  if (!repairs.empty() && repairs.back() == "ridge alone") repairs = {"ridge alone"};
   if (!repairs.empty()) measure(whole, std::move(repaired.model), std::move(repairs));
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/inputs.h"
+#include "cli/skipped.h"
 #include "cli/terminal.h"
 #include "runtime/session.h"
 
@@ -31,34 +32,6 @@ std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokeni
   return ids;
 }
 
-// The model, or with --skip the same with another rule of skipping in every layer.
-model::Model skipping(const Generate& o, const model::Model& model) {
-  if (o.skip.empty()) return model;
-  try {
-    return model.with_admission(o.skip == "none" ? "all" : "skip(" + o.skip + ")");
-  } catch (const base::Error& error) {  // speaks of router expressions
-    base::usage_error(error.message, "--skip " + o.skip,
-                      "give none, count=2, tail=0.3, ser=0.2 or, with two experts a token, 0.5");
-  }
-}
-
-nlohmann::ordered_json layers_json(const runtime::Counts& counts) {
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (const runtime::ExpertCounts& layer : counts.layers)
-    layers.push_back({{"layer", layers.size()},
-                      {"experts_run", layer.run},
-                      {"experts_skipped", layer.skipped},
-                      {"skipped_share", layer.skipped_share()}});
-  return layers;
-}
-
-void tell_skipped(const runtime::Counts& counts) {
-  if (counts.experts().skipped == 0) return;
-  std::fprintf(stderr, "skipped %.1f %% of the experts; by layer", 100 * counts.experts().skipped_share());
-  for (const runtime::ExpertCounts& layer : counts.layers) std::fprintf(stderr, " %.1f", 100 * layer.skipped_share());
-  std::fputc('\n', stderr);
-}
-
 }  // namespace
 
 void run(const Generate& o, const Common& common) {
@@ -66,7 +39,7 @@ void run(const Generate& o, const Common& common) {
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
-  const model::Model model = skipping(o, bundle.model);
+  const model::Model model = skipping_as_asked(o.skip, bundle.model);
   runtime::Session session(model, threads);
   runtime::GenerateOptions options;
   options.most = o.count;
@@ -88,17 +61,18 @@ void run(const Generate& o, const Common& common) {
   });
   if (stream) std::printf("%s%s\n", unshown.c_str(), stream->flush().c_str());
   const runtime::Counts& counts = session.counts();
-  if (common.json)
-    print_json({{"prompt_ids", prompt},
-                {"ids", result.ids},
-                {"text", tokenizer ? tokenizer->decode(result.ids) : ""},
-                {"tokens_per_second", counts.decode_tokens_per_second()},
-                {"skipped_share", counts.experts().skipped_share()},
-                {"layers", layers_json(counts)}});
-  else
+  if (common.json) {
+    nlohmann::ordered_json json{{"prompt_ids", prompt},
+                                {"ids", result.ids},
+                                {"text", tokenizer ? tokenizer->decode(result.ids) : ""},
+                                {"tokens_per_second", counts.decode_tokens_per_second()}};
+    add_skipped(model, counts.layers, json);
+    print_json(json);
+  } else {
     std::fprintf(stderr, "%lld tokens, %.1f tokens/s\n", static_cast<long long>(result.ids.size()),
                  counts.decode_tokens_per_second());
-  tell_skipped(counts);
+  }
+  tell_skipped(counts.layers);
   if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", "generate", "");
 }
 

@@ -34,7 +34,7 @@ struct Generate {
 };
 
 struct Eval {
-  std::string model, choices, against, router;  // router: in place of the model's own
+  std::string model, choices, against, router, skip;  // the last two: in place of the model's own
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };
@@ -90,9 +90,12 @@ struct MergeCaptures {
 };
 
 struct Skip {
-  std::string model, out, method;  // no method: median, with a budget tail
-  double budget = 0;               // 0: none
+  std::string model, out, method;     // no method: median, with a budget tail
+  double budget = 0;                  // 0: none
+  std::vector<std::string> held_out;  // to choose the gains by
+  double hold_out = 0;                // the same as a share of the calibration; 0: none
   Calibration calibration;
+  int context = 0;  // tokens of a window of held-out text
   bool own_gains = false, force = false;
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 using compress::CalibrationBatch;
 
-constexpr int kMostJudged = 6;  // models: the pruned one, and one for each repair
+constexpr int kMostJudged = 7;  // models: the pruned one, and one for each repair
 
 // Takes the last sequence of the last batch away; returns their ids.
 std::vector<int32_t> last_sequence(std::vector<CalibrationBatch>& batches) {

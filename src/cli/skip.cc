@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "cli/inputs.h"
+#include "cli/held_out.h"
 #include "cli/terminal.h"
-#include "compress/skip_budget.h"
+#include "compress/skip_gains.h"
 
 namespace choir::cli {
 namespace {
@@ -37,12 +37,13 @@ Found by_median(const model::Model& model, std::span<const compress::Calibration
   return {compress::skipping_model(model, result), {{"layers", layers}}, text};
 }
 
-Found by_budget(const model::Model& model, std::span<const compress::CalibrationBatch> batches, const Skip& o,
-                base::Threads& threads, const compress::Progress& progress) {
+compress::SkipBudget budget_of(const Skip& o) {
   using By = moe::Skip::By;
   const By by = o.method == "ratio" ? By::kRatio : o.method == "ser" ? By::kBest : By::kTail;
-  const compress::SkipBudget budget{by, o.budget, o.own_gains};
-  const compress::BudgetResult result = compress::budget_skipping(model, batches, budget, threads, progress);
+  return {by, o.budget, o.own_gains ? compress::Divisors::kOwn : compress::Divisors::kLeastError};
+}
+
+Found told(const model::Model& model, const compress::BudgetResult& result) {
   Json layers = Json::array(), frontier = Json::array();
   std::string text;
   for (const compress::LayerSaving& layer : result.layers) {
@@ -64,9 +65,45 @@ Found by_budget(const model::Model& model, std::span<const compress::Calibration
     text += fmt::format("at {:5.1f} % of the evaluations  error {:.3g}\n", 100 * point.keep, point.error);
   }
   text += fmt::format("{:.1f} % of the evaluations stay\n", 100 * result.kept_share);
-  return {compress::skipping_model(model, result),
+  return {model,
           {{"layers", layers}, {"kept_share", result.kept_share}, {"lambda", result.lambda}, {"frontier", frontier}},
           text};
+}
+
+// With the gains that have the least KL from the full model on held-out text.
+Found by_judged_gains(const runtime::Bundle& bundle, const Skip& o, base::Threads& threads,
+                      const compress::Progress& progress) {
+  const Split split = split_text(o.calibration, o.held_out, o.hold_out, bundle);
+  const model::Model full = bundle.model.with_admission("all");
+  const compress::Judge judge = [&](const model::Model& candidate) {
+    return eval::distance(full, candidate, split.held_out, {.context = o.context}, threads).kl_mean;
+  };
+  const compress::GainChoice choice =
+      compress::choose_gains(bundle.model, split.batches, budget_of(o), judge, threads, progress);
+  Found found = told(choice.model, choice.policy);
+  Json trials = Json::array();
+  for (size_t i = 0; i < choice.trials.size(); ++i) {
+    const compress::GainTrial& trial = choice.trials[i];
+    const bool best = i == choice.best;
+    trials.push_back({{"divisors", compress::name_of(trial.divisors)},
+                      {"amends", compress::name_of(trial.amend)},
+                      {"kept_share", trial.kept_share},
+                      {"kl_mean", trial.value},
+                      {"chosen", best}});
+    found.text += fmt::format("divisors {:11}  amends {:7}  held-out KL {:.6f}{}\n", compress::name_of(trial.divisors),
+                              compress::name_of(trial.amend), trial.value, best ? "  chosen" : "");
+  }
+  found.json["gains"] = trials;
+  return found;
+}
+
+Found find(const runtime::Bundle& bundle, const Skip& o, base::Threads& threads, const compress::Progress& progress) {
+  if (!o.held_out.empty() || o.hold_out > 0) return by_judged_gains(bundle, o, threads, progress);
+  const auto batches = calibration_batches(o.calibration, bundle);
+  if (o.budget == 0) return by_median(bundle.model, batches, threads, progress);
+  const compress::BudgetResult result =
+      compress::budget_skipping(bundle.model, batches, budget_of(o), threads, progress);
+  return told(compress::skipping_model(bundle.model, result), result);
 }
 
 }  // namespace
@@ -80,15 +117,13 @@ void run(const Skip& o, const Common& common) {
     base::usage_error("no budget for --method " + o.method, "--budget", "give the share that stays, such as 0.7");
   const runtime::Bundle bundle(o.model);
   bundle.model.check_finite();
-  const auto batches = calibration_batches(o.calibration, bundle);
   base::Threads threads(common.threads);
   ProgressLine line;
   const auto progress = [&](int done, int total) {
     line.show(fmt::format("calibrating {}/{}", done, total));
     if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "nothing was written");
   };
-  const Found found = median ? by_median(bundle.model, batches, threads, progress)
-                             : by_budget(bundle.model, batches, o, threads, progress);
+  const Found found = find(bundle, o, threads, progress);
   write_model(found.model, o.model, o.out, o.force);
   if (common.json) return print_json(found.json);
   fmt::print("{}", found.text);

@@ -29,15 +29,16 @@ std::vector<float> numbers_of(const Weight& weight) {
 }
 
 Weight Mixture::made(DType type, tensor::Matrix<const float> numbers) {
+  if (type != DType::kF32 && type != DType::kF16) type = DType::kBF16;
   Weight weight(nullptr, type, numbers.rows, numbers.cols);
   model::Model::Bytes bytes(weight.bytes());
   const size_t row = static_cast<size_t>(numbers.cols) * sizeof(float);
   if (type == DType::kF32)
     for (int r = 0; r < numbers.rows; ++r) std::memcpy(bytes.data() + static_cast<size_t>(r) * row, numbers[r], row);
-  else if (type == DType::kBF16)
-    round_to<tensor::BF16>(numbers, bytes.data());
-  else
+  else if (type == DType::kF16)
     round_to<tensor::F16>(numbers, bytes.data());
+  else
+    round_to<tensor::BF16>(numbers, bytes.data());
   owned.push_back(std::make_shared<const model::Model::Bytes>(std::move(bytes)));
   weight.data = owned.back()->data();
   return weight;

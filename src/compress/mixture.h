@@ -21,7 +21,7 @@ struct Mixture {
 
   // `like` with these numbers, row by row, rounded to its format.
   tensor::Weight renewed(const tensor::Weight& like, std::span<const float> numbers);
-  // The same in another shape.
+  // The same in another shape. What is neither F32 nor F16 becomes BF16: packed blocks are not packed again.
   tensor::Weight made(tensor::DType type, tensor::Matrix<const float> numbers);
 
   // The experts of these numbers alone, in this order; neither the gate nor the config.

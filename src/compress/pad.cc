@@ -95,9 +95,10 @@ Mixture padded_mixture(const Model& full, const Model& pruned, int l, const std:
 
 void check_paddable(const Model& model) {
   for (int l = 0; l < model.config().depth(); ++l)
-    if (!model.tensors().blocks[static_cast<size_t>(l)].moe.state.data)
+    if (!model.config().layers[static_cast<size_t>(l)].dense() &&
+        !bias_of(model.tensors().blocks[static_cast<size_t>(l)].moe))
       base::usage_error(
-          "the router has no selection bias, so that no expert of it is never chosen: " + model.router(l).expression(),
+          "the router has no bias, so that no expert of it is never chosen: " + model.router(l).expression(),
           "--pad: layer " + std::to_string(l), "keep as many experts in every layer: --keep N or --uniform");
 }
 

@@ -38,7 +38,13 @@ TEST_CASE("padding: all layers have as many experts, and not a bit of an answer 
             std::vector<std::vector<int>>{{}, {}, {}}},
         std::tuple{"linear > top_k(3) > all > chosen + bias(0.001)",
                    std::vector<std::vector<int>>{{5, 6, 7}, {0, 1, 2, 3}, {1, 3, 7}},
-                   std::vector<std::vector<int>>{{0}, {}, {0}}}}) {
+                   std::vector<std::vector<int>>{{0}, {}, {0}}},
+        std::tuple{"linear(bias) > top_k(3) > all > chosen",
+                   std::vector<std::vector<int>>{{5, 6, 7}, {0, 1, 2, 3}, {1, 3, 7}},
+                   std::vector<std::vector<int>>{{0}, {}, {0}}},
+        std::tuple{"linear(bias) > top_k(2) > all > softmax(scale=4)",
+                   std::vector<std::vector<int>>{{5, 7}, {1, 3, 4, 6}, {0, 1}},
+                   std::vector<std::vector<int>>{{0, 1}, {}, {2, 3}}}}) {
     CAPTURE(router);
     const TestModel made(biased(router, 8, moe::parse_router(router).choices(8)));
     const Model pruned = planned_model(*made.model, keep);

@@ -21,7 +21,9 @@ float worth(std::span<const float> key, std::span<const uint8_t> kept, bool top_
   return top_two && std::isfinite(second) ? first + second : first;
 }
 
-// Whether a token may choose from each group. Of equal groups the lower one comes first.
+}  // namespace
+
+// Of equal groups the lower one comes first.
 std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span<const uint8_t> kept) {
   const moe::SubsetRule& rule = record.rule;
   const size_t size = static_cast<size_t>(record.experts / rule.groups), groups = static_cast<size_t>(rule.groups);
@@ -38,8 +40,6 @@ std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span
   }
   return open;
 }
-
-}  // namespace
 
 // The column above the diagonal, whose entries come nearer with each row, then the row.
 void LayerRecord::add_products(int t, int i, double factor, std::span<double> sum) const {

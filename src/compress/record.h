@@ -53,6 +53,9 @@ struct LayerRecord {
   void add_products(int t, int i, double factor, std::span<double> sum) const;
 };
 
+// [groups] whether a token may choose from each group, when these experts are kept.
+std::vector<uint8_t> open_groups(const LayerRecord& record, int token, std::span<const uint8_t> kept);
+
 // The chosen experts of a token as ranks, the best first, and what they get.
 struct Choice {
   std::vector<int> rank;     // at most k; fewer where too few kept experts are among the captured ranks

@@ -23,11 +23,15 @@ class Repairs {
  private:
   bool attempt(RepairResult& result, const std::string& name, Model candidate);
   void try_policies(RepairResult& result);
+  void refit(RepairResult& result);
   Model scaled(Model model) const;
   // Each layer through `change`, then its down projections anew; in one pass.
   template <class Change>
   Model refitted(Model model, const Change& change) const;
   Model merged(const Model& model) const;
+  Model ridge(const Model& model) const {
+    return refitted(model, [](const Model& m, int) { return m; });
+  }
 
   bool wanted(const std::string& name) const {
     return options_.only.empty() || std::ranges::count(options_.only, name) > 0;
@@ -112,6 +116,13 @@ Model Repairs::merged(const Model& model) const {
   });
 }
 
+void Repairs::refit(RepairResult& result) {
+  const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
+  if (!cut() && wanted("scalar") && std::ranges::any_of(layers_, scalable))
+    attempt(result, "scalar", scaled(result.model));
+  if (matrices_fit() && wanted("ridge")) attempt(result, "ridge", ridge(result.model));
+}
+
 RepairResult Repairs::run() {
   const Model pruned = with_neurons(with_policies(full_, layers_), c_.neurons);
   const double value = judge_(pruned);
@@ -121,12 +132,12 @@ RepairResult Repairs::run() {
   if (!any) return result;
   try_policies(result);
   const bool fits = matrices_fit();
-  if (fits && !cut() && wanted("merge") && attempt(result, "merge", merged(result.model))) return result;
-  const auto scalable = [](const KeptLayer& layer) { return layer.policy != GainPolicy::kNovice; };
-  if (!cut() && wanted("scalar") && std::ranges::any_of(layers_, scalable))
-    attempt(result, "scalar", scaled(result.model));
-  if (fits && wanted("ridge"))
-    attempt(result, "ridge", refitted(result.model, [](const Model& model, int) { return model; }));
+  const bool merged_in = fits && !cut() && wanted("merge") && attempt(result, "merge", merged(result.model));
+  if (!merged_in) refit(result);
+  // Answers that stay where experts went leave the refit less to do, but on its own it may do more.
+  const bool alone = std::ranges::none_of(std::span(result.steps).subspan(1),
+                                          [](const RepairStep& step) { return step.kept && step.name != "ridge"; });
+  if (fits && wanted("ridge") && !alone) attempt(result, "ridge alone", ridge(pruned));
   return result;
 }
 

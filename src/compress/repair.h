@@ -20,7 +20,7 @@ struct RepairOptions {
 void check_repairs(const RepairOptions& options);
 
 struct RepairStep {
-  std::string name;      // "pruned", "drop", "novice", "merge", "scalar", "ridge"
+  std::string name;      // "pruned", "drop", "novice", "merge", "scalar", "ridge", "ridge alone"
   double before, after;  // the judge's value of the model so far, and with the repair
   bool kept;             // after < before
 };
@@ -46,6 +46,7 @@ struct RepairCalibration {
 //   merge    dropped experts into kept ones, with a ridge refit of their down projections (C55)
 //   scalar   a constant for each kept expert, unless novices are there or the experts were merged (C52)
 //   ridge    down projections anew, unless merging has brought it (C54)
+//   ridge alone   where another repair stays: the same on the re-routed model, in place of all of them
 // Where neurons are cut, merging and constants are not tried: records know whole experts alone.
 // A repair that cannot change the model, or that experts are too wide for, is not tried. Memory: the residual streams
 // of all tokens, one layer's inputs and outputs. Skipping is taken from the model. Throws Error (usage) as

@@ -100,6 +100,28 @@ TEST_CASE("repair: a judge that likes nothing gets the pruned model, and each re
   CHECK(p.distance(result.model) == p.distance(p.made.model->with_layers(result.model.config(), p.keep)));
 }
 
+TEST_CASE("repair: a ridge refit by itself takes the place of all others where it is better") {
+  Pruned p;
+  RepairOptions options;
+  options.only = {"novice", "ridge"};
+  int calls = 0;
+  const auto judge = [&](const Model& model) {
+    if (calls++ == 0) return 1.0;
+    return model.config().layers[0].idle() > 0 ? 0.9 : 0.5;
+  };
+  const RepairResult result = repair(p.calibration(), options, judge, p.threads);
+  std::vector<std::string> kept;
+  for (const RepairStep& step : result.steps)
+    if (step.kept) kept.push_back(step.name);
+  CHECK(kept == std::vector<std::string>{"pruned", "novice", "ridge alone"});
+  CHECK(result.steps.back().before == 0.9);
+  options.only = {"ridge"};
+  const RepairResult direct = repair(
+      p.calibration(), options, [&](const Model& m) { return p.distance(m); }, p.threads);
+  CHECK(direct.steps.size() == 2);
+  CHECK(p.distance(result.model) == direct.steps[1].after);
+}
+
 TEST_CASE("repair: only what is asked for is tried, and a name that is none is refused") {
   Pruned p;
   const Judge strict = [](const Model&) { return 1.0; };
@@ -131,7 +153,7 @@ TEST_CASE("repair: where neurons are cut every model lacks them, and what record
   const RepairResult result = repair(calibration, {}, judge, p.threads);
   CHECK(result.steps[0].after == p.distance(with_neurons(pruned, neurons)));
   for (const RepairStep& step : result.steps) names.push_back(step.name);
-  CHECK(names.back() == "ridge");
+  CHECK(std::ranges::count(names, "ridge") == 1);
   for (const char* name : {"merge", "scalar"}) CHECK(!std::ranges::count(names, name));
   for (std::vector<int>& kept : p.keep) kept = {0, 1, 2, 3, 4, 5, 6, 7};
   const NeuronLists all = find_neurons(*p.made.model, *p.made.model, p.batches, {0.6, 4}, p.threads);

@@ -88,6 +88,8 @@ SkipResult calibrate_skipping(const Model& model, std::span<const CalibrationBat
   return result;
 }
 
-Model skipping_model(const Model& model, const SkipResult& result) { return with_config(model, result.config); }
+Model skipping_model(const Model& model, const SkipResult& result) {
+  return with_config(model.with_admission("all"), result.config);
+}
 
 }  // namespace choir::compress

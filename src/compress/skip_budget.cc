@@ -269,8 +269,13 @@ SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target) {
   return less.saved >= target && less.error < plan.error ? less : plan;
 }
 
-SkipStudy::SkipStudy(const Model& model, Skip::By by, bool own_gains)
-    : full_(model.with_admission("all")), by_(by), own_gains_(own_gains) {
+const char* name_of(Divisors divisors) {
+  constexpr const char* kNames[] = {"least error", "own", "kept"};
+  return kNames[static_cast<size_t>(divisors)];
+}
+
+SkipStudy::SkipStudy(const Model& model, Skip::By by, Divisors divisors)
+    : full_(model.with_admission("all")), by_(by), divisors_(divisors) {
   check_feature(model.config(), by);
 }
 
@@ -297,10 +302,12 @@ void SkipStudy::add(const LayerRecord& record) {
     return std::ranges::all_of(list, [](auto v) { return std::isfinite(v); });
   };
   if (!finite(record.p) || !finite(record.gram)) full_.refuse_result("the answers of layer " + std::to_string(l));
-  const GainRule own = own_rule(full_.router(l).expression(), record.rule);
+  const GainRule own = own_rule(full_.router(l).expression(), record.rule), kept{GainRule::Over::kKept};
+  const std::vector<GainRule> known = gain_rules(record.rule, record.rule.k, record.experts);
   std::vector<GainRule> rules{own};
-  for (const GainRule& rule : gain_rules(record.rule, record.rule.k, record.experts))
-    if (!own_gains_ && rule != own) rules.push_back(rule);
+  if (divisors_ == Divisors::kKept && std::ranges::count(known, kept)) rules = {kept};
+  for (const GainRule& rule : known)
+    if (divisors_ == Divisors::kLeastError && rule != own) rules.push_back(rule);
   curves_.push_back(skip_curve(record, by_, rules));
   layers_.push_back(l);
   kinds_.push_back(record.rule);
@@ -339,20 +346,21 @@ BudgetResult SkipStudy::at(double keep) const {
 
 std::vector<SkipFrontier> SkipStudy::frontier() const { return frontier_of(curves_); }
 
-SkipStudy study_skipping(const Model& model, std::span<const CalibrationBatch> batches, SkipStudy study,
-                         Threads& threads, const Progress& progress) {
+void study_skipping(const Model& model, std::span<const CalibrationBatch> batches, std::span<SkipStudy> studies,
+                    Threads& threads, const Progress& progress) {
   int ranks = 1;
   for (const model::LayerConfig& layer : model.config().layers) ranks = std::max(ranks, layer.top_k);
-  const auto take = [&](int, const LayerRecord& record) { study.add(record); };
+  const auto take = [&](int, const LayerRecord& record) {
+    for (SkipStudy& study : studies) study.add(record);
+  };
   observe(model.with_admission("all"), batches, {.ranks = ranks}, take, threads, progress);
-  return study;
 }
 
 BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatch> batches, const SkipBudget& budget,
                              Threads& threads, const Progress& progress) {
-  SkipStudy study(model, budget.by, budget.own_gains);
+  SkipStudy study(model, budget.by, budget.divisors);
   study.check(budget.keep);
-  study = study_skipping(model, batches, std::move(study), threads, progress);
+  study_skipping(model, batches, {&study, 1}, threads, progress);
   BudgetResult result = study.at(budget.keep);
   result.frontier = study.frontier();
   return result;
@@ -361,7 +369,7 @@ BudgetResult budget_skipping(const Model& model, std::span<const CalibrationBatc
 Model skipping_model(const Model& model, const BudgetResult& result) {
   std::vector<std::vector<int>> everything;
   for (const model::LayerConfig& layer : result.config.layers) everything.push_back(others({}, layer.experts));
-  return model.with_layers(result.config, everything);
+  return model.with_admission("all").with_layers(result.config, everything);
 }
 
 }  // namespace choir::compress

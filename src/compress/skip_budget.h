@@ -39,10 +39,20 @@ struct SkipPlan {
 // Error (usage) when that many cannot be saved.
 SkipPlan plan_skipping(std::span<const SkipCurve> curves, int64_t target);
 
+// By what a layer's weights are divided when experts are skipped.
+enum class Divisors {
+  kLeastError,  // in each layer the rule with the least error of it
+  kOwn,         // as the model has it
+  kKept,        // the mass of what stays, where a weigh word can do that: the published way
+};
+inline constexpr Divisors kDivisors[] = {Divisors::kLeastError, Divisors::kOwn, Divisors::kKept};
+
+const char* name_of(Divisors divisors);
+
 struct SkipBudget {
   moe::Skip::By by = moe::Skip::By::kTail;
-  double keep = 1;         // mean share of the evaluations that stay, at most
-  bool own_gains = false;  // keep each layer's weigh word instead of the rule with the least error
+  double keep = 1;  // mean share of the evaluations that stay, at most
+  Divisors divisors = Divisors::kLeastError;
 };
 
 struct LayerSaving {
@@ -51,7 +61,7 @@ struct LayerSaving {
   int64_t evaluations = 0, saved = 0;  // of the calibration tokens, with every other layer at full work
   double skipped_share = 0;            // of those that could be skipped: all but the best of each token
   double error = 0;                    // mean over tokens, weighed as in a curve
-  double own_error = 0;                // the same at this threshold with the layer's own weigh word
+  double own_error = 0;                // the same at this threshold with the layer's own weigh word; error for kKept
   std::string weights;                 // the weigh word
 };
 
@@ -71,7 +81,7 @@ class SkipStudy {
  public:
   // With every expert at work: thresholds that the model has are left out. Throws Error (usage) for kRatio where a
   // layer is not top-2.
-  SkipStudy(const Model& model, moe::Skip::By by, bool own_gains = false);
+  SkipStudy(const Model& model, moe::Skip::By by, Divisors divisors = Divisors::kLeastError);
 
   double least() const;           // the share of the evaluations that always stays: one expert a token
   void check(double keep) const;  // throws Error (usage) for a share out of range
@@ -85,16 +95,16 @@ class SkipStudy {
  private:
   Model full_;
   moe::Skip::By by_;
-  bool own_gains_;
+  Divisors divisors_;
   int records_ = 0;                     // that it was given
   std::vector<SkipCurve> curves_;       // of layers with experts
   std::vector<moe::SubsetRule> kinds_;  // of the same
   std::vector<int> layers_;             // their numbers
 };
 
-// `study`, of this model and without records, with those of a pass over the batches.
-SkipStudy study_skipping(const Model& model, std::span<const CalibrationBatch> batches, SkipStudy study,
-                         Threads& threads, const Progress& progress = {});
+// Adds to each study, of this model and without records, those of one pass over the batches.
+void study_skipping(const Model& model, std::span<const CalibrationBatch> batches, std::span<SkipStudy> studies,
+                    Threads& threads, const Progress& progress = {});
 
 // Measures with every expert at work, as calibrate_skipping does. Throws Error (usage) for a budget that cannot be met
 // or kRatio where a layer is not top-2, (input) for a router that is not one of pruning's.

@@ -255,7 +255,7 @@ TEST_CASE("skip budget: own gains leave the weigh word alone; the number of thre
   const TestModel made(small_config(6, 2, 2));
   base::Threads one(1), three(3);
   const auto batches = random_batches(2, 2, 20, 31);
-  const SkipBudget budget{.by = Skip::By::kTail, .keep = 0.7, .own_gains = true};
+  const SkipBudget budget{.by = Skip::By::kTail, .keep = 0.7, .divisors = Divisors::kOwn};
   const BudgetResult a = budget_skipping(*made.model, batches, budget, one),
                      b = budget_skipping(*made.model, batches, budget, three);
   for (const LayerSaving& layer : a.layers) {

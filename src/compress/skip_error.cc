@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "kernels/top_k.h"
@@ -13,15 +14,33 @@ namespace {
 using Gain = moe::SubsetRule::Gain;
 using Over = moe::SubsetRule::Over;
 
-// Written as chosen: a softmax over the chosen, not multiplied by anything.
-bool is_plain(const moe::SubsetRule& rule) {
-  return rule.gain == Gain::kSoftmax && rule.over == Over::kChosen && rule.scale == 1;
+// Whether a weigh word can divide by another mass: chosen, which nothing multiplies, and the norms.
+bool has_other_divisors(const moe::SubsetRule& rule) {
+  return rule.over == Over::kChosen && (rule.gain != Gain::kSoftmax || rule.scale == 1);
 }
 
-std::string scaled(const char* word, const char* flag, float scale) {
-  const std::string factor = scale == 1 ? "" : fmt::format("scale={}", scale);
-  const std::string inside = flag + std::string(*flag && !factor.empty() ? ", " : "") + factor;
+// All that a token may choose from.
+int most_experts(const moe::SubsetRule& rule, int experts) { return experts / rule.groups * rule.kept_groups; }
+
+std::string scale_of(const moe::SubsetRule& rule) { return rule.scale == 1 ? "" : fmt::format("scale={}", rule.scale); }
+
+// word, or word(a, b): empty arguments are left out.
+std::string word_of(const char* word, std::initializer_list<std::string> arguments) {
+  std::string inside;
+  for (const std::string& argument : arguments)
+    if (!argument.empty()) inside += (inside.empty() ? "" : ", ") + argument;
   return inside.empty() ? word : fmt::format("{}({})", word, inside);
+}
+
+// What the token's choices compare; experts of groups that it may not choose from come last.
+std::vector<float> open_keys(const LayerRecord& record, int token) {
+  std::vector<float> keys(record.keys(token), record.keys(token) + record.experts);
+  if (record.rule.groups == 1) return keys;
+  const std::vector<uint8_t> all(keys.size(), 1), open = open_groups(record, token, all);
+  const size_t size = keys.size() / open.size();
+  for (size_t e = 0; e < keys.size(); ++e)
+    if (!open[e / size]) keys[e] = -HUGE_VALF;
+  return keys;
 }
 
 double divisor_of(const LayerRecord& record, int token, const SkipPrefix& prefix) {
@@ -35,19 +54,28 @@ double divisor_of(const LayerRecord& record, int token, const SkipPrefix& prefix
 
 std::vector<GainRule> gain_rules(const moe::SubsetRule& rule, int choices, int experts) {
   std::vector<GainRule> rules{{}};
-  if (!is_plain(rule)) return rules;
+  if (!has_other_divisors(rule)) return rules;
   rules.push_back({GainRule::Over::kKept});
-  if (rule.groups > 1) return rules;  // experts beyond the token's groups are no part of a mass
-  for (int best = 2; best <= std::min(experts, 2 * choices); ++best)
-    if (best != choices) rules.push_back({GainRule::Over::kBest, best});
+  const int most = most_experts(rule, experts);
+  const auto add = [&](int best) {
+    if (best != choices && best <= most) rules.push_back({GainRule::Over::kBest, best});
+  };
+  for (int best = 2; best <= 2 * choices; ++best) add(best);
+  for (const int wide : {3, 4, 8}) add(wide * choices);
   return rules;
 }
 
 std::string weigh_word(const moe::SubsetRule& rule, const GainRule& gain) {
-  if (gain.over == GainRule::Over::kKept) return "chosen";
-  if (gain.over == GainRule::Over::kBest) return fmt::format("chosen(over={})", gain.best);
-  if (rule.gain == Gain::kSoftmax) return scaled("softmax", rule.over == Over::kChosen ? "renorm" : "", rule.scale);
-  return rule.over == Over::kNothing ? "sigmoid" : scaled("sigmoid_norm", "", rule.scale);
+  const bool own = gain.over == GainRule::Over::kOwn;
+  if (own && rule.over == Over::kNothing) return word_of("sigmoid", {scale_of(rule)});
+  if (own && rule.gain == Gain::kSoftmax)
+    return word_of("softmax", {rule.over == Over::kChosen ? "renorm" : "", scale_of(rule)});
+  const std::string best = gain.over == GainRule::Over::kBest ? fmt::format("over={}", gain.best) : "";
+  const bool kept = gain.over == GainRule::Over::kKept;
+  if (rule.gain != Gain::kSoftmax)
+    return word_of(rule.gain == Gain::kSigmoid ? "sigmoid_norm" : "sqrt_softplus_norm",
+                   {scale_of(rule), kept ? "kept" : best});
+  return word_of("chosen", {best});
 }
 
 SkipPrefix skip_prefix(const LayerRecord& record, int token, int best) {
@@ -72,7 +100,7 @@ SkipPrefix skip_prefix(const LayerRecord& record, int token, int best) {
   }
   prefix.own = divisor_of(record, token, prefix);
   std::vector<int32_t> first(static_cast<size_t>(best));
-  kernels::top_k({record.keys(token), static_cast<size_t>(record.experts)}, first);
+  kernels::top_k(open_keys(record, token), first);
   double sum = 0;
   for (const int32_t e : first) prefix.best.push_back(sum += record.gains(token)[e]);
   return prefix;

@@ -29,6 +29,8 @@ constexpr Router kRouters[] = {
     {"linear > top_k(3) > all > sigmoid", 9, 3},
     {"linear > top_k(3) > all > chosen + bias(0.001)", 9, 3},
     {"linear > groups(3, 2, 3) > all > softmax(renorm)", 9, 3},
+    {"linear(sigmoid) > groups(3, 2, 3, by=top2) > all > sigmoid_norm(scale=2.5) + bias(0.001)", 9, 3},
+    {"linear(sqrt_softplus) > top_k(3) > all > sqrt_softplus_norm(scale=1.5) + bias(0.001)", 9, 3},
 };
 
 // A token's chosen experts with their undivided weights, from the definitions in double.
@@ -41,22 +43,32 @@ struct Token {
     const moe::SubsetRule rule = layer.record.rule;
     const Row z = plain_product(moe.gate[0], x);
     Row key = z;
-    for (const double v : z) p.push_back(rule.gain == Gain::kSigmoid ? 1 / (1 + std::exp(-v)) : std::exp(v));
-    if (rule.gain == Gain::kSigmoid && std::string(router.expression).starts_with("linear(sigmoid)")) key = p;
+    for (const double v : z) p.push_back(gain_of(rule.gain, v));
+    if (std::string(router.expression).starts_with("linear(s")) key = p;
     if (moe.state.data)
       for (size_t e = 0; e < key.size(); ++e) key[e] += static_cast<double>(tensor::as_vector(moe.state)[e]);
     by_key.resize(key.size());
     std::iota(by_key.begin(), by_key.end(), 0);
     std::ranges::stable_sort(by_key, [&](int a, int b) { return key[a] > key[b]; });
+    std::ranges::stable_partition(by_key, [&](int e) { return may_choose(e, key, rule); });
     for (int i = 0; static_cast<int>(chosen.size()) < router.top_k; ++i)
       if (may_choose(by_key[i], key, rule)) chosen.push_back(by_key[i]);
     std::ranges::stable_sort(chosen, [&](int a, int b) { return p[a] > p[b]; });
   }
 
+  static double gain_of(Gain gain, double z) {
+    if (gain == Gain::kSigmoid) return 1 / (1 + std::exp(-z));
+    return gain == Gain::kSoftmax ? std::exp(z) : std::sqrt(std::log1p(std::exp(z)));
+  }
+
   // Whether the expert's group is among those with the best experts.
   static bool may_choose(int e, const Row& key, const moe::SubsetRule& rule) {
     const int size = static_cast<int>(key.size()) / rule.groups;
-    const auto worth = [&](int g) { return *std::max_element(key.begin() + g * size, key.begin() + (g + 1) * size); };
+    const auto worth = [&](int g) {
+      Row members(key.begin() + g * size, key.begin() + (g + 1) * size);
+      std::ranges::sort(members, std::greater<>());
+      return members[0] + (rule.by_top_two ? members[1] : 0);
+    };
     int better = 0;
     for (int g = 0; g < rule.groups; ++g) better += worth(g) > worth(e / size);
     return better < rule.kept_groups;
@@ -100,7 +112,9 @@ TEST_CASE("skip error: keeping the first i, divided by anything, costs what plai
     CAPTURE(router.expression);
     const ObservedLayer layer(router.expression, router.experts, router.top_k);
     std::vector<GainRule> rules{{Over::kOwn}, {Over::kKept}};
-    for (int best = 1; best <= router.experts; ++best) rules.push_back({Over::kBest, best});
+    const moe::SubsetRule& rule = layer.record.rule;
+    const int most = router.experts / rule.groups * rule.kept_groups;
+    for (int best = 1; best <= most; ++best) rules.push_back({Over::kBest, best});
     for (int t = 0; t < layer.record.tokens(); t += 7) {
       const Token token(layer, router, t);
       const SkipPrefix prefix = skip_prefix(layer.record, t, router.experts);
@@ -149,16 +163,31 @@ TEST_CASE("skip error: which rules a layer's words can be written in") {
     return all;
   };
   CHECK(words("linear > top_k(2) > all > chosen", 2, 8) ==
-        std::vector<std::string>{"softmax(renorm)", "chosen", "chosen(over=3)", "chosen(over=4)"});
+        std::vector<std::string>{"softmax(renorm)", "chosen", "chosen(over=3)", "chosen(over=4)", "chosen(over=6)",
+                                 "chosen(over=8)"});
   CHECK(words("linear > top_k(3) > all > softmax(renorm)", 3, 4) ==
         std::vector<std::string>{"softmax(renorm)", "chosen", "chosen(over=2)", "chosen(over=4)"});
   CHECK(words("linear > groups(2, 1, 2) > all > softmax(renorm)", 2, 8) ==
-        std::vector<std::string>{"softmax(renorm)", "chosen"});
+        std::vector<std::string>{"softmax(renorm)", "chosen", "chosen(over=3)", "chosen(over=4)"});
+  CHECK(words("linear > top_k(2) > all > chosen", 2, 64) ==
+        std::vector<std::string>{"softmax(renorm)", "chosen", "chosen(over=3)", "chosen(over=4)", "chosen(over=6)",
+                                 "chosen(over=8)", "chosen(over=16)"});
   CHECK(words("linear > top_k(2) > all > softmax(renorm, scale=2)", 2, 8) ==
         std::vector<std::string>{"softmax(renorm, scale=2)"});
   CHECK(words("linear > top_k(2) > all > softmax(scale=2)", 2, 8) == std::vector<std::string>{"softmax(scale=2)"});
   CHECK(words("linear > top_k(2) > all > sigmoid", 2, 8) == std::vector<std::string>{"sigmoid"});
-  CHECK(words("deepseek_v3", 8, 64) == std::vector<std::string>{"sigmoid_norm(scale=2.5)"});
+  CHECK(words("linear > top_k(2) > all > sigmoid(scale=2)", 2, 8) == std::vector<std::string>{"sigmoid(scale=2)"});
+  const auto deepseek = words("deepseek_v3", 8, 64);  // four of eight groups: 32 experts
+  CHECK(deepseek.size() == 2 + 14 + 2);
+  CHECK(deepseek[0] == "sigmoid_norm(scale=2.5)");
+  CHECK(deepseek[1] == "sigmoid_norm(scale=2.5, kept)");
+  CHECK(deepseek[2] == "sigmoid_norm(scale=2.5, over=2)");
+  CHECK(deepseek.back() == "sigmoid_norm(scale=2.5, over=32)");
+  CHECK(words("deepseek_v4", 6, 7) ==
+        std::vector<std::string>{"sqrt_softplus_norm(scale=1.5)", "sqrt_softplus_norm(scale=1.5, kept)",
+                                 "sqrt_softplus_norm(scale=1.5, over=2)", "sqrt_softplus_norm(scale=1.5, over=3)",
+                                 "sqrt_softplus_norm(scale=1.5, over=4)", "sqrt_softplus_norm(scale=1.5, over=5)",
+                                 "sqrt_softplus_norm(scale=1.5, over=7)"});
 }
 
 }  // namespace

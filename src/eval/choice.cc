@@ -122,14 +122,15 @@ Pair encode_pair(const text::Tokenizer& tokenizer, std::string context, std::str
 }
 
 Choices answer(const Model& model, const text::Tokenizer& tokenizer, std::span<const Question> questions,
-               base::Threads& threads) {
+               base::Threads& threads, const model::Observer& observer) {
   if (questions.empty()) base::input_error("no questions", "choices", "give at least one");
   Candidates candidates;
   for (size_t q = 0; q < questions.size(); ++q)
     for (const std::string& choice : questions[q].choices)
       candidates.add(encode_pair(tokenizer, questions[q].context, choice), model.positions(),
                      "question " + std::to_string(q + 1));
-  const std::vector<double> nll = negative_log_likelihoods(model, candidates.documents, candidates.windows, threads);
+  const std::vector<double> nll =
+      negative_log_likelihoods(model, candidates.documents, candidates.windows, threads, observer);
   Choices result;
   auto next = nll.begin();
   for (const Question& question : questions) {

@@ -36,6 +36,6 @@ struct Choices {
 
 // Contexts that are too long for the model are cut from the left. Throws Error (input) when a choice alone is too long.
 Choices answer(const Model& model, const text::Tokenizer& tokenizer, std::span<const Question> questions,
-               base::Threads& threads);
+               base::Threads& threads, const model::Observer& observer = {});
 
 }  // namespace choir::eval

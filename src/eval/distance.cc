@@ -62,7 +62,7 @@ Distance summary(const std::vector<TokenDistance>& rows) {
 }  // namespace
 
 Distance distance(const Model& model, const Model& other, std::span<const Document> documents, Cut cut,
-                  base::Threads& threads) {
+                  base::Threads& threads, const Observers& observers) {
   if (model.config().vocab != other.config().vocab)
     base::input_error("vocabularies of " + std::to_string(model.config().vocab) + " and " +
                           std::to_string(other.config().vocab) + " tokens",
@@ -74,7 +74,7 @@ Distance distance(const Model& model, const Model& other, std::span<const Docume
   for (std::span<const Window> rest = windows; !rest.empty();) {
     const auto batch = runner.next_batch(rest);
     rest = rest.subspan(batch.size());
-    const auto p = runner.logits(batch), q = other_runner.logits(batch);
+    const auto p = runner.logits(batch, observers.model), q = other_runner.logits(batch, observers.other);
     const std::vector<int32_t> targets = targets_of(documents, batch);
     std::vector<TokenDistance> compared(targets.size());
     threads.for_each(p.rows, [&](int i) {

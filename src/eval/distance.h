@@ -13,9 +13,14 @@ struct Distance {
   double perplexity = 0, perplexity_other = 0;
 };
 
+// Of the layers of each model.
+struct Observers {
+  model::Observer model{}, other{};
+};
+
 // Both must have the same vocabulary, and both must take the context of the cut; its default is the shorter one's.
 // Throws Error (input) otherwise, and as perplexity does.
 Distance distance(const Model& model, const Model& other, std::span<const Document> documents, Cut cut,
-                  base::Threads& threads);
+                  base::Threads& threads, const Observers& observers = {});
 
 }  // namespace choir::eval

@@ -8,8 +8,7 @@ namespace {
 // Sums the weights; the mean is taken at the end.
 void count(const moe::Routing& routing, LayerRouting& layer) {
   const moe::Plan& plan = routing.plan;
-  layer.choices += int64_t{plan.tokens} * plan.choices;
-  layer.edges += plan.edges();
+  layer.counts.add(routing);
   for (int e = 0; e < plan.experts(); ++e) {
     layer.load[e] += plan.offset[e + 1] - plan.offset[e];
     for (int i = plan.offset[e]; i < plan.offset[e + 1]; ++i)
@@ -19,17 +18,13 @@ void count(const moe::Routing& routing, LayerRouting& layer) {
 
 }  // namespace
 
-double LayerRouting::skipped_share() const {
-  return choices > 0 ? 1 - static_cast<double>(edges) / static_cast<double>(choices) : 0;
-}
-
 RoutingReport routing_report(const Model& model, std::span<const Document> documents, const Cut& cut,
                              base::Threads& threads) {
   const std::vector<Window> windows = cut_inputs(model, documents, cut);
   RoutingReport report;
   for (const model::LayerConfig& layer : model.config().layers) {
     const auto experts = static_cast<size_t>(layer.routed());
-    report.layers.push_back({std::vector<int64_t>(experts), std::vector<double>(experts), 0, 0});
+    report.layers.push_back({std::vector<int64_t>(experts), std::vector<double>(experts), {}});
   }
   WindowRunner runner(model, documents, threads);
   for (std::span<const Window> rest = windows; !rest.empty();) {

@@ -2,16 +2,14 @@
 #pragma once
 
 #include "eval/windows.h"
+#include "model/expert_counts.h"
 
 namespace choir::eval {
 
 struct LayerRouting {
   std::vector<int64_t> load;        // [E] tokens that each expert computed
   std::vector<double> mean_weight;  // [E] of the expert's output over those tokens; 0 for an idle expert
-  int64_t choices = 0;              // (token, expert) pairs the router proposed
-  int64_t edges = 0;                // those that were computed
-
-  double skipped_share() const;  // 1 - edges / choices
+  model::ExpertCounts counts;
 };
 
 struct RoutingReport {

@@ -40,16 +40,16 @@ TEST_CASE("loads and weights are those that one forward over each window shows")
   for (int l = 0; l < 2; ++l) {
     const LayerRouting& layer = report.layers[l];
     REQUIRE(static_cast<int>(layer.load.size()) == config.layers[l].experts);
-    CHECK(layer.choices == 142);
-    CHECK(layer.edges == std::accumulate(layer.load.begin(), layer.load.end(), int64_t{0}));
+    CHECK(layer.counts.run + layer.counts.skipped == 142);
+    CHECK(layer.counts.run == std::accumulate(layer.load.begin(), layer.load.end(), int64_t{0}));
     for (size_t e = 0; e < layer.load.size(); ++e) {
       CHECK(static_cast<double>(layer.load[e]) == load[l][e]);
       CHECK(layer.mean_weight[e] == doctest::Approx(load[l][e] > 0 ? weight[l][e] / load[l][e] : 0));
     }
   }
-  CHECK(report.layers[0].skipped_share() == 0);
-  CHECK(report.layers[1].skipped_share() > 0);
-  CHECK(report.layers[1].skipped_share() <= 0.5);
+  CHECK(report.layers[0].counts.skipped_share() == 0);
+  CHECK(report.layers[1].counts.skipped_share() > 0);
+  CHECK(report.layers[1].counts.skipped_share() <= 0.5);
 }
 
 TEST_CASE("a text without a token has no routing") {

@@ -88,12 +88,12 @@ void WindowRunner::gather(std::span<const Window> batch) {
   }
 }
 
-tensor::Matrix<float> WindowRunner::logits(std::span<const Window> batch) {
+tensor::Matrix<float> WindowRunner::logits(std::span<const Window> batch, const model::Observer& observer) {
   gather(batch);
   const int rows = static_cast<int>(ids_.size()), vocab = model_.config().vocab;
   logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
   const tensor::Matrix<float> logits = logits_.matrix(rows, vocab);
-  model::forward(model_, {ids_, sequences_}, {}, scratch_, logits, threads_);
+  model::forward(model_, {ids_, sequences_}, {.observer = observer}, scratch_, logits, threads_);
   return logits;
 }
 
@@ -114,14 +114,15 @@ std::vector<int32_t> targets_of(std::span<const Document> documents, std::span<c
 }
 
 std::vector<double> negative_log_likelihoods(const Model& model, std::span<const Document> documents,
-                                             std::span<const Window> windows, base::Threads& threads) {
+                                             std::span<const Window> windows, base::Threads& threads,
+                                             const model::Observer& observer) {
   WindowRunner runner(model, documents, threads);
   std::vector<double> results;
   std::vector<float> loss, log_sum;
   for (auto rest = windows; !rest.empty();) {
     const auto batch = runner.next_batch(rest);
     rest = rest.subspan(batch.size());
-    const auto logits = runner.logits(batch);
+    const auto logits = runner.logits(batch, observer);
     loss.resize(static_cast<size_t>(logits.rows));
     log_sum.resize(loss.size());
     kernels::cross_entropy_forward(logits, targets_of(documents, batch), loss, log_sum, threads);

@@ -57,7 +57,7 @@ class WindowRunner {
   std::span<const Window> next_batch(std::span<const Window> rest) const;
 
   // Logits (N,V) of all rows of a batch, window after window; they stand until the next call.
-  tensor::Matrix<float> logits(std::span<const Window> batch);
+  tensor::Matrix<float> logits(std::span<const Window> batch, const model::Observer& observer = {});
 
   // Runs the layers for an observer's sake.
   void observe(std::span<const Window> batch, const model::Observer& observer);
@@ -80,6 +80,7 @@ std::vector<int32_t> targets_of(std::span<const Document> documents, std::span<c
 // Negative log-likelihood, in nats, of what each window scores. Deterministic for any number of threads. Throws Error
 // (input) when the model's logits are not finite.
 std::vector<double> negative_log_likelihoods(const Model& model, std::span<const Document> documents,
-                                             std::span<const Window> windows, base::Threads& threads);
+                                             std::span<const Window> windows, base::Threads& threads,
+                                             const model::Observer& observer = {});
 
 }  // namespace choir::eval

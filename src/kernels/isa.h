@@ -9,7 +9,7 @@
 
 namespace choir::kernels {
 
-enum class Isa { kPlain, kAvx2, kAvx512 };  // x86-64, x86-64-v3, x86-64-v4
+enum class Isa { kPlain, kAvx2, kAvx512, kVnni };  // x86-64, x86-64-v3, x86-64-v4, and v4 with AVX512_VNNI
 
 Isa best_isa();  // of this machine, or the limit if that is lower
 std::string_view name_of(Isa isa);
@@ -30,8 +30,11 @@ class IsaLimit {
 template <class Function>
 struct Versions {
   Function *plain, *avx2, *avx512;
+  Function* vnni = avx512;  // products of bytes alone have one
 
-  Function* at(Isa isa) const { return isa == Isa::kAvx512 ? avx512 : isa == Isa::kAvx2 ? avx2 : plain; }
+  Function* at(Isa isa) const {
+    return isa == Isa::kVnni ? vnni : isa == Isa::kAvx512 ? avx512 : isa == Isa::kAvx2 ? avx2 : plain;
+  }
   template <class... Arguments>
   void operator()(Arguments&&... arguments) const {
     at(best_isa())(arguments...);

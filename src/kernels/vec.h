@@ -27,17 +27,22 @@ CHOIR_INLINE Vec load(const tensor::BF16* p) {
   return reinterpret_cast<Vec>(__builtin_convertvector(half, IntVec) << 16);
 }
 
-// Exponent and fraction move to their float place; a multiplication by 2^112 corrects the bias and makes subnormals
-// right. Infinities and NaNs get the float exponent by hand.
+// The floats that the low 16 bits of each number are in half precision. Exponent and fraction move to their float
+// place; a multiplication by 2^112 corrects the bias and makes subnormals right. Infinities and NaNs get the float
+// exponent by hand.
+template <class Floats, class Ints>
+CHOIR_INLINE Floats widen_half(Ints bits) {
+  const Ints magnitude = (bits & 0x7fff) << 13;
+  Floats value = reinterpret_cast<Floats>(magnitude) * 0x1p112f;
+  const Ints special = ((0x7c00 << 13) - 1 - magnitude) >> 31;
+  value = reinterpret_cast<Floats>(reinterpret_cast<Ints>(value) | (special & 0x7f800000));
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(value) | ((bits & 0x8000) << 16));
+}
+
 CHOIR_INLINE Vec load(const tensor::F16* p) {
   HalfVec half;
   std::memcpy(&half, p, sizeof half);
-  const IntVec bits = __builtin_convertvector(half, IntVec);
-  const IntVec magnitude = (bits & 0x7fff) << 13;
-  Vec value = reinterpret_cast<Vec>(magnitude) * 0x1p112f;
-  const IntVec special = ((0x7c00 << 13) - 1 - magnitude) >> 31;
-  value = reinterpret_cast<Vec>(reinterpret_cast<IntVec>(value) | (special & 0x7f800000));
-  return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(value) | ((bits & 0x8000) << 16));
+  return widen_half<Vec>(__builtin_convertvector(half, IntVec));
 }
 
 // The first n of sixteen; the rest is zero.

@@ -183,6 +183,23 @@ Model Model::with_router(const std::string& expression) const {
   return result;
 }
 
+// The numbers of a router with another admission. Those of the admission come first and begin anew.
+Weight Model::renewed_state(int l, const std::string& expression) {
+  const Weight old = tensors_.blocks[l].moe.state;
+  const int experts = config_.layers[l].routed();
+  const moe::Router bare = moe::parse_router(moe::with_admission(expression, "all")),
+                    made = moe::parse_router(expression);
+  const auto rest = static_cast<size_t>(bare.state_size(experts)), all = static_cast<size_t>(made.state_size(experts));
+  if (all == 0 || (old.data && old.size() == all && all == rest)) return all == 0 ? Weight{} : old;
+  Bytes numbers(all * sizeof(float));
+  auto* to = reinterpret_cast<float*>(numbers.data());
+  made.initial_state(experts, {to, all});
+  if (rest > 0)
+    std::memcpy(to + (all - rest), static_cast<const float*>(old.data) + (old.size() - rest), rest * sizeof(float));
+  copies_.push_back(std::make_shared<const Bytes>(std::move(numbers)));
+  return {copies_.back()->data(), DType::kF32, 1, static_cast<int>(all)};
+}
+
 Model Model::with_admission(const std::string& admission) const {
   Model result = *this;
   for (int l = 0; l < config_.depth(); ++l) {
@@ -191,6 +208,7 @@ Model Model::with_admission(const std::string& admission) const {
     layer.skip_beta.reset();
     if (layer.router.empty() && admission == "all") continue;  // the family's own, which skips by a beta alone
     layer.router = moe::with_admission(router(l).expression(), admission);
+    result.tensors_.blocks[l].moe.state = result.renewed_state(l, layer.router);
   }
   result.finish();
   return result;

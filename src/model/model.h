@@ -37,8 +37,8 @@ class Model {
   Model with_router(const std::string& expression) const;
 
   // The same model with skip or all in place of every layer's skip or all (moe::with_admission): what a request asks
-  // for at run time. Shares the tensors, the routers' own numbers too. Throws Error (usage) where a layer cannot take
-  // it.
+  // for at run time. Shares the tensors, and the routers' own numbers but for those of the admission, which begin anew.
+  // Throws Error (usage) where a layer cannot take it.
   Model with_admission(const std::string& admission) const;
 
   const Config& config() const { return config_; }
@@ -64,6 +64,7 @@ class Model {
  private:
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   Weight columns_of(const Weight& row, const std::vector<int>& kept);
+  Weight renewed_state(int l, const std::string& expression);
   void finish();
   void check_layer(size_t l) const;
   void make_rope();

@@ -115,6 +115,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   const kernels::Sums sums = step.balancing == Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
   run_experts(plan, weights, x, activations, threads, sums);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
+  router.finish(context_of(weights, step, threads), plan, step.output);
   add_shared_expert(weights, x, step.output, activations, threads, sums);
 }
 
@@ -126,6 +127,7 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   std::vector<float> dweight(static_cast<size_t>(plan.edges()));
 
   gather(plan, backward.doutput, drows, threads);
+  router.finish_backward(context_of(weights, backward.step, threads), plan, drows);
   idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
   const ExpertStep step{busy_edges(plan, weights.w1.size()), x, weights.activation};
   experts_backward({step, plan.weight, drows, drows, kernels::Write::kSet, dweight, backward.dhidden}, weights,

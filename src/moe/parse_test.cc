@@ -185,7 +185,7 @@ TEST_CASE("parse: skipping of any top-k, what goes with it, and other weights") 
         "linear > top_k(4) > all > chosen(over=6)");
   CHECK(with_weights("mixtral", "softmax(renorm)") == "linear > top_k(2) > all > softmax(renorm) + load(0.02)");
   CHECK_THROWS_AS(with_weights("mixtral", "magic"), base::Error);
-  CHECK_THROWS_AS(with_weights("linear > groups(2, 1, 2) > all > chosen", "chosen(over=3)"), base::Error);
+  CHECK_THROWS_AS(with_weights("linear > positive > all > chosen", "chosen(over=3)"), base::Error);
   for (const std::string text : {"hash > top_k(1) > skip(count=1) > identity", "linear > top_k(4) > skip(0.5) > chosen",
                                  "linear > groups(2, 1, 2) > skip(0.5) > chosen"})
     CHECK_THROWS_AS(parse_router(text), base::Error);

@@ -157,6 +157,15 @@ bool estimates_load(const Words& words) {
   });
 }
 
+bool divides_by_best(const Words& words) {
+  return std::visit(
+      [](const auto& word) {
+        if constexpr (requires { word.over.k; }) return word.over.k > 0;
+        return false;
+      },
+      words.weigh);
+}
+
 // Of words that stand beside each other.
 void check_words(const Words& words, const Router& router) {
   if (const auto* skip = std::get_if<Skip>(&words.admit)) {
@@ -166,10 +175,14 @@ void check_words(const Words& words, const Router& router) {
     if (!gain_of(words))
       base::usage_error("skip compares weights that are a softmax or a sigmoid", "router",
                         "weigh by chosen, softmax, sigmoid or sigmoid_norm");
+    if (skip->amends.any() && !std::holds_alternative<TopK>(words.propose) &&
+        !std::holds_alternative<Groups>(words.propose))
+      base::usage_error("what is skipped can be amended where every token proposes as many experts", "router",
+                        "that goes with top_k and groups");
   }
-  const auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
-  if (chosen && chosen->over > 0 && !std::holds_alternative<TopK>(words.propose))
-    base::usage_error("chosen(over=k) divides by the k best of all experts", "router", "it goes with top_k");
+  if (divides_by_best(words) && !std::holds_alternative<TopK>(words.propose) &&
+      !std::holds_alternative<Groups>(words.propose))
+    base::usage_error("over=k divides by the k best experts of a token", "router", "it goes with top_k and groups");
   if (std::holds_alternative<SparseMixer>(words.weigh) &&
       !(is_top_2(words) && std::holds_alternative<AdmitAll>(words.admit)))
     base::usage_error("sparsemixer weighs two choices, both of them kept", "router", "it goes with top_k(2) > all");
@@ -215,7 +228,17 @@ void check_sizes(const Context& context, int state, int choices) {
 
 // What a word must know of another.
 Words introduced(Words words) {
-  if (auto* skip = std::get_if<Skip>(&words.admit)) skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+  if (auto* skip = std::get_if<Skip>(&words.admit)) {
+    skip->gain = gain_of(words).value_or(SubsetRule::Gain::kSoftmax);
+    if (const auto* top_k = std::get_if<TopK>(&words.propose)) skip->amends.choices = top_k->k;
+    if (const auto* groups = std::get_if<Groups>(&words.propose)) skip->amends.choices = groups->k;
+  }
+  if (const auto* groups = std::get_if<Groups>(&words.propose))
+    std::visit(
+        [&](auto& word) {
+          if constexpr (requires { word.over.within; }) word.over.within = *groups;
+        },
+        words.weigh);
   return words;
 }
 
@@ -325,6 +348,19 @@ void Router::backward(const Backward& step, const Context& context, const Routin
       words.score);
 }
 
+void Router::finish(const Context& context, const Plan& plan, Matrix<float> y) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.finish(context, plan, y); }) word.finish(own(context, word, state), plan, y);
+  });
+}
+
+void Router::finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.finish_backward(context, plan, rows); })
+      word.finish_backward(own(context, word, state), plan, rows);
+  });
+}
+
 int Router::state_size(int experts) const {
   int size = 0;
   each_word(*words_, [&](const auto& word) { size += state_of(word, experts); });
@@ -385,8 +421,7 @@ std::string with_admission(const std::string& expression, const std::string& adm
                       "it is made for routers that admit all");
   const bool skipped = std::holds_alternative<Skip>(words.admit);
   words.admit = parse_words("linear > top_k(1) > " + admission + " > softmax").admit;
-  auto* chosen = std::get_if<ChosenWeights>(&words.weigh);
-  if (chosen && skipped && !std::holds_alternative<Skip>(words.admit)) chosen->over = 0;
+  if (skipped && !std::holds_alternative<Skip>(words.admit)) divide_as_without_skip(words.weigh);
   check_words(words, Router(words));
   return write_out(words);
 }

@@ -35,6 +35,11 @@ class Router {
   };
   void backward(const Backward& step, const Context& context, const Routing& routing) const;
 
+  // Changes the layer's output y (N,D) of tokens that go without experts, where the admission says so.
+  void finish(const Context& context, const Plan& plan, Matrix<float> y) const;
+  // The way back: rows (M,D) are the gradient of that output at the token of each edge.
+  void finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const;
+
   // Name and value of each balance word, weights included.
   std::vector<std::pair<std::string, double>> losses(const Context& context, const Routing& routing) const;
 
@@ -75,7 +80,7 @@ class Router {
 Router parse_router(const std::string& expression);
 
 // The expression with all or skip in place of its own all or skip, written out. With the skip goes what is there for it
-// alone: chosen(over=k) becomes chosen. Throws Error (usage) for a router with another admission, or where the new one
+// alone: over=k and kept of the weights. Throws Error (usage) for a router with another admission, or where the new one
 // is not defined.
 std::string with_admission(const std::string& expression, const std::string& admission);
 

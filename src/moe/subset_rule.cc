@@ -25,7 +25,7 @@ bool read(const Groups& word, SubsetRule& rule) {
   return true;
 }
 
-bool read(const ChosenWeights& word, SubsetRule&) { return word.over == 0; }
+bool read(const ChosenWeights& word, SubsetRule&) { return word.over.k == 0; }
 
 bool read(const SoftmaxWeights& word, SubsetRule& rule) {
   if (word.release) return false;
@@ -44,13 +44,13 @@ bool read(const SigmoidWeights& word, SubsetRule& rule) {
 bool read(const SigmoidNormWeights& word, SubsetRule& rule) {
   rule.gain = Gain::kSigmoid;
   rule.scale = word.scale;
-  return true;
+  return word.over.k == 0;
 }
 
 bool read(const SqrtSoftplusNormWeights& word, SubsetRule& rule) {
   rule.gain = Gain::kSqrtSoftplus;
   rule.scale = word.scale;
-  return true;
+  return word.over.k == 0;
 }
 
 template <class Word>
@@ -72,6 +72,15 @@ bool only_a_bias(const std::vector<Balance>& words) {
 
 }  // namespace
 
+void divide_as_without_skip(Weigh& weigh) {
+  std::visit(
+      [](auto& word) {
+        if constexpr (requires { word.over.k; }) word.over.k = 0;
+        if constexpr (requires { word.kept; }) word.kept = false;
+      },
+      weigh);
+}
+
 float gain_of_logit(Gain gain, float z, float most) {
   switch (gain) {
     case Gain::kSigmoid: return logistic(z);
@@ -81,9 +90,10 @@ float gain_of_logit(Gain gain, float z, float most) {
 }
 
 std::optional<Gain> gain_of(const Words& words) {
-  if (std::holds_alternative<ChosenWeights>(words.weigh)) return Gain::kSoftmax;
   SubsetRule rule;
-  if (!std::visit([&](const auto& word) { return read(word, rule); }, words.weigh)) return {};
+  Weigh weigh = words.weigh;
+  divide_as_without_skip(weigh);
+  if (!std::visit([&](const auto& word) { return read(word, rule); }, weigh)) return {};
   return rule.gain;
 }
 

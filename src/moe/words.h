@@ -67,6 +67,9 @@ using Weigh = std::variant<ChosenWeights, SoftmaxWeights, SigmoidWeights, Sigmoi
                            IdentityWeights, SparseMixer>;
 using Balance = std::variant<LoadBalance, ZLoss, Locality, BiasBalance, Cv2, Entropy, Quantile, L1Adaptive, Ortho>;
 
+// Takes out of a weigh word what stands there for skipped experts alone: over=k and kept.
+void divide_as_without_skip(Weigh& weigh);
+
 struct Words {
   Score score;
   Propose propose;

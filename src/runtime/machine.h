@@ -10,7 +10,7 @@ namespace choir::runtime {
 struct Machine {
   std::string cpu;      // as /proc/cpuinfo names it; "unknown" where it does not
   int processors;       // that the system lets this program use
-  std::string kernels;  // the instructions that the kernels were chosen for: avx512, avx2 or x86-64
+  std::string kernels;  // the instructions that the kernels were chosen for: kernels::name_of
 };
 
 Machine this_machine();

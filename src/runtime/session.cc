@@ -27,20 +27,6 @@ double Counts::decode_tokens_per_second() const {
   return decode_seconds > 0 ? static_cast<double>(decode_tokens) / decode_seconds : 0;
 }
 
-ExpertCounts Counts::experts() const {
-  ExpertCounts sum;
-  for (const ExpertCounts& layer : layers) {
-    sum.run += layer.run;
-    sum.skipped += layer.skipped;
-  }
-  return sum;
-}
-
-double ExpertCounts::skipped_share() const {
-  const auto all = static_cast<double>(run + skipped);
-  return all > 0 ? static_cast<double>(skipped) / all : 0;
-}
-
 Session::Session(const model::Model& model, base::Threads& threads, int capacity)
     : model_(model),
       threads_(threads),
@@ -109,9 +95,7 @@ void Session::read(std::span<const int32_t> ids, int first) {
 void Session::forward(std::span<const int32_t> ids, int first) {
   const kernels::Sequence sequence{0, static_cast<int>(ids.size()), first, 0};
   const auto observer = [this](int layer, const moe::Routing& routing) {
-    ExpertCounts& counts = counts_.layers[static_cast<size_t>(layer)];
-    counts.run += routing.plan.edges();
-    counts.skipped += std::ranges::count_if(routing.proposed, [](int32_t e) { return e >= 0; }) - routing.plan.edges();
+    counts_.layers[static_cast<size_t>(layer)].add(routing);
     if (observer_) observer_(layer, routing);
   };
   model::forward(model_, {ids, {&sequence, 1}, longer_},

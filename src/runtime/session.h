@@ -6,17 +6,12 @@
 #include <span>
 #include <vector>
 
-#include "model/forward.h"
+#include "model/expert_counts.h"
 #include "runtime/sampler.h"
 
 namespace choir::runtime {
 
-// (token, choice) pairs: those that ran, and those whose expert was skipped or refused the token.
-struct ExpertCounts {
-  int64_t run = 0, skipped = 0;
-
-  double skipped_share() const;  // 0 before the first
-};
+using model::ExpertCounts;
 
 // What a session has done since it began.
 struct Counts {
@@ -25,7 +20,7 @@ struct Counts {
   std::vector<ExpertCounts> layers;
 
   double decode_tokens_per_second() const;  // 0 before the first
-  ExpertCounts experts() const;             // of all layers together
+  ExpertCounts experts() const { return model::sum_of(layers); }
 };
 
 enum class Stop {

@@ -41,6 +41,7 @@ float weight_ratio(SubsetRule::Gain gain, float one, float other) {
 
 Skip Skip::read(Arguments& arguments) {
   Skip word;
+  word.amends = Amends::read(arguments);
   if (arguments.has("count")) {
     word.by = By::kCount;
     word.least = arguments.whole("count", 1, 4096);
@@ -59,11 +60,25 @@ Skip Skip::read(Arguments& arguments) {
 
 std::string Skip::text() const {
   switch (by) {
-    case By::kTail: return written(kName, {"tail=" + written(beta)});
-    case By::kBest: return written(kName, {"ser=" + written(beta), unless("least", static_cast<float>(least), 1)});
-    case By::kCount: return written(kName, {"count=" + std::to_string(least)});
-    default: return written(kName, {written(beta)});
+    case By::kTail: return written(kName, {"tail=" + written(beta), amends.text()});
+    case By::kBest:
+      return written(kName, {"ser=" + written(beta), unless("least", static_cast<float>(least), 1), amends.text()});
+    case By::kCount: return written(kName, {"count=" + std::to_string(least), amends.text()});
+    default: return written(kName, {written(beta), amends.text()});
   }
+}
+
+std::string Skip::misfit(int, int width) const {
+  if (amends.channels == 0 || amends.channels == width) return "";
+  return "what is skipped is amended in " + std::to_string(amends.channels) + " channels of " + std::to_string(width);
+}
+
+void Skip::finish(const Context& context, const Plan& plan, Matrix<float> y) const {
+  if (amends.any()) amends.forward(context, plan, y);
+}
+
+void Skip::finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const {
+  if (amends.any()) amends.backward(context, plan, rows);
 }
 
 void Skip::features(By by, std::span<const float> weight, std::span<float> feature) {

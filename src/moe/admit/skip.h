@@ -3,6 +3,7 @@
 // the rule "smart expert reduction" of ik_llama.cpp, skip(count=k) a smaller k.
 #pragma once
 
+#include "moe/admit/amends.h"
 #include "moe/arguments.h"
 #include "moe/routing.h"
 #include "moe/subset_rule.h"
@@ -30,10 +31,17 @@ struct Skip {
   By by = By::kRatio;
   int least = 1;
   SubsetRule::Gain gain = SubsetRule::Gain::kSoftmax;  // of the router's weigh word, which tells
+  Amends amends{};
 
   static Skip read(Arguments& arguments);
   std::string text() const;
+  std::string misfit(int experts, int width) const;
   void admit(const Context& context, Routing& routing) const;
+
+  int state_size(int) const { return amends.size(); }
+  void initial(std::span<float> numbers) const { amends.initial(numbers); }
+  void finish(const Context& context, const Plan& plan, Matrix<float> y) const;
+  void finish_backward(const Context& context, const Plan& plan, Matrix<float> rows) const;
 
   // What the threshold is held against: feature[i - 1], for i from 1 to K - 1, of keeping the first i of K weights;
   // never rising. Keeping i is enough where it is below beta, or at most beta for kTail and kBest.

@@ -3,18 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "moe/propose/top_k.h"
 #include "moe/weigh/slots.h"
 
 namespace choir::moe {
 namespace {
-
-// The k best experts of each token, by what its proposals compared.
-std::vector<int32_t> best_of(const Context& context, const Routing& routing, int k) {
-  std::vector<int32_t> best;
-  TopK{k}.propose(context, routing.compared(context.tokens.rows(), context.experts), best);
-  return best;
-}
 
 // q_j = exp(z_j - most) / sum over the best of a token of the same.
 struct Share {
@@ -31,13 +23,9 @@ struct Share {
 
 }  // namespace
 
-std::string ChosenWeights::misfit(int experts, int) const {
-  return over > experts ? "chosen divides by the " + std::to_string(over) + " best" : "";
-}
-
 // g_e = exp(z_e - max) / sum over the kept set c of exp(z_j - max).
 void ChosenWeights::forward(const Context& context, Routing& routing) const {
-  if (over > 0) return forward_over(context, routing);
+  if (over.k > 0) return forward_over(context, routing);
   const Matrix<const float> z = routing.scores(context.experts);
   std::vector<float>& weight = routing.plan.weight;
   each_token(context, [&](int t) {
@@ -51,7 +39,7 @@ void ChosenWeights::forward(const Context& context, Routing& routing) const {
 // dz_e = g_e (dg_e - sum over c of g_j dg_j).
 void ChosenWeights::backward(const Context& context, const Routing& routing, std::span<const float> dweight,
                              Matrix<float> dz) const {
-  if (over > 0) return backward_over(context, routing, dweight, dz);
+  if (over.k > 0) return backward_over(context, routing, dweight, dz);
   const std::vector<float>& weight = routing.plan.weight;
   each_token(context, [&](int t) {
     float mean = 0;
@@ -62,9 +50,9 @@ void ChosenWeights::backward(const Context& context, const Routing& routing, std
 
 // g_e = q_e for the kept ones.
 void ChosenWeights::forward_over(const Context& context, Routing& routing) const {
-  const std::vector<int32_t> best = best_of(context, routing, over);
+  const std::vector<int32_t> best = over.of(context, routing);
   each_token(context, [&](int t) {
-    const Share q(context, routing, best, over, t);
+    const Share q(context, routing, best, over.k, t);
     each_edge(routing, t, [&](int32_t i, int32_t e) { routing.plan.weight[i] = q[e]; });
   });
 }
@@ -73,13 +61,13 @@ void ChosenWeights::forward_over(const Context& context, Routing& routing) const
 void ChosenWeights::backward_over(const Context& context, const Routing& routing, std::span<const float> dweight,
                                   Matrix<float> dz) const {
   const std::vector<float>& weight = routing.plan.weight;
-  const std::vector<int32_t> best = best_of(context, routing, over);
+  const std::vector<int32_t> best = over.of(context, routing);
   each_token(context, [&](int t) {
     float mean = 0;
     each_edge(routing, t, [&](int32_t i, int32_t) { mean += weight[i] * dweight[i]; });
     each_edge(routing, t, [&](int32_t i, int32_t e) { dz[t][e] += weight[i] * dweight[i]; });
-    const Share q(context, routing, best, over, t);
-    each_slot(best, over, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
+    const Share q(context, routing, best, over.k, t);
+    each_slot(best, over.k, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include "moe/arguments.h"
 #include "moe/routing.h"
+#include "moe/weigh/best.h"
 
 namespace choir::moe {
 
@@ -12,11 +13,11 @@ namespace choir::moe {
 // skipped, that is what is wanted. With one kept expert the weight is 1 and the router gets no gradient.
 struct ChosenWeights {
   static constexpr const char* kName = "chosen";
-  int over = 0;  // 0: the kept ones
+  Best over{};  // none: the kept ones
 
-  static ChosenWeights read(Arguments& arguments) { return {arguments.whole("over", 1, 4096, 0)}; }
-  std::string text() const { return written(kName, {unless("over", static_cast<float>(over), 0)}); }
-  std::string misfit(int experts, int width) const;
+  static ChosenWeights read(Arguments& arguments) { return {{arguments.whole("over", 1, 4096, 0)}}; }
+  std::string text() const { return written(kName, {unless("over", static_cast<float>(over.k), 0)}); }
+  std::string misfit(int experts, int) const { return over.misfit(experts); }
   // Fills plan.weight.
   void forward(const Context& context, Routing& routing) const;
   // Adds to dz (N,E), from dweight [M] and the forward's plan.weight.

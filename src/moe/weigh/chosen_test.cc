@@ -113,7 +113,7 @@ TEST_CASE("chosen over the k best: forward and backward agree with the reference
   for (const int over : {1, 2, 3, 5, 6})
     for (const reference::Kind kind : reference::kKinds) {
       CAPTURE(over);
-      reference::check_weights(ChosenWeights{over}, kind, [&](const auto& z, const auto& c) {
+      reference::check_weights(ChosenWeights{{over}}, kind, [&](const auto& z, const auto& c) {
         return over_best(z, c, static_cast<size_t>(over));
       });
     }
@@ -141,9 +141,33 @@ TEST_CASE("chosen over the k best: by the keys where a bias moves them, softmax(
   CHECK(over.routing.plan.weight == renorm.routing.plan.weight);
 }
 
-TEST_CASE("chosen: texts and ranges; over the best it goes with top_k and enough experts") {
+TEST_CASE("chosen over the k best of the token's groups") {
+  reference::Routed some("linear > groups(3, 2, 2) > all > chosen(over=4)", 50, 8, kExperts),
+      all("linear > groups(3, 2, 2) > all > softmax", 50, 8, kExperts);
+  some.route();
+  all.route();
+  for (int t = 0; t < 50; ++t) {
+    const float* z = some.routing.scores(kExperts)[t];
+    std::vector<std::pair<float, int>> groups;
+    for (int g = 0; g < 3; ++g) groups.push_back({std::max(z[2 * g], z[2 * g + 1]), g});
+    std::ranges::sort(groups, std::greater<>());
+    double mass = 0;
+    for (int g = 0; g < 2; ++g)
+      for (int i = 0; i < 2; ++i) mass += std::exp(static_cast<double>(z[2 * groups[g].second + i]));
+    for (const size_t slot : {2 * static_cast<size_t>(t), 2 * static_cast<size_t>(t) + 1}) {
+      const int32_t e = some.routing.chosen[slot];
+      CHECK(e == all.routing.chosen[slot]);
+      CHECK(some.routing.plan.weight[some.routing.plan.edge[slot]] ==
+            doctest::Approx(std::exp(static_cast<double>(z[e])) / mass).epsilon(1e-5));
+    }
+  }
+  CHECK(parse_router("linear > groups(3, 2, 2) > all > chosen(over=4)").misfit(6, 8).empty());
+  CHECK(!parse_router("linear > groups(3, 2, 2) > all > chosen(over=5)").misfit(6, 8).empty());
+}
+
+TEST_CASE("chosen: texts and ranges; over the best it goes with top_k or groups, and enough experts") {
   reference::check_text<ChosenWeights>({"chosen", "chosen(over=6)"}, {"chosen(over=0)", "chosen(1.5)", "chosen(1, 2)"});
-  CHECK_THROWS_AS(parse_router("linear > groups(2, 1, 2) > all > chosen(over=3)"), base::Error);
+  CHECK_THROWS_AS(parse_router("linear > positive > all > chosen(over=3)"), base::Error);
   CHECK(parse_router("linear > top_k(2) > all > chosen(over=9)").misfit(9, 4).empty());
   CHECK(!parse_router("linear > top_k(2) > all > chosen(over=9)").misfit(8, 4).empty());
 }

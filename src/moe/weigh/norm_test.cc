@@ -1,5 +1,8 @@
 #include "moe/weigh/norm.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "moe/reference/weigh_case.h"
 #include "moe/reference/words.h"
 
@@ -13,6 +16,13 @@ using reference::Weighed;
 TEST_CASE("norm weights: texts and ranges") {
   reference::check_text<SqrtSoftplusNormWeights>({"sqrt_softplus_norm", "sqrt_softplus_norm(scale=1.5)"},
                                                  {"sqrt_softplus_norm(0)", "sqrt_softplus_norm(1, 2)"});
+  reference::check_text<SigmoidNormWeights>(
+      {"sigmoid_norm(kept)", "sigmoid_norm(scale=2.5, kept)", "sigmoid_norm(over=4)",
+       "sigmoid_norm(scale=2.5, over=4)"},
+      {"sigmoid_norm(over=0)", "sigmoid_norm(kept, over=4)", "sigmoid_norm(4.5, 2)"});
+  CHECK_THROWS_AS(parse_router("linear > positive > all > sigmoid_norm(over=3)"), base::Error);
+  CHECK(parse_router("linear > top_k(2) > all > sigmoid_norm(over=9)").misfit(9, 4).empty());
+  CHECK(!parse_router("linear > top_k(2) > all > sigmoid_norm(over=9)").misfit(8, 4).empty());
 }
 
 TEST_CASE("norm weights: forward and backward agree with the reference, dropped and sent on included") {
@@ -23,6 +33,37 @@ TEST_CASE("norm weights: forward and backward agree with the reference, dropped 
       check_weights(SqrtSoftplusNormWeights{scale}, kind, [&](const auto& z, const auto& c) {
         return reference::sqrt_softplus_norm_weights(z, c, double(scale));
       });
+    }
+}
+
+// The reference with other divisors: its proposals are the token's kept experts, or its k best.
+template <class S>
+std::vector<S> divided_otherwise(const std::vector<S>& z, const reference::Choices& c, size_t best, double scale) {
+  std::vector<S> g(c.chosen.size());
+  for (size_t t = 0; t < c.tokens(); ++t) {
+    const std::vector<S> row = reference::row_of(z, t, c.experts);
+    std::vector<size_t> divisors;
+    for (size_t i = 0; i < c.k; ++i)
+      if (best == 0 && c.chosen[t * c.k + i] >= 0) divisors.push_back(size_t(c.chosen[t * c.k + i]));
+    std::vector<size_t> order(c.experts);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::ranges::stable_sort(
+        order, [&](size_t a, size_t b) { return reference::real_part(row[a]) > reference::real_part(row[b]); });
+    for (size_t i = 0; i < best; ++i) divisors.push_back(order[i]);
+    S sum = 0;
+    for (const size_t e : divisors) sum += reference::sigmoid(row[e]);
+    for (size_t i = t * c.k; i < (t + 1) * c.k; ++i)
+      if (c.chosen[i] >= 0) g[i] = scale * reference::sigmoid(row[size_t(c.chosen[i])]) / sum;
+  }
+  return g;
+}
+
+TEST_CASE("norm weights over the kept ones or over the k best agree with the reference") {
+  for (const int best : {0, 1, 2, 3, 6})
+    for (const Kind kind : reference::kKinds) {
+      CAPTURE(best);
+      check_weights(SigmoidNormWeights{2.5f, best == 0, {best}}, kind,
+                    [&](const auto& z, const auto& c) { return divided_otherwise(z, c, size_t(best), 2.5); });
     }
 }
 

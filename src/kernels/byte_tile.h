@@ -1,0 +1,35 @@
+// The tile of packed products with blocked weights, compiled once for each instruction set.
+#pragma once
+
+#include "kernels/packed_gemm.h"
+
+namespace choir::kernels {
+
+// Up to kTileRows rows of activations against up to kTilePanels panels: y[r][l] for l < cols.
+struct ByteTile {
+  const RowBlock* x;       // [blocks][rows]
+  const std::byte* panel;  // the first, of packed_formats.h
+  ptrdiff_t panel_bytes;   // from one to the next
+  float* y;
+  ptrdiff_t y_stride;
+  int rows, cols, blocks;  // cols at most kTilePanels * kPanelOutputs; blocks of 32 numbers
+};
+
+constexpr int kTilePanels = 2;
+constexpr int kTileRows = 8;
+
+// An expert's positions begin .. end - 1 are cut into tiles from the first on; this one holds position i. The blocks of
+// its rows begin at block `first` times the blocks of a row.
+struct TileRows {
+  int first, rows;
+};
+
+constexpr TileRows tile_of(int i, int begin, int end) {
+  const int first = begin + (i - begin) / kTileRows * kTileRows;
+  return {first, end - first < kTileRows ? end - first : kTileRows};
+}
+
+// By the type of the weight; null where it has no blocks or they cannot be packed.
+const Versions<void(const ByteTile&)>* byte_tile_for(tensor::DType type);
+
+}  // namespace choir::kernels

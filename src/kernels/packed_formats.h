@@ -1,0 +1,158 @@
+// Sixteen rows of a blocked weight, interleaved: what lies where in a packed panel.
+//
+// A unit is what one block of the file becomes, times sixteen rows. It begins with the codes of its parts, 32 numbers
+// of each row: as bytes, vector g = 0..7 of 64 bytes holds the codes of rows l = 0..15 at the numbers 4g..4g+3, row
+// after row. Codes of four bits lie in four vectors, those of g in the low half and those of g + 4 in the high half.
+// The scales follow, those of sixteen rows side by side.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+
+#include "kernels/vec.h"
+
+namespace choir::kernels {
+
+constexpr int kPanelOutputs = 16;
+
+template <int W>  // the lanes of one register
+struct Native {
+  typedef float Floats __attribute__((vector_size(W * sizeof(float))));
+  typedef int32_t Ints __attribute__((vector_size(W * sizeof(int32_t))));
+  typedef uint16_t Halves __attribute__((vector_size(W * sizeof(uint16_t))));
+};
+
+template <class Vector>
+CHOIR_INLINE Vector vector_at(const std::byte* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <int W>
+CHOIR_INLINE typename Native<W>::Floats halves_at(const std::byte* from) {
+  using Ints = typename Native<W>::Ints;
+  const auto bits = __builtin_convertvector(vector_at<typename Native<W>::Halves>(from), Ints);
+  return widen_half<typename Native<W>::Floats>(bits);
+}
+
+// Bytes of sixteen rows, four of each row side by side, then the next four: byte i of each row, without or with sign.
+template <int W>
+CHOIR_INLINE typename Native<W>::Ints byte_at(const std::byte* from, int i) {
+  return vector_at<typename Native<W>::Ints>(from + i / 4 * 64) >> i % 4 * 8 & 255;
+}
+template <int W>
+CHOIR_INLINE typename Native<W>::Ints signed_byte_at(const std::byte* from, int i) {
+  return vector_at<typename Native<W>::Ints>(from + i / 4 * 64) << (24 - i % 4 * 8) >> 24;
+}
+
+template <int W>
+CHOIR_INLINE typename Native<W>::Floats as_floats(typename Native<W>::Ints v) {
+  using Floats = typename Native<W>::Floats;
+  return __builtin_convertvector(v, Floats);
+}
+
+// Codes of four bits: vector g of the eight.
+template <int W>
+CHOIR_INLINE typename Native<W>::Ints nibbles_at(const std::byte* from, int g) {
+  const auto pairs = vector_at<typename Native<W>::Ints>(from + g % 4 * 64);
+  return (g < 4 ? pairs : pairs >> 4) & 0x0f0f0f0f;
+}
+
+// Each format: what a unit is; kOffset, what the code of zero is; kHalves, scales to a part; and for rows lane..
+// lane + W - 1 the codes of four numbers of part p in each 32-bit number, the scale and the minimum.
+
+struct PackedQ8_0 {
+  static constexpr int kBytes = 544, kParts = 1, kHalves = 1, kOffset = 128;
+  static constexpr bool kMin = false;
+  static constexpr int kScales = 512;  // where they begin
+
+  template <int W>
+  CHOIR_INLINE static auto codes(const std::byte* unit, int, int g, int lane) {
+    return vector_at<typename Native<W>::Ints>(unit + g * 64 + lane * 4);
+  }
+  template <int W>
+  CHOIR_INLINE static auto scale(const std::byte* unit, int, int, int lane) {
+    return halves_at<W>(unit + kScales + lane * 2);
+  }
+};
+
+struct PackedQ4_0 {
+  static constexpr int kBytes = 288, kParts = 1, kHalves = 1, kOffset = 8;
+  static constexpr bool kMin = false;
+  static constexpr int kScales = 256;
+
+  template <int W>
+  CHOIR_INLINE static auto codes(const std::byte* unit, int, int g, int lane) {
+    return nibbles_at<W>(unit + lane * 4, g);
+  }
+  template <int W>
+  CHOIR_INLINE static auto scale(const std::byte* unit, int, int, int lane) {
+    return halves_at<W>(unit + kScales + lane * 2);
+  }
+};
+
+// Scales and minima of six bits stay in the twelve bytes of the file; behind them d and m of each row, side by side.
+struct PackedQ4_K {
+  static constexpr int kBytes = 2304, kParts = 8, kHalves = 1, kOffset = 0;
+  static constexpr bool kMin = true;
+  static constexpr int kSixBits = 2048, kScales = kSixBits + 12 * kPanelOutputs;
+
+  template <int W>
+  CHOIR_INLINE static auto codes(const std::byte* unit, int part, int g, int lane) {
+    return nibbles_at<W>(unit + part * 256 + lane * 4, g);
+  }
+  template <int W>
+  CHOIR_INLINE static auto scale(const std::byte* unit, int part, int, int lane) {
+    const std::byte* six = unit + kSixBits + lane * 4;
+    const auto s = part < 4 ? byte_at<W>(six, part) & 63
+                            : (byte_at<W>(six, part + 4) & 15) | (byte_at<W>(six, part - 4) >> 6 << 4);
+    return widen_half<typename Native<W>::Floats>(both<W>(unit, lane)) * as_floats<W>(s);
+  }
+  template <int W>
+  CHOIR_INLINE static auto min(const std::byte* unit, int part, int lane) {
+    const std::byte* six = unit + kSixBits + lane * 4;
+    const auto m =
+        part < 4 ? byte_at<W>(six, part + 4) & 63 : byte_at<W>(six, part + 4) >> 4 | (byte_at<W>(six, part) >> 6 << 4);
+    return widen_half<typename Native<W>::Floats>(both<W>(unit, lane) >> 16) * as_floats<W>(m);
+  }
+
+ private:
+  template <int W>
+  CHOIR_INLINE static auto both(const std::byte* unit, int lane) {
+    return vector_at<typename Native<W>::Ints>(unit + kScales + lane * 4);
+  }
+};
+
+// The upper two bits of vector g are the bits 2 (g mod 4) of the bytes of vector g / 4 of two.
+struct PackedQ6_K {
+  static constexpr int kBytes = 3360, kParts = 8, kHalves = 2, kOffset = 32;
+  static constexpr bool kMin = false;
+  static constexpr int kUpper = 2048, kParted = 3072, kScales = kParted + 16 * kPanelOutputs;
+
+  template <int W>
+  CHOIR_INLINE static auto codes(const std::byte* unit, int part, int g, int lane) {
+    const auto four = vector_at<typename Native<W>::Ints>(unit + kUpper + part * 128 + g / 4 * 64 + lane * 4);
+    const auto upper = g % 4 < 2 ? four << (4 - g % 4 * 2) : four >> (g % 4 * 2 - 4);
+    return nibbles_at<W>(unit + part * 256 + lane * 4, g) | (upper & 0x30303030);
+  }
+  template <int W>
+  CHOIR_INLINE static auto scale(const std::byte* unit, int part, int half, int lane) {
+    const auto s = signed_byte_at<W>(unit + kParted + lane * 4, part * 2 + half);
+    return halves_at<W>(unit + kScales + lane * 2) * as_floats<W>(s);
+  }
+};
+
+// function(std::type_identity<Format>{}); false where the type is none of these.
+template <class Function>
+bool with_packed_format(tensor::DType type, const Function& function) {
+  switch (type) {
+    case tensor::DType::kQ8_0: return function(std::type_identity<PackedQ8_0>{}), true;
+    case tensor::DType::kQ4_0: return function(std::type_identity<PackedQ4_0>{}), true;
+    case tensor::DType::kQ4_K: return function(std::type_identity<PackedQ4_K>{}), true;
+    case tensor::DType::kQ6_K: return function(std::type_identity<PackedQ6_K>{}), true;
+    default: return false;
+  }
+}
+
+}  // namespace choir::kernels

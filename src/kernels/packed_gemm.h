@@ -1,0 +1,70 @@
+// Products with weights in an order made for them: decoding reads memory as one stream a thread, prefill multiplies
+// bytes with the VNNI instruction, and both give a row the same bits.
+//
+// Packed weights. Rows are interleaved in panels, so that a panel's numbers lie in the order in which they are used and
+// the panels one behind the other; the last panel is filled up with zeros. The bytes are those of the file, reordered
+// (packed_formats.h, lane_tile.h say how), so a packed weight is as large as the weight.
+//
+// Q8_0, Q4_0, Q4_K, Q6_K: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
+//   x_k ~ s q_k,  s = max |x| / 127 over the block,  q_k = x_k / s rounded to the nearest.
+// With w_k = d c_k - m, c_k whole, the part of y = sum_k w_k x_k from one block is
+//   d s (sum_k c_k q_k) - m s (sum_k q_k),
+// the first sum exact in integers, so the way it is made does not matter: four products at a time by VNNI, or as floats
+// elsewhere. Blocks are added in ascending order, by one multiply-add each (Q6_K, whose d holds for 16 numbers, two;
+// Q4_K, which alone has an m, one more). So an element depends on its row and its column alone, whatever the batch, the
+// threads, the tile and, but for x86-64 without fused multiply-adds, the instruction set.
+//
+// F32, BF16, F16: panels of 8 rows. The activations stay as they are, and the result has the bits of gemm_forward with
+// Sums::kLanes.
+#pragma once
+
+#include "kernels/grouped_gemm.h"
+
+namespace choir::kernels {
+
+// A view, like Weight: (rows, cols) are those of the weight, the bytes belong to the caller. Aligned to 64 is fastest.
+struct PackedWeight {
+  const std::byte* data = nullptr;
+  tensor::DType type = tensor::DType::kF32;
+  int rows = 0, cols = 0;
+};
+
+bool can_pack(tensor::DType type);
+bool wants_blocks(tensor::DType type);  // of the activations; CHECKs that the type can be packed
+int panel_rows(tensor::DType type);
+size_t packed_bytes(tensor::DType type, int rows, int cols);
+
+// to.size() must be packed_bytes. The weight is not needed afterwards.
+PackedWeight pack(const Weight& weight, std::span<std::byte> to, Threads& threads);
+
+// 32 quantised activations of one row.
+struct RowBlock {
+  static constexpr int kNumbers = 32;
+
+  float scale;        // s
+  float total;        // s sum q
+  int32_t offset;     // -128 sum q: what makes the sum over c + 128 one over c
+  int32_t low, high;  // -32 sum q of the first half and of the second
+  int8_t q[kNumbers];
+};
+
+// Rows of x as products read them. `blocks` may be empty where no weight wants them.
+struct PackedInput {
+  Matrix<const float> x;             // (N,I)
+  std::span<const RowBlock> blocks;  // of quantize(), for the same groups
+};
+
+// How many blocks quantize() writes: one for each position and 32 whole columns.
+size_t blocks_of(const Groups& groups, int cols);
+
+// blocks.size() must be blocks_of(groups, x.cols). One call serves all products of the same input. Every expert's
+// positions go eight at a time, the blocks of eight rows side by side. Magnitudes below 2^-100 count as zero; a number
+// that is not finite makes all products of its row NaN.
+void quantize(const Groups& groups, Matrix<const float> x, std::span<RowBlock> blocks, Threads& threads);
+
+// y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e), y (M, at least O_e).
+// Experts may differ in size and type. The numbers x are not read where a weight wants blocks, only how many they are.
+void packed_forward(const Groups& groups, const PackedInput& input, std::span<const PackedWeight> w, Matrix<float> y,
+                    Threads& threads);
+
+}  // namespace choir::kernels

@@ -1,0 +1,278 @@
+#include "kernels/packed_gemm.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "kernels/reference/compare.h"
+#include "tensor/buffer.h"
+
+namespace choir::kernels {
+namespace {
+
+using tensor::Buffer;
+using tensor::DType;
+
+const DType kBlocked[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K};
+const DType kNumbers[] = {DType::kF32, DType::kBF16, DType::kF16};
+
+Buffer<float> random_rows(int rows, int cols, uint64_t seed) {
+  Buffer<float> x(static_cast<size_t>(rows) * static_cast<size_t>(cols));
+  base::Rng rng(seed);
+  for (float& v : x.span()) v = rng.normal();
+  return x;
+}
+
+// A weight of any type with its bytes: blocks of random codes, every kind of scale that stays small; or random numbers.
+struct Stored {
+  std::vector<std::byte> bytes;
+  Weight weight;
+
+  Stored(DType type, int rows, int cols, uint64_t seed)
+      : bytes(static_cast<size_t>(rows) * tensor::bytes_of(type, static_cast<size_t>(cols))),
+        weight(bytes.data(), type, rows, cols) {
+    base::Rng rng(seed);
+    if (!tensor::is_blocked(type)) {
+      tensor::narrow(random_rows(rows, cols, seed).span(), type, bytes);
+      return;
+    }
+    for (std::byte& b : bytes) b = static_cast<std::byte>(rng.below(256));
+    const size_t step = tensor::block_of(type).bytes;
+    for (size_t at = 0; at < bytes.size(); at += step) {
+      const auto put_half = [&](size_t offset) {
+        const tensor::F16 half = tensor::F16::from(0.01f * rng.normal());
+        std::memcpy(&bytes[at + offset], &half, sizeof half);
+      };
+      put_half(type == DType::kQ6_K ? 208 : 0);
+      if (type == DType::kQ4_K) put_half(2);
+    }
+  }
+
+  std::vector<float> numbers() const {
+    std::vector<float> result(weight.size());
+    tensor::widen(weight, result);
+    return result;
+  }
+};
+
+struct Packed {
+  Buffer<std::byte> bytes;
+  PackedWeight weight;
+
+  explicit Packed(const Stored& from) : bytes(packed_bytes(from.weight.type, from.weight.rows, from.weight.cols)) {
+    Threads threads(2);
+    weight = pack(from.weight, bytes.span(), threads);
+  }
+};
+
+// y of one call, and the quantised rows that it saw.
+struct Answer {
+  Buffer<RowBlock> blocks;
+  Buffer<float> y;
+
+  Answer(const Groups& groups, Matrix<const float> x, std::span<const PackedWeight> w, int wide, int threads)
+      : blocks(blocks_of(groups, x.cols)), y(static_cast<size_t>(groups.offset.back() * wide)) {
+    Threads pool(threads);
+    quantize(groups, x, blocks.span(), pool);
+    packed_forward(groups, {x, blocks.span()}, w, y.matrix(groups.offset.back(), wide), pool);
+  }
+};
+
+struct One {
+  std::vector<int32_t> offset;
+  explicit One(int rows) : offset{0, rows} {}
+  Groups groups() const { return {offset, {}}; }
+};
+
+// The rule of packed_gemm.h for one row, in double.
+std::vector<double> rounded_row(const float* x, int cols) {
+  std::vector<double> result;
+  for (int first = 0; first < cols; first += 32) {
+    double most = 0;
+    for (int k = 0; k < 32; ++k) most = std::max(most, std::abs(static_cast<double>(x[first + k])));
+    const double scale = most / 127;
+    for (int k = 0; k < 32; ++k) result.push_back(scale > 0 ? scale * std::nearbyint(x[first + k] / scale) : 0);
+  }
+  return result;
+}
+
+TEST_CASE("quantised rows: scale, codes and sums, at ten scales, in every version") {
+  const int n = 21, cols = 96;
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    for (const double size : reference::scales(1e-20, 1e20)) {
+      CAPTURE(size);
+      const auto x = random_rows(n, cols, 3);
+      for (float& v : x.span()) v *= static_cast<float>(size);
+      std::fill(x.data() + 32, x.data() + 64, 0.0f);  // a block of zeros
+      Buffer<RowBlock> blocks(blocks_of(One(n).groups(), cols));
+      Threads threads(2);
+      quantize(One(n).groups(), x.matrix(n, cols), blocks.span(), threads);
+      for (int r = 0; r < n; ++r)
+        for (int b = 0; b < cols / 32; ++b) {
+          // Tiles of eight rows, the last of five.
+          const int tile = r / 8 * 8, rows = std::min(8, n - tile);
+          const RowBlock& block = blocks[static_cast<size_t>(tile * 3 + b * rows + r - tile)];
+          const float* from = &x[static_cast<size_t>(r * cols + b * 32)];
+          int low = 0, high = 0, most = 0;
+          for (int k = 0; k < 32; ++k) {
+            const double got = static_cast<double>(block.scale) * block.q[k];
+            CHECK(std::abs(got - static_cast<double>(from[k])) <= 0.50001 * static_cast<double>(block.scale));
+            (k < 16 ? low : high) += block.q[k];
+            most = std::max(most, std::abs(static_cast<int>(block.q[k])));
+          }
+          CHECK(most == (r == 0 && b == 1 ? 0 : 127));
+          CHECK(block.offset == -128 * (low + high));
+          CHECK(block.low == -32 * low);
+          CHECK(block.high == -32 * high);
+          CHECK(block.total == block.scale * static_cast<float>(low + high));
+        }
+    }
+  });
+}
+
+TEST_CASE("quantised rows: tiny numbers count as zero, and what is not finite makes NaNs") {
+  const std::vector<float> x(32, 0x1p-120f);
+  std::vector<RowBlock> blocks(1);
+  Threads threads(1);
+  quantize(One(1).groups(), {x.data(), 1, 32}, blocks, threads);
+  for (const int8_t q : blocks[0].q) CHECK(q == 0);
+  for (const DType type : kBlocked) {
+    const int cols = static_cast<int>(tensor::block_of(type).numbers);
+    const Packed packed(Stored(type, 5, cols, 4));
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      std::vector<float> row(static_cast<size_t>(cols), 1.0f);
+      row.back() = bad;
+      const Answer answer(One(1).groups(), {row.data(), 1, cols}, {&packed.weight, 1}, 5, 1);
+      for (const float y : answer.y.span()) CHECK(std::isnan(y));
+    }
+  }
+}
+
+TEST_CASE("packed products of blocks equal plain loops over the rounded rows, in every version") {
+  for (const DType type : kBlocked)
+    reference::for_each_isa([&](Isa isa) {
+      CAPTURE(tensor::name_of(type));
+      CAPTURE(name_of(isa));
+      const int cols = type == DType::kQ8_0 || type == DType::kQ4_0 ? 288 : 768;
+      for (const int rows : {1, 15, 16, 37}) {
+        const Stored stored(type, rows, cols, 5);
+        const Packed packed(stored);
+        const std::vector<float> w = stored.numbers();
+        for (const int n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 70}) {
+          const auto x = random_rows(n, cols, 6);
+          const Answer answer(One(n).groups(), x.matrix(n, cols), {&packed.weight, 1}, rows, 2);
+          double worst = 0;
+          for (int r = 0; r < n; ++r) {
+            const std::vector<double> from = rounded_row(&x[static_cast<size_t>(r * cols)], cols);
+            for (int c = 0; c < rows; ++c) {
+              double sum = 0, size = 0;
+              for (int k = 0; k < cols; ++k) {
+                const double product = static_cast<double>(w[static_cast<size_t>(c * cols + k)]) * from[k];
+                sum += product;
+                size += std::abs(product);
+              }
+              worst = std::max(worst, std::abs(answer.y[static_cast<size_t>(r * rows + c)] - sum) / size);
+            }
+          }
+          CHECK(worst < 1e-6);
+        }
+      }
+    });
+}
+
+TEST_CASE("packed products of blocks: the same bits in every version that fuses multiply-adds") {
+  const int n = 11, rows = 50, cols = 512;
+  for (const DType type : kBlocked) {
+    CAPTURE(tensor::name_of(type));
+    const Packed packed(Stored(type, rows, cols, 7));
+    const auto x = random_rows(n, cols, 8);
+    const auto run = [&] { return Answer(One(n).groups(), x.matrix(n, cols), {&packed.weight, 1}, rows, 2); };
+    const Answer best = run();
+    reference::for_each_isa([&](Isa isa) {
+      CAPTURE(name_of(isa));
+      if (isa == Isa::kPlain) return;
+      CHECK(std::memcmp(run().y.data(), best.y.data(), best.y.size() * sizeof(float)) == 0);
+    });
+  }
+}
+
+TEST_CASE("packed numbers give the bits of the weight as it lies") {
+  Threads threads(2);
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    for (const DType type : kNumbers)
+      for (const int cols : {16, 64, 90, 113})
+        for (const int rows : {1, 8, 29})
+          for (const int n : {1, 2, 5, 70}) {
+            const Stored stored(type, rows, cols, 9);
+            const Packed packed(stored);
+            const auto x = random_rows(n, cols, 10);
+            Buffer<float> expected(static_cast<size_t>(n * rows)), y(expected.size());
+            gemm_forward(x.matrix(n, cols), stored.weight, expected.matrix(n, rows), threads);
+            packed_forward(One(n).groups(), {x.matrix(n, cols), {}}, {&packed.weight, 1}, y.matrix(n, rows), threads);
+            CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
+          }
+  });
+}
+
+// Experts of every type and of unequal size, one without rows, rows gathered. Every position must have the bits of a
+// call of its own, for any number of threads.
+TEST_CASE("packed products: a row's bits depend on nothing but the row and the weight") {
+  const int n = 40, cols = 512, wide = 70;
+  const DType types[] = {DType::kQ8_0, DType::kQ4_0, DType::kBF16, DType::kQ4_K, DType::kQ6_K, DType::kF32};
+  const std::vector<int32_t> offset{0, 9, 10, 36, 36, 57, 60};
+  const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {512, 480, 333, 512, 256, 512};
+  std::vector<Stored> stored;
+  std::vector<Packed> packed;
+  std::vector<PackedWeight> weights;
+  for (size_t e = 0; e < std::size(types); ++e) {
+    stored.emplace_back(types[e], widths[e], depths[e], 20 + e);
+    packed.emplace_back(stored.back());
+    weights.push_back(packed.back().weight);
+  }
+  base::Rng rng(11);
+  std::vector<int32_t> row;
+  for (int i = 0; i < offset.back(); ++i) row.push_back(static_cast<int32_t>(rng.below(n)));
+  const auto x = random_rows(n, cols, 12);
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    const Answer all({offset, row}, x.matrix(n, cols), weights, wide, 1);
+    for (const int threads : {2, 3}) {
+      const Answer again({offset, row}, x.matrix(n, cols), weights, wide, threads);
+      CHECK(std::memcmp(all.y.data(), again.y.data(), all.y.size() * sizeof(float)) == 0);
+    }
+    for (size_t e = 0; e < std::size(types); ++e)
+      for (int i = offset[e]; i < offset[e + 1]; ++i) {
+        const Matrix<const float> alone = x.matrix(n, cols).slice_rows(row[static_cast<size_t>(i)], 1);
+        const Answer single(One(1).groups(), alone, {&weights[e], 1}, wide, 1);
+        CHECK(std::memcmp(single.y.data(), &all.y[static_cast<size_t>(i * wide)], widths[e] * sizeof(float)) == 0);
+      }
+  });
+}
+
+TEST_CASE("packed weights are as large as the file's, up to a panel, and what cannot be is refused") {
+  CHECK(packed_bytes(DType::kQ8_0, 32, 64) == tensor::bytes_of(DType::kQ8_0, 32 * 64));
+  CHECK(packed_bytes(DType::kQ6_K, 17, 256) == tensor::bytes_of(DType::kQ6_K, 32 * 256));
+  CHECK(packed_bytes(DType::kBF16, 9, 17) == 16 * 32 * 2);
+  CHECK_FALSE(can_pack(DType::kI8));
+  CHECK_FALSE(can_pack(DType::kMXFP4));
+  CHECK_THROWS_AS(packed_bytes(DType::kI8, 1, 1), base::Error);
+  const Stored stored(DType::kQ8_0, 4, 32, 1);
+  const Packed packed(stored);
+  Threads threads(1);
+  std::vector<std::byte> small(10);
+  CHECK_THROWS_AS(pack(stored.weight, small, threads), base::Error);
+  Buffer<float> x(32), y(4);
+  CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&packed.weight, 1}, y.matrix(1, 4), threads),
+                  base::Error);
+}
+
+}  // namespace
+}  // namespace choir::kernels
