@@ -26,7 +26,7 @@ const text::Tokenizer* tokenizer_for(const Generate& o, const runtime::Bundle& b
 // An empty prompt begins a document.
 std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokenizer) {
   if (!o.ids.empty()) return {o.ids.begin(), o.ids.end()};
-  std::vector<int32_t> ids = tokenizer->encode(o.prompt);
+  std::vector<int32_t> ids = tokenizer->framed(tokenizer->encode(o.prompt));  // some families begin with a token
   if (ids.empty() && tokenizer->end_of_text()) ids.push_back(*tokenizer->end_of_text());
   if (ids.empty()) base::usage_error("nothing to continue", "--prompt", "give a prompt that is not empty");
   return ids;
