@@ -12,6 +12,9 @@
 namespace choir::cli {
 namespace {
 
+// The first token comes from weights as they lie in the file; for so many more it pays to pack them.
+constexpr int kWorthPacking = 32;
+
 // The tokenizer, without which text cannot be continued but ids can: a missing or unknown one is then no fault.
 const text::Tokenizer* tokenizer_for(const Generate& o, const runtime::Bundle& bundle) {
   if (o.ids.empty()) return &bundle.tokenizer();
@@ -39,7 +42,9 @@ void run(const Generate& o, const Common& common) {
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
-  const model::Model model = ready_to_run(skipping_as_asked(o.skip, bundle.model), o.exact, threads);
+  const model::Model lying = skipping_as_asked(o.skip, bundle.model);
+  const model::Model model = o.exact ? lying : lying.packed_in_passing();
+  std::optional<model::Model> packed;
   runtime::Session session(model, threads);
   runtime::GenerateOptions options;
   options.most = o.count;
@@ -57,6 +62,7 @@ void run(const Generate& o, const Common& common) {
     } else if (!common.json) {
       std::printf("%d\n", id);
     }
+    if (!o.exact && !packed && o.count > kWorthPacking) session.use(packed.emplace(lying.packed(threads)));
     return !interrupted();
   });
   if (stream) std::printf("%s%s\n", unshown.c_str(), stream->flush().c_str());

@@ -51,6 +51,10 @@ struct PackedInput {
   std::span<const RowBlock> blocks;  // of quantize(), for the same groups
 };
 
+// A weight in rows for which packed_forward makes the panels in passing, a piece at a time that stays in the
+// first cache.
+Weight to_be_packed(const Weight& weight);
+
 // How many blocks quantize() writes: one for each position and 32 whole columns.
 size_t blocks_of(const Groups& groups, int cols);
 

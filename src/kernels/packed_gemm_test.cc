@@ -227,10 +227,10 @@ TEST_CASE("packed numbers give the bits of the weight as it lies") {
 // Experts of every type and of unequal size, one without rows, rows gathered. Every position must have the bits of a
 // call of its own, for any number of threads.
 TEST_CASE("packed products: a row's bits depend on nothing but the row and the weight") {
-  const int n = 40, cols = 512, wide = 70;
+  const int n = 40, cols = 2304, wide = 70;
   const DType types[] = {DType::kQ8_0, DType::kQ4_0, DType::kBF16, DType::kQ4_K, DType::kQ6_K, DType::kF32};
   const std::vector<int32_t> offset{0, 9, 10, 36, 36, 57, 60};
-  const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {512, 480, 333, 512, 256, 512};
+  const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {2304, 480, 333, 2304, 1280, 512};
   std::vector<Stored> stored;
   std::vector<Packed> packed;
   std::vector<Weight> weights;
@@ -250,7 +250,12 @@ TEST_CASE("packed products: a row's bits depend on nothing but the row and the w
       const Answer again({offset, row}, x.matrix(n, cols), weights, wide, threads);
       CHECK(std::memcmp(all.y.data(), again.y.data(), all.y.size() * sizeof(float)) == 0);
     }
-    Buffer<float> more(all.y.size());  // two products in one launch
+    Buffer<float> more(all.y.size());
+    std::vector<Weight> lying = weights;  // panels made in passing
+    for (size_t e = 0; e < lying.size(); ++e) lying[e] = to_be_packed(stored[e].weight);
+    const Answer passing({offset, row}, x.matrix(n, cols), lying, wide, 2);
+    CHECK(std::memcmp(all.y.data(), passing.y.data(), all.y.size() * sizeof(float)) == 0);
+    // Two products in one launch.
     Threads pool(2);
     const Product both[] = {{weights, more.matrix(60, wide)}, {weights, all.y.matrix(60, wide)}};
     packed_forward({offset, row}, {x.matrix(n, cols), all.blocks.span()}, both, pool);
@@ -296,6 +301,10 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   std::vector<std::byte> small(10);
   Weight weight = stored.weight;
   CHECK_THROWS_AS(pack({&weight, 1}, small, threads), base::Error);
+  CHECK_THROWS_AS(to_be_packed(packed.weight), base::Error);
+  Weight again = packed.weight;
+  std::vector<std::byte> room(packed.bytes.size());
+  CHECK_THROWS_AS(pack({&again, 1}, room, threads), base::Error);
   Buffer<float> x(32), y(4);
   const Product product{{&packed.weight, 1}, y.matrix(1, 4)}, lying{{&stored.weight, 1}, y.matrix(1, 4)};
   CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&product, 1}, threads), base::Error);

@@ -66,6 +66,9 @@ class Session {
   // unsound options. The last token of the answer has not been fed, unless the answer stopped at an end token.
   Generation generate(std::span<const int32_t> prompt, const GenerateOptions& options, const OnToken& on_token = {});
 
+  // Goes on with a model of the same bits: the same one with its weights in another order.
+  void use(const model::Model& same) { model_ = &same; }
+
   // Forgets all ids but the first `length`.
   void rewind(int length);
 
@@ -83,7 +86,7 @@ class Session {
   void grow(int length);
   bool is_end(int32_t id) const;
 
-  const model::Model& model_;
+  const model::Model* model_;
   base::Threads& threads_;
   int capacity_;
   int length_ = 0;
