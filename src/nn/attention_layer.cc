@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/attention_packed.h"
+#include "kernels/work.h"
 #include "nn/linear.h"
 #include "nn/residual.h"
 
@@ -30,6 +31,7 @@ size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static
 
 // One of q, k and v between its linear map and the rotation.
 struct Refined {
+  const char* name;
   Weight norm;                   // (1,W) or (1,heads*W), or without data
   NormActivations* activations;  // of the norm
   Buffer<float>& raw;            // before norm and clip
@@ -57,6 +59,7 @@ void apply_norm(const AttentionContext& context, const Refined& r, Threads& thre
 
 void project(const AttentionContext& context, Matrix<const float> normed, const Weight& w, const Weight& bias,
              const Refined& r, Threads& threads) {
+  const base::Operator op(threads, r.name, kernels::product_work, normed.rows, w, bias);
   if (!refines(context, r.norm)) {
     linear_forward(normed, w, bias, r.y, threads, context.sums);
     return;
@@ -89,9 +92,9 @@ struct RefinedAll {
   Refined q, k, v;
 
   RefinedAll(const AttentionTensors<Weight>& weights, AttentionActivations& a, const Views& views)
-      : q{weights.q_norm, &a.q_norm, a.raw_q, views.q},
-        k{weights.k_norm, &a.k_norm, a.raw_k, views.k},
-        v{{}, nullptr, a.raw_v, views.v} {}
+      : q{"q", weights.q_norm, &a.q_norm, a.raw_q, views.q},
+        k{"k", weights.k_norm, &a.k_norm, a.raw_k, views.k},
+        v{"v", {}, nullptr, a.raw_v, views.v} {}
 };
 
 kernels::AttentionInput attention_input(const AttentionContext& context, const AttentionTensors<Weight>& weights,
@@ -101,13 +104,21 @@ kernels::AttentionInput attention_input(const AttentionContext& context, const A
   return in;
 }
 
+base::Work qkv_backward_work(int rows, const AttentionTensors<Weight>& weights) {
+  base::Work work = kernels::product_backward_work(rows, weights.q, weights.q_bias);
+  work += kernels::product_backward_work(rows, weights.k, weights.k_bias);
+  return work += kernels::product_backward_work(rows, weights.v, weights.v_bias);
+}
+
 void turn(const AttentionContext& context, Matrix<float> q, Matrix<float> k, kernels::Turn way, Threads& threads) {
+  const base::Operator op(threads, "rope", kernels::moved, q.rows, q.cols + k.cols, 2);
   const kernels::Rotation rotation{context.rope, context.pairs, context.shape.head_width};
   kernels::rope(q, context.positions, rotation, way, threads);
   kernels::rope(k, context.positions, rotation, way, threads);
 }
 
-void append(const AttentionContext& context, const Views& views, const KeysValues& cache) {
+void append(const AttentionContext& context, const Views& views, const KeysValues& cache, Threads& threads) {
+  const base::Operator op(threads, "cache", kernels::moved, views.k.rows, views.k.cols + views.v.cols, 2);
   for (const Sequence& s : context.sequences) {
     const int at = s.kv_row + s.first;
     CHOIR_CHECK(at + s.count <= cache.k.rows, "the cache has " + std::to_string(cache.k.rows) + " rows");
@@ -142,11 +153,14 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   project(context, a.normed, weights.k, weights.k_bias, refined.k, threads);
   project(context, a.normed, weights.v, weights.v_bias, refined.v, threads);
   turn(context, a.q, a.k, kernels::Turn::kForward, threads);
-  if (step.cache) append(context, a, *step.cache);
+  if (step.cache) append(context, a, *step.cache, threads);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   const auto forward =
       context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
-  forward(attention_input(context, weights, a.q, keys_values.k, keys_values.v), a.mixed, a.log_sum, threads);
+  const kernels::AttentionInput in = attention_input(context, weights, a.q, keys_values.k, keys_values.v);
+  base::Operator op(threads, "attention", kernels::attention_work, in);
+  forward(in, a.mixed, a.log_sum, threads);
+  op.next("o", kernels::product_work, input.rows, weights.o, weights.o_bias);
   linear_forward(a.mixed, weights.o, weights.o_bias, step.output, threads, context.sums);
   add(input, step.output, threads, context.residual);
 }
@@ -172,14 +186,17 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
                                room_v.matrix(a.v.rows, a.v.cols)};
   if (gradients.sinks.data) d.dsinks = gradients.sinks.row(0);
 
+  base::Operator op(threads, "o", kernels::product_backward_work, dh.rows, weights.o, weights.o_bias);
   linear_backward_weight(dbranch, a.mixed, gradients.o, gradients.o_bias, threads);
   kernels::gemm_backward_input(dbranch, tensor::as_matrix(weights.o), dmixed, kernels::Write::kSet, threads);
-  kernels::attention_backward(dmixed, attention_input(context, weights, a.q, a.k, a.v), {a.mixed, a.log_sum}, d,
-                              threads);
+  const kernels::AttentionInput in = attention_input(context, weights, a.q, a.k, a.v);
+  op.next("attention", kernels::attention_backward_work, in);
+  kernels::attention_backward(dmixed, in, {a.mixed, a.log_sum}, d, threads);
   turn(context, d.dq, d.dk, kernels::Turn::kBack, threads);
   const Matrix<float> dq = unrefine(context, refined.q, d.dq, gradients.q_norm, threads);
   const Matrix<float> dk = unrefine(context, refined.k, d.dk, gradients.k_norm, threads);
   const Matrix<float> dv = unrefine(context, refined.v, d.dv, {}, threads);
+  op.next("qkv", qkv_backward_work, dh.rows, weights);
   linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads);
   linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads);
   linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads);
