@@ -46,14 +46,14 @@ class Bench(CliTest):
             names = [row["operator"] for row in rows]
             self.assertEqual(names[-1], "outside operators")
             self.assertEqual(len(set(names)), len(names))
-            for name in ("embedding", "norm", "q", "k", "v", "rope", "attention", "o", "residual", "router", "gate",
-                         "up", "activation", "down", "combine", "head"):
+            for name in ("embedding", "norm", "qkv", "rope", "attention", "o", "residual", "router", "gate+up",
+                         "activation", "down", "combine", "head"):
                 self.assertIn(name, names)
             for row in rows:
                 self.assertGreaterEqual(row["seconds"], 0, row)
                 self.assertTrue(0 <= row["busy"] <= 1.0001, row)
         self.assertIn("sampler", [row["operator"] for row in decode])
-        self.assertEqual({row["calls"] for row in decode if row["operator"] in ("q", "down", "router")}, {2})
+        self.assertEqual({row["calls"] for row in decode if row["operator"] in ("qkv", "down", "router")}, {2})
 
     def test_of_one_round_the_rows_add_up(self):
         told = self.json_of("bench", self.model, "--prefill", 24, "--decode", 6, "--repeats", 1)

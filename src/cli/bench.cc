@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "cli/inputs.h"
 #include "cli/operator_table.h"
 #include "cli/speed.h"
 #include "cli/terminal.h"
@@ -184,9 +185,9 @@ Json json_of(const Bench& o, const Results& r, int threads) {
 
 void run(const Bench& asked, const Common& common) {
   check_trace(asked.trace);
-  const model::Model model(asked.model);
-  const Bench o = complete(asked, model);
   base::Threads threads(common.threads);
+  const model::Model model = ready_to_run(model::Model(asked.model), asked.exact, threads);
+  const Bench o = complete(asked, model);
   Measurement measurement(o, model, threads, common.seed);
   const Results results = measurement.results();
   write_trace(o.trace, measurement.profile());

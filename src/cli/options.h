@@ -36,7 +36,7 @@ struct Generate {
   int count = 64;
   double temperature = 0, top_p = 1, min_p = 0;
   int top_k = 0;
-  bool ignore_end = false;
+  bool ignore_end = false, exact = false;
   TraceFile trace;
 };
 
@@ -44,11 +44,13 @@ struct Bench {
   std::string model;
   int prefill = 0, decode = 0;  // 0: 512 and 64, or what the model takes
   int repeats = 5;
+  bool exact = false;
   TraceFile trace;
 };
 
 struct Eval {
   std::string model, choices, against, router, skip;  // the last two: in place of the model's own
+  bool exact = false;
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };

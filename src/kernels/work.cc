@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/packed_gemm.h"
+
 namespace choir::kernels {
 namespace {
 
@@ -34,9 +36,10 @@ Work moved(int rows, int cols, int passes) { return {.others = kFloat * passes *
 
 Work product_work(int rows, const Weight& w, const Weight& bias) {
   const int64_t n = rows, in = w.cols, out = w.rows;
-  return {.weights = static_cast<int64_t>(w.bytes() + bias.bytes()),
-          .others = kFloat * n * (in + out),
-          .operations = 2 * n * in * out};
+  Work work{.weights = static_cast<int64_t>(w.bytes() + bias.bytes()), .others = kFloat * n * (in + out)};
+  const bool bytes = w.packed() && wants_blocks(w.type);
+  (bytes ? work.byte_operations : work.operations) = 2 * n * in * out;
+  return work;
 }
 
 // dx = dy W and dW = dy^T x: dy and W are read, x is read, dx is written, dW added to.

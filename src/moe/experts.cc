@@ -76,6 +76,13 @@ void weigh_bias(std::span<const int32_t> offset, const std::vector<Weight>& bias
   });
 }
 
+// Of products with the rows' inputs, forward or backward.
+base::Work gate_up_work(std::span<const int32_t> offset, const ExpertTensors<Weight>& weights,
+                        kernels::WorkOfExperts& of) {
+  base::Work work = of(offset, weights.w1, weights.b1);
+  return work += of(offset, weights.w3, weights.b3);
+}
+
 }  // namespace
 
 void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
@@ -86,16 +93,15 @@ void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weight
     buffer->reserve(area(rows, f));
   const Views a(activations, rows, f);
   for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(offset, weights.w1, m);
-  base::Operator op(threads, "gate", kernels::grouped_work, offset, weights.w1, weights.b1);
-  kernels::grouped_forward(step.rows, step.x, weights.w1, a.gate, threads, sums);
+  base::Operator op(threads, "gate+up", gate_up_work, offset, weights, kernels::grouped_work);
+  const kernels::Product in[] = {{weights.w1, a.gate}, {weights.w3, a.up}}, down{weights.w2, out};
+  nn::experts_linear_forward(step.rows, step.x, in, activations.blocks, threads, sums);
   add_bias(offset, weights.b1, a.gate, threads);
-  op.next("up", kernels::grouped_work, offset, weights.w3, weights.b3);
-  kernels::grouped_forward(step.rows, step.x, weights.w3, a.up, threads, sums);
   add_bias(offset, weights.b3, a.up, threads);
   op.next("activation", kernels::moved, rows, f, 3);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads, step.activation);
   op.next("down", kernels::grouped_work, offset, weights.w2, weights.b2);
-  kernels::grouped_forward({offset, {}}, a.hidden, weights.w2, out, threads, sums);
+  nn::experts_linear_forward({offset, {}}, a.hidden, {&down, 1}, activations.blocks, threads, sums);
   add_bias(offset, weights.b2, out, threads);
 }
 
@@ -122,13 +128,12 @@ void experts_backward(const ExpertBackward& backward, const ExpertTensors<Weight
   bias_backward(offset, backward.dout, backward.weight, gradients.b2, threads);
   op.next("activation", kernels::moved, rows, f, 5);
   kernels::swiglu_backward(dhidden, a.gate, a.up, threads, backward.step.activation);
-  op.next("gate", kernels::grouped_backward_work, offset, weights.w1, weights.b1);
+  op.next("gate+up", gate_up_work, offset, weights, kernels::grouped_backward_work);
   kernels::grouped_backward_weight(by_token, a.gate, backward.step.x, gradients.w1, threads);
-  bias_backward(offset, a.gate, {}, gradients.b1, threads);
-  kernels::grouped_backward_input(by_row, a.gate, matrices(weights.w1), backward.dx, backward.write, threads);
-  op.next("up", kernels::grouped_backward_work, offset, weights.w3, weights.b3);
   kernels::grouped_backward_weight(by_token, a.up, backward.step.x, gradients.w3, threads);
+  bias_backward(offset, a.gate, {}, gradients.b1, threads);
   bias_backward(offset, a.up, {}, gradients.b3, threads);
+  kernels::grouped_backward_input(by_row, a.gate, matrices(weights.w1), backward.dx, backward.write, threads);
   kernels::grouped_backward_input(by_row, a.up, matrices(weights.w3), backward.dx, kernels::Write::kAdd, threads);
 }
 

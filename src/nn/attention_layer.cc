@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "kernels/attention_packed.h"
 #include "kernels/work.h"
-#include "nn/linear.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -31,7 +30,6 @@ size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static
 
 // One of q, k and v between its linear map and the rotation.
 struct Refined {
-  const char* name;
   Weight norm;                   // (1,W) or (1,heads*W), or without data
   NormActivations* activations;  // of the norm
   Buffer<float>& raw;            // before norm and clip
@@ -57,15 +55,15 @@ void apply_norm(const AttentionContext& context, const Refined& r, Threads& thre
   norm_forward({r.norm, {}, context.epsilon}, rows_of(r.norm, raw), rows_of(r.norm, r.y), *r.activations, threads);
 }
 
-void project(const AttentionContext& context, Matrix<const float> normed, const Weight& w, const Weight& bias,
-             const Refined& r, Threads& threads) {
-  const base::Operator op(threads, r.name, kernels::product_work, normed.rows, w, bias);
-  if (!refines(context, r.norm)) {
-    linear_forward(normed, w, bias, r.y, threads, context.sums);
-    return;
-  }
+// Where the linear map writes: room for what comes before norm and clip, or y itself.
+Matrix<float> projected(const AttentionContext& context, const Refined& r) {
+  if (!refines(context, r.norm)) return r.y;
   r.raw.reserve(area(r.y));
-  linear_forward(normed, w, bias, r.raw.matrix(r.y.rows, r.y.cols), threads, context.sums);
+  return r.raw.matrix(r.y.rows, r.y.cols);
+}
+
+void refine(const AttentionContext& context, const Refined& r, Threads& threads) {
+  if (!refines(context, r.norm)) return;
   apply_norm(context, r, threads);
   if (context.clip > 0)
     for (size_t i = 0; i < area(r.y); ++i) r.y.data[i] = std::clamp(r.y.data[i], -context.clip, context.clip);
@@ -92,9 +90,9 @@ struct RefinedAll {
   Refined q, k, v;
 
   RefinedAll(const AttentionTensors<Weight>& weights, AttentionActivations& a, const Views& views)
-      : q{"q", weights.q_norm, &a.q_norm, a.raw_q, views.q},
-        k{"k", weights.k_norm, &a.k_norm, a.raw_k, views.k},
-        v{"v", {}, nullptr, a.raw_v, views.v} {}
+      : q{weights.q_norm, &a.q_norm, a.raw_q, views.q},
+        k{weights.k_norm, &a.k_norm, a.raw_k, views.k},
+        v{{}, nullptr, a.raw_v, views.v} {}
 };
 
 kernels::AttentionInput attention_input(const AttentionContext& context, const AttentionTensors<Weight>& weights,
@@ -104,10 +102,11 @@ kernels::AttentionInput attention_input(const AttentionContext& context, const A
   return in;
 }
 
-base::Work qkv_backward_work(int rows, const AttentionTensors<Weight>& weights) {
-  base::Work work = kernels::product_backward_work(rows, weights.q, weights.q_bias);
-  work += kernels::product_backward_work(rows, weights.k, weights.k_bias);
-  return work += kernels::product_backward_work(rows, weights.v, weights.v_bias);
+// Of the three linear maps, forward or backward.
+base::Work qkv_work(int rows, const AttentionTensors<Weight>& weights, kernels::WorkOfProduct& of) {
+  base::Work work = of(rows, weights.q, weights.q_bias);
+  work += of(rows, weights.k, weights.k_bias);
+  return work += of(rows, weights.v, weights.v_bias);
 }
 
 void turn(const AttentionContext& context, Matrix<float> q, Matrix<float> k, kernels::Turn way, Threads& threads) {
@@ -149,19 +148,23 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   const Views a(activations, input.cols, context.shape);
   const RefinedAll refined(weights, activations, a);
   norm_forward({weights.norm, weights.norm_bias, context.epsilon}, input, a.normed, activations.norm, threads);
-  project(context, a.normed, weights.q, weights.q_bias, refined.q, threads);
-  project(context, a.normed, weights.k, weights.k_bias, refined.k, threads);
-  project(context, a.normed, weights.v, weights.v_bias, refined.v, threads);
+  base::Operator op(threads, "qkv", qkv_work, input.rows, weights, kernels::product_work);
+  linear_forward(a.normed,
+                 {{weights.q, weights.q_bias, projected(context, refined.q)},
+                  {weights.k, weights.k_bias, projected(context, refined.k)},
+                  {weights.v, weights.v_bias, projected(context, refined.v)}},
+                 activations.blocks, threads, context.sums);
+  for (const Refined* r : {&refined.q, &refined.k, &refined.v}) refine(context, *r, threads);
   turn(context, a.q, a.k, kernels::Turn::kForward, threads);
   if (step.cache) append(context, a, *step.cache, threads);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   const auto forward =
       context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
   const kernels::AttentionInput in = attention_input(context, weights, a.q, keys_values.k, keys_values.v);
-  base::Operator op(threads, "attention", kernels::attention_work, in);
+  op.next("attention", kernels::attention_work, in);
   forward(in, a.mixed, a.log_sum, threads);
   op.next("o", kernels::product_work, input.rows, weights.o, weights.o_bias);
-  linear_forward(a.mixed, weights.o, weights.o_bias, step.output, threads, context.sums);
+  linear_forward(a.mixed, {{weights.o, weights.o_bias, step.output}}, activations.blocks, threads, context.sums);
   add(input, step.output, threads, context.residual);
 }
 
@@ -196,7 +199,7 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   const Matrix<float> dq = unrefine(context, refined.q, d.dq, gradients.q_norm, threads);
   const Matrix<float> dk = unrefine(context, refined.k, d.dk, gradients.k_norm, threads);
   const Matrix<float> dv = unrefine(context, refined.v, d.dv, {}, threads);
-  op.next("qkv", qkv_backward_work, dh.rows, weights);
+  op.next("qkv", qkv_work, dh.rows, weights, kernels::product_backward_work);
   linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads);
   linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads);
   linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads);
