@@ -77,7 +77,7 @@ TEST_CASE("profile: a decode step reads the weights of one token and multiplies 
     CHECK(calls_of(decode, "attention") == config.depth());
     CHECK(calls_of(decode, "norm") == 2 * config.depth() + 1);
     for (const char* name :
-         {"q", "k", "v", "o", "rope", "cache", "router", "gate", "up", "activation", "down", "combine"})
+         {"qkv", "o", "rope", "cache", "router", "gate+up", "activation", "down", "combine"})
       CHECK(calls_of(decode, name) == config.depth());
   }
 }
