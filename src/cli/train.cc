@@ -61,7 +61,7 @@ void print_tables(const base::Profile& profile, base::Threads& threads) {
   const std::vector<base::PhaseTotal> phases = base::summarize(profile, true);
   const runtime::Ceilings ceilings = runtime::measure_ceilings(threads);
   for (const base::PhaseTotal& phase : phases)
-    fmt::print(stderr, "\n{}{} calls\n", text_of(table_of(phase, ceilings, threads.count())), phase.calls);
+    fmt::print(stderr, "\n{}mean of {}\n", text_of(table_of(phase, ceilings, threads.count())), phase.calls);
 }
 
 }  // namespace
