@@ -50,7 +50,7 @@ Bench complete(Bench o, const model::Model& model) {
 // What one round computes needs about so many spans.
 size_t spans_of(const Bench& o, const model::Model& model) {
   const size_t forwards = static_cast<size_t>(o.prefill) / 128 + 1 + static_cast<size_t>(o.decode);
-  return forwards * (static_cast<size_t>(model.config().depth()) * 64 + 16);
+  return forwards * (static_cast<size_t>(model.config().depth()) * 128 + 64);
 }
 
 class Measurement {
