@@ -72,7 +72,7 @@ class ExploreTest(CliTest):
         model = next(m for m in told["models"] if m["method"] == "frequency")
         self.assertEqual(model["bytes"], (again / "model.safetensors").stat().st_size)
         self.assertEqual(model["experts"], [4, 4])
-        by_eval = self.json_of("eval", self.model, "--against", again, "--text", held_out)
+        by_eval = self.json_of("eval", self.model, "--against", again, "--text", held_out, "--exact")
         for name, other in {"kl_mean": "kl_mean", "kl_p99": "kl_p99", "top1_agreement": "top1_agreement",
                             "perplexity": "perplexity_other"}.items():
             self.assertAlmostEqual(model[name], by_eval[other], places=9)

@@ -198,7 +198,7 @@ class Doctor(ReportTest):
     def test_the_machine(self):
         told = self.json_of("doctor")
         self.assertEqual(set(told), {"cpu", "processors", "kernels", "threads", "peak_gflops", "checks"})
-        self.assertIn(told["kernels"], ("avx512 with vnni", "avx512", "avx2", "x86-64"))
+        self.assertIn(told["kernels"], ("avx512 with vnni and bf16", "avx512 with vnni", "avx512", "avx2", "x86-64"))
         self.assertEqual([told["threads"], told["checks"]], [1, []])
         self.assertGreater(told["peak_gflops"], 0)
         self.assertIn(told["cpu"], self.done("doctor").stdout)

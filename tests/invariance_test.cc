@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -115,6 +116,16 @@ model::Config config_in_blocks() {
   return config;
 }
 
+// The mean difference over the largest number.
+double difference(const Logits& a, const Logits& b) {
+  double most = 0, error = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    most = std::max(most, std::abs(static_cast<double>(b[i])));
+    error += std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+  }
+  return error / static_cast<double>(b.size()) / most;
+}
+
 TEST_CASE("packed weights: bits depend on nothing else in the call, and they are near those of rows") {
   const tests::RandomModel random(config_in_blocks(), 21);
   std::vector<std::vector<int32_t>> texts;
@@ -131,14 +142,23 @@ TEST_CASE("packed weights: bits depend on nothing else in the call, and they are
     for (size_t s = 0; s < texts.size(); ++s) CHECK(together[s] == tests::all_logits(packed, texts[s], 1));
     CHECK(tests::all_logits(typed.model().packed_in_passing(), texts[0], 1) == whole);
     CHECK(tests::all_logits(typed.model().packed_in_passing().packed(threads), texts[0], 1) == whole);
-    double most = 0, error = 0;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      most = std::max(most, std::abs(static_cast<double>(rows[i])));
-      error += std::abs(static_cast<double>(whole[i]) - static_cast<double>(rows[i]));
-    }
     const double bound = type == tensor::DType::kF32 ? 1e-5 : 0.05;  // of rounded activations: another expert may win
-    CHECK(error / static_cast<double>(rows.size()) < bound * most);
+    CHECK(difference(whole, rows) < bound);
     CHECK(whole != rows);
+  }
+}
+
+TEST_CASE("packed weights of every family: the same bits in passing, and near those of rows") {
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(CHOIR_SOURCE_DIR) + "/tests/golden")) {
+    CAPTURE(entry.path().string());
+    const model::Model lying(entry.path().string());
+    const auto ids = tests::random_ids(7, lying.config().vocab, 25);
+    base::Threads threads(2);
+    const model::Model packed = lying.packed(threads);
+    const Logits rows = tests::all_logits(lying, ids, 1), panels = tests::all_logits(packed, ids, 1);
+    CHECK(tests::all_logits(lying.packed_in_passing(), ids, 1) == panels);
+    CHECK(in_pieces(packed, ids, 1, threads) == panels);
+    CHECK(difference(panels, rows) < 0.02);
   }
 }
 
