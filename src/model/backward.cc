@@ -2,11 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/cross_entropy.h"
-#include "kernels/gemm.h"
-#include "kernels/soft_cross_entropy.h"
+#include "model/training_head.h"
 #include "nn/embedding.h"
-#include "nn/linear.h"
 #include "nn/norm.h"
 
 namespace choir::model {
@@ -26,9 +23,6 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
   for (BlockActivations& block : a.blocks)
     for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
-  for (Buffer<float>* buffer : {&a.loss, &a.log_sum, &a.soft_loss, &a.soft_log_sum, &a.teacher_log_sum})
-    buffer->reserve(area(n, 1));
-  a.logits.reserve(area(n, model.config().vocab));
 }
 
 // The scores of the layer before, for a router that reads them.
@@ -37,45 +31,19 @@ Matrix<float> scores_before(const Model& model, const std::vector<BlockActivatio
   return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].routed());
 }
 
-kernels::SoftTargets soft_targets(const TrainingBatch& batch) {
-  return {batch.teaching.logits, batch.targets, batch.teaching.temperature};
-}
-
-kernels::SoftSums soft_sums(const TrainingActivations& a, size_t rows) {
-  return {a.soft_log_sum.span().first(rows), a.teacher_log_sum.span().first(rows)};
-}
-
-double mean_over(int tokens, std::span<const float> loss) {
-  double sum = 0;
-  for (const float of_token : loss) sum += static_cast<double>(of_token);
-  return sum / std::max(1, tokens);
-}
-
-TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch,
-                         TrainingActivations& a, Threads& threads) {
+// Up to the last block; gives the balance loss.
+double run_forward(const Model& model, const ForwardPass& pass, TrainingActivations& a) {
   const int n = pass.rows(), d = model.config().width;
-  TrainingLoss loss;
+  double balance = 0;
   pass.embed(stream(a, 0, n, d));
   for (size_t l = 0; l < a.blocks.size(); ++l) {
     const int layer = static_cast<int>(l);
     const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
     pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
     pass.mix(layer, middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
-    loss.balance += a.blocks[l].moe.routing.balance_loss;
+    balance += a.blocks[l].moe.routing.balance_loss;
   }
-  const auto rows = static_cast<size_t>(n);
-  const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
-  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.norm, logits);
-  kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
-                                 threads);
-  loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
-  loss.cross_entropy = mean_over(loss.tokens, a.loss.span().first(rows));
-  if (batch.teaching.logits.data) {
-    kernels::soft_cross_entropy_forward(logits, soft_targets(batch), a.soft_loss.span().first(rows), soft_sums(a, rows),
-                                        threads);
-    loss.distillation = mean_over(loss.tokens, a.soft_loss.span().first(rows));
-  }
-  return loss;
+  return balance;
 }
 
 struct NormStep {
@@ -97,27 +65,17 @@ void norm_backward(const Model& model, const ScaleBias<Weight>& weights, const S
                     {step.x, step.activations, step.dx, gradients.scale.row(0), dbias}, threads);
 }
 
-// From the logits to dh, the gradient of the residual stream behind the last block.
-void head_backward(const Model& model, const TrainingBatch& batch, float of_loss, TrainingActivations& a,
-                   ModelTensors<Matrix<float>>& gradients, Threads& threads) {
-  const float scale = of_loss / model.config().logit_divisor;
-  const int n = static_cast<int>(batch.targets.size()), d = model.config().width;
-  const auto rows = static_cast<size_t>(n);
-  const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
-  const Matrix<float> dnormed = a.dnormed.matrix(n, d);
-  const std::span<const float> log_sum = a.log_sum.span().first(rows);
-  if (batch.teaching.logits.data) {
-    const kernels::MixedScale mixed{scale * (1 - batch.teaching.weight), scale * batch.teaching.weight};
-    kernels::mixed_cross_entropy_backward(dlogits, soft_targets(batch), log_sum, soft_sums(a, rows), mixed, threads);
-  } else {
-    kernels::cross_entropy_backward(dlogits, batch.targets, log_sum, scale, threads);
-  }
-  nn::linear_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, gradients.head_bias, threads);
-  kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
-                               threads);
+// From the stream behind the last block to the losses of its rows, and to dh, its gradient.
+TrainingLoss run_head(const Model& model, const HeadStep& step, TrainingActivations& a,
+                      ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const int n = step.pass.rows(), d = model.config().width;
+  const Matrix<float> h = a.h.matrix(n, d), normed = a.normed.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
+  step.pass.head_norm(h, normed, a.norm);
+  const TrainingLoss loss = head_losses(model, step, {normed, dnormed, a.head}, gradients, threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   norm_backward(model, {model.tensors().norm, model.tensors().norm_bias}, {gradients.norm, gradients.norm_bias},
-                {dnormed, a.h.matrix(n, d), a.dh.matrix(n, d), a.norm}, threads);
+                {dnormed, h, a.dh.matrix(n, d), a.norm}, threads);
+  return loss;
 }
 
 // What the experts' half adds to the stream is multiplied by the family's number.
@@ -178,8 +136,9 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   routing.balancing = moe::Balancing::kOn;
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
-  const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
-  head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
+  const double balance = run_forward(model, pass, a);
+  TrainingLoss loss = run_head(model, {pass, batch, scales.tokens}, a, gradients, threads);
+  loss.balance = balance;
   for (size_t l = a.blocks.size(); l-- > 0;) {
     if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);

@@ -5,22 +5,29 @@
 
 namespace choir::model {
 
+// Of R rows at a time: the logits, which become their own gradient, and what the losses keep of each row.
+struct HeadActivations {
+  Buffer<float> logits, loss, log_sum;                     // (R,V), (R), (R)
+  Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (R), with a teacher
+};
+
 // Buffers of a training pass; they grow as needed and are reused from step to step.
 struct TrainingActivations {
   std::vector<BlockActivations> blocks;
-  Buffer<float> h, normed;                                 // after the last block; normed for the head
-  nn::NormActivations norm;                                // of that
-  Buffer<float> logits, loss, log_sum;                     // (N,V), (N), (N)
-  Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (N), with a teacher
-  Buffer<float> dh, dnormed;                               // (N,D)
-  Buffer<float> dbranch;                                   // (N,D) of what a half of a block adds, where that is scaled
-  Buffer<float> dhidden;                                   // moe::MoeBackward::dhidden
+  Buffer<float> h, normed;   // after the last block; normed for the head
+  nn::NormActivations norm;  // of that
+  HeadActivations head;
+  Buffer<float> dh, dnormed;          // (N,D)
+  Buffer<float> dbranch;              // (N,D) of what a half of a block adds, where that is scaled
+  Buffer<float> dhidden;              // moe::MoeBackward::dhidden
   std::vector<Buffer<float>> dscore;  // [L] (N,E) of a layer's scores by the router behind it, where that reads them
 };
 
 // What a teacher says about the rows of a batch, and how much it is listened to.
 struct Teaching {
-  Matrix<const float> logits{};       // (N,V); none: the targets teach alone
+  // Logits (rows,V) of the rows [first, first + rows) of the batch, valid until the next call; none: the targets teach
+  // alone.
+  std::function<Matrix<const float>(int first, int rows)> logits{};
   float weight = 0, temperature = 1;  // w, the targets weigh 1 - w; T
 };
 

@@ -1,0 +1,29 @@
+// The linear map onto the vocabulary and the losses behind it, forward and backward in one sweep over the rows: what
+// stands in memory are the logits of some rows, never of all.
+#pragma once
+
+#include "model/backward.h"
+
+namespace choir::model {
+
+// Rows whose logits stand in memory. A multiple of kernels' depth of 128, at which the sums of a gradient break anyway:
+// the gradient of the weight has the bits that one product over all rows would have.
+constexpr int kHeadRows = 512;
+
+struct HeadStep {
+  const ForwardPass& pass;
+  const TrainingBatch& batch;
+  float scale;  // of the losses, which are means over the counted targets
+};
+
+struct HeadRows {
+  Matrix<const float> normed;  // (N,D)
+  Matrix<float> dnormed;       // (N,D), set
+  HeadActivations& room;
+};
+
+// The losses of the tokens; adds to the gradients of the head and its bias. Independent of the number of threads.
+TrainingLoss head_losses(const Model& model, const HeadStep& step, const HeadRows& rows,
+                         ModelTensors<Matrix<float>>& gradients, Threads& threads);
+
+}  // namespace choir::model
