@@ -70,11 +70,11 @@ TrainingLoss run_head(const Model& model, const HeadStep& step, TrainingActivati
                       ModelTensors<Matrix<float>>& gradients, Threads& threads) {
   const int n = step.pass.rows(), d = model.config().width;
   const Matrix<float> h = a.h.matrix(n, d), normed = a.normed.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
-  step.pass.head_norm(h, normed, a.norm);
-  const TrainingLoss loss = head_losses(model, step, {normed, dnormed, a.head}, gradients, threads);
+  step.pass.head_norm(h, normed, a.head);
+  const TrainingLoss loss = head_losses(model, step, {normed, dnormed, a.head, a.losses}, gradients, threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   norm_backward(model, {model.tensors().norm, model.tensors().norm_bias}, {gradients.norm, gradients.norm_bias},
-                {dnormed, h, a.dh.matrix(n, d), a.norm}, threads);
+                {dnormed, h, a.dh.matrix(n, d), a.head.norm}, threads);
   return loss;
 }
 

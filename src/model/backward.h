@@ -6,7 +6,7 @@
 namespace choir::model {
 
 // Of R rows at a time: the logits, which become their own gradient, and what the losses keep of each row.
-struct HeadActivations {
+struct HeadRoom {
   Buffer<float> logits, loss, log_sum;                     // (R,V), (R), (R)
   Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (R), with a teacher
 };
@@ -14,9 +14,9 @@ struct HeadActivations {
 // Buffers of a training pass; they grow as needed and are reused from step to step.
 struct TrainingActivations {
   std::vector<BlockActivations> blocks;
-  Buffer<float> h, normed;   // after the last block; normed for the head
-  nn::NormActivations norm;  // of that
-  HeadActivations head;
+  Buffer<float> h, normed;  // after the last block; normed for the head
+  HeadActivations head;     // of that
+  HeadRoom losses;
   Buffer<float> dh, dnormed;          // (N,D)
   Buffer<float> dbranch;              // (N,D) of what a half of a block adds, where that is scaled
   Buffer<float> dhidden;              // moe::MoeBackward::dhidden

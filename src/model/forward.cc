@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "moe/noise.h"
 #include "nn/embedding.h"
-#include "nn/linear.h"
 #include "nn/norm.h"
 #include "nn/residual.h"
 
@@ -23,17 +22,24 @@ void multiply(float factor, Matrix<float> m) {
     for (float& v : m.row(r)) v *= factor;
 }
 
-void norm_of_head(const Model& model, Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm,
+void norm_of_head(const Model& model, Matrix<const float> h, Matrix<float> normed, HeadActivations& activations,
                   Threads& threads) {
   const ModelTensors<Weight>& tensors = model.tensors();
-  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model.config().norm_epsilon)}, h, normed, norm,
-                   threads);
+  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model.config().norm_epsilon)}, h, normed,
+                   activations.norm, threads);
 }
 
-void logits_of(const Model& model, Matrix<const float> normed, Matrix<float> logits, kernels::Sums sums,
-               Threads& threads) {
-  nn::linear_forward(normed, model.tensors().head, model.tensors().head_bias, logits, threads, sums);
-  multiply(1 / model.config().logit_divisor, logits);
+struct HeadProduct {
+  Matrix<const float> normed;
+  Matrix<float> logits;
+  kernels::Sums sums;
+};
+
+void logits_of(const Model& model, const HeadProduct& product, HeadActivations& activations, Threads& threads) {
+  const ModelTensors<Weight>& tensors = model.tensors();
+  nn::linear_forward(product.normed, {{tensors.head, tensors.head_bias, product.logits}}, activations.blocks, threads,
+                     product.sums);
+  multiply(1 / model.config().logit_divisor, product.logits);
 }
 
 }  // namespace
@@ -187,18 +193,18 @@ void ForwardPass::add_routed(Matrix<const float> middle, Matrix<float> h) const 
   nn::add(middle, h, threads_);
 }
 
-void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm,
+void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations,
                        Matrix<float> logits) const {
-  head_norm(h, normed, norm);
-  this->logits(normed, logits);
+  head_norm(h, normed, activations);
+  this->logits(normed, activations, logits);
 }
 
-void ForwardPass::head_norm(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm) const {
-  norm_of_head(model_, h, normed, norm, threads_);
+void ForwardPass::head_norm(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations) const {
+  norm_of_head(model_, h, normed, activations, threads_);
 }
 
-void ForwardPass::logits(Matrix<const float> normed, Matrix<float> logits) const {
-  logits_of(model_, normed, logits, sums(), threads_);
+void ForwardPass::logits(Matrix<const float> normed, HeadActivations& activations, Matrix<float> logits) const {
+  logits_of(model_, {normed, logits, sums()}, activations, threads_);
 }
 
 namespace {
@@ -236,7 +242,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
   const ForwardPass pass(model, batch, threads, options.routing);
   const Matrix<const float> stream = run_blocks(pass, model, batch, options, scratch);
   scratch.normed.reserve(area(stream.rows, stream.cols));
-  pass.head(stream, scratch.normed.matrix(stream.rows, stream.cols), scratch.norm, logits);
+  pass.head(stream, scratch.normed.matrix(stream.rows, stream.cols), scratch.head, logits);
 }
 
 Matrix<const float> forward_stream(const Model& model, const Batch& batch, const ForwardOptions& options,
@@ -249,8 +255,8 @@ void forward_head(const Model& model, Matrix<const float> stream, Scratch& scrat
                   Threads& threads) {
   scratch.normed.reserve(area(stream.rows, stream.cols));
   const Matrix<float> normed = scratch.normed.matrix(stream.rows, stream.cols);
-  norm_of_head(model, stream, normed, scratch.norm, threads);
-  logits_of(model, normed, logits, kernels::Sums::kLanes, threads);
+  norm_of_head(model, stream, normed, scratch.head, threads);
+  logits_of(model, {normed, logits, kernels::Sums::kLanes}, scratch.head, threads);
 }
 
 }  // namespace choir::model

@@ -17,7 +17,7 @@ struct Part {
   std::span<float> loss, log_sum, soft_loss;
   kernels::SoftSums soft_sums;
 
-  Part(const HeadActivations& room, std::span<const int32_t> all, int first, int rows, int vocab)
+  Part(const HeadRoom& room, std::span<const int32_t> all, int first, int rows, int vocab)
       : logits(room.logits.matrix(rows, vocab)),
         targets(all.subspan(static_cast<size_t>(first), static_cast<size_t>(rows))),
         loss(of(room.loss)),
@@ -29,7 +29,7 @@ struct Part {
   std::span<float> of(const Buffer<float>& room) const { return room.span().first(targets.size()); }
 };
 
-void prepare(int rows, int vocab, HeadActivations& room) {
+void prepare(int rows, int vocab, HeadRoom& room) {
   const auto count = static_cast<size_t>(rows);
   room.logits.reserve(count * static_cast<size_t>(vocab));
   for (Buffer<float>* buffer : {&room.loss, &room.log_sum, &room.soft_loss, &room.soft_log_sum, &room.teacher_log_sum})
@@ -73,7 +73,7 @@ TrainingLoss head_losses(const Model& model, const HeadStep& step, const HeadRow
     const int count = std::min(kHeadRows, n - first);
     const Matrix<const float> normed = rows.normed.slice_rows(first, count);
     const Part part(rows.room, targets, first, count, vocab);
-    step.pass.logits(normed, part.logits);
+    step.pass.logits(normed, rows.head, part.logits);
     differentiate(part, step.batch.teaching, first, scale, loss, threads);
     nn::linear_backward_weight(part.logits, normed, gradients.head, gradients.head_bias, threads);
     kernels::gemm_backward_input(part.logits, tensor::as_matrix(model.tensors().head),

@@ -19,7 +19,8 @@ struct HeadStep {
 struct HeadRows {
   Matrix<const float> normed;  // (N,D)
   Matrix<float> dnormed;       // (N,D), set
-  HeadActivations& room;
+  HeadActivations& head;
+  HeadRoom& room;
 };
 
 // The losses of the tokens; adds to the gradients of the head and its bias. Independent of the number of threads.

@@ -63,9 +63,10 @@ struct Outcome {
     ModelTensors<Matrix<float>> gradients;
     gradients.head = dhead.matrix(lesson.vocab, lesson.width);
     gradients.head_bias = dbias.matrix(1, lesson.vocab);
-    HeadActivations room;
+    HeadActivations head;
+    HeadRoom room;
     loss = head_losses(lesson.owner.model(), {pass, batch, kScale},
-                       {lesson.rows(), dnormed.matrix(kRowCount, lesson.width), room}, gradients, threads);
+                       {lesson.rows(), dnormed.matrix(kRowCount, lesson.width), head, room}, gradients, threads);
     CHECK(room.logits.size() == static_cast<size_t>(kHeadRows * lesson.vocab));
   }
 };
@@ -160,7 +161,8 @@ TEST_CASE("training head: the gradient of the weight has the bits of one product
   const Buffer<float> room(static_cast<size_t>(kRowCount * lesson.vocab)), whole(parts.dhead.size());
   const Matrix<float> logits = room.matrix(kRowCount, lesson.vocab);
   std::vector<float> loss(kRowCount), log_sum(kRowCount);
-  pass.logits(lesson.rows(), logits);
+  HeadActivations head;
+  pass.logits(lesson.rows(), head, logits);
   kernels::cross_entropy_forward(logits, lesson.targets, loss, log_sum, threads);
   const float scale = kScale / static_cast<float>(parts.loss.tokens) / 2;
   kernels::cross_entropy_backward(logits, lesson.targets, log_sum, scale, threads);
