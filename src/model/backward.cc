@@ -1,6 +1,7 @@
 #include "model/backward.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "model/training_head.h"
 #include "nn/embedding.h"
@@ -20,8 +21,7 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
   const int d = model.config().width;
   a.blocks.resize(model.config().layers.size());
   a.dscore.resize(a.blocks.size());
-  for (BlockActivations& block : a.blocks)
-    for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
+  for (BlockActivations& block : a.blocks) block.input.reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
 }
 
@@ -31,19 +31,65 @@ Matrix<float> scores_before(const Model& model, const std::vector<BlockActivatio
   return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].routed());
 }
 
+// While a block computes, the shared buffers are its own, where it keeps none; its input and its routing stay.
+class Borrowed {
+ public:
+  Borrowed(TrainingActivations& a, size_t l) : a_(a), block_(a.blocks[l]) { exchange(); }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { exchange(); }
+
+ private:
+  void exchange() {
+    if (a_.recompute == Recompute::kNone) return;
+    std::swap(block_, a_.shared);
+    std::swap(block_.input, a_.shared.input);
+    std::swap(block_.moe.routing, a_.shared.moe.routing);
+  }
+
+  TrainingActivations& a_;
+  BlockActivations& block_;
+};
+
+Matrix<float> attend(const ForwardPass& pass, size_t l, Matrix<float> input, BlockActivations& block) {
+  block.middle.reserve(area(input.rows, input.cols));
+  const Matrix<float> middle = block.middle.matrix(input.rows, input.cols);
+  pass.attend(static_cast<int>(l), input, nullptr, block, middle);
+  return middle;
+}
+
+void observe(const Model& model, const ForwardPass& pass, const TrainingActivations& a, size_t l,
+             const TrainingBatch& batch, Threads& threads) {
+  if (batch.sums.empty() || model.config().layers[l].dense()) return;
+  const int layer = static_cast<int>(l);
+  const moe::MoeStep step = pass.routing_step(layer, a.blocks[l], scores_before(model, a.blocks, l));
+  model.router(layer).observe(moe::context_of(model.tensors().blocks[l].moe, step, threads), a.blocks[l].moe.routing,
+                              batch.sums[l]);
+}
+
 // Up to the last block; gives the balance loss.
-double run_forward(const Model& model, const ForwardPass& pass, TrainingActivations& a) {
+double run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch, TrainingActivations& a,
+                   Threads& threads) {
   const int n = pass.rows(), d = model.config().width;
   double balance = 0;
   pass.embed(stream(a, 0, n, d));
   for (size_t l = 0; l < a.blocks.size(); ++l) {
-    const int layer = static_cast<int>(l);
-    const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
-    pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
-    pass.mix(layer, middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
+    const Borrowed borrowed(a, l);
+    const Matrix<float> middle = attend(pass, l, stream(a, l, n, d), a.blocks[l]);
+    pass.mix(static_cast<int>(l), middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
+    observe(model, pass, a, l, batch, threads);
     balance += a.blocks[l].moe.routing.balance_loss;
   }
   return balance;
+}
+
+// What the backward of a block reads, from its input and its routing. The last block still has it all.
+void recompute(const Model& model, const ForwardPass& pass, size_t l, TrainingActivations& a, Threads& threads) {
+  if (a.recompute == Recompute::kNone || l + 1 == a.blocks.size()) return;
+  BlockActivations& block = a.blocks[l];
+  attend(pass, l, stream(a, l, pass.rows(), model.config().width), block);
+  const moe::MoeStep step = pass.routing_step(static_cast<int>(l), block, scores_before(model, a.blocks, l));
+  moe::moe_recompute(model.tensors().blocks[l].moe, step, block.moe, threads);
 }
 
 struct NormStep {
@@ -122,10 +168,10 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
                 {dnormed, block.middle.matrix(n, d), dh, block.norm}, threads);
   if (model.config().is_latent())
     nn::latent_attention_backward(step.pass.latent_context(), weights.latent, block.latent,
-                                  {block.input.matrix(n, d), dh}, gradients.latent, threads);
+                                  {block.input.matrix(n, d), dh, a.latent}, gradients.latent, threads);
   else
     nn::attention_layer_backward(step.pass.context(static_cast<int>(step.layer)), weights.attention, block.attention,
-                                 {block.input.matrix(n, d), dh}, gradients.attention, threads);
+                                 {block.input.matrix(n, d), dh, a.attention}, gradients.attention, threads);
 }
 
 }  // namespace
@@ -136,27 +182,18 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   routing.balancing = moe::Balancing::kOn;
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
-  const double balance = run_forward(model, pass, a);
+  const double balance = run_forward(model, pass, batch, a, threads);
   TrainingLoss loss = run_head(model, {pass, batch, scales.tokens}, a, gradients, threads);
   loss.balance = balance;
   for (size_t l = a.blocks.size(); l-- > 0;) {
     if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
+    const Borrowed borrowed(a, l);
+    recompute(model, pass, l, a, threads);
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   }
   for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
-}
-
-void observe(const Model& model, const TrainingBatch& batch, const TrainingActivations& a,
-             std::span<std::vector<float>> sums, Threads& threads) {
-  const ForwardPass pass(model, batch.batch, threads, batch.routing);
-  for (size_t l = 0; l < a.blocks.size(); ++l) {
-    if (model.config().layers[l].dense()) continue;
-    const moe::MoeStep step = pass.routing_step(static_cast<int>(l), a.blocks[l], scores_before(model, a.blocks, l));
-    const moe::Context context = moe::context_of(model.tensors().blocks[l].moe, step, threads);
-    model.router(static_cast<int>(l)).observe(context, a.blocks[l].moe.routing, sums[l]);
-  }
 }
 
 }  // namespace choir::model

@@ -6,10 +6,6 @@
 
 namespace choir::model {
 
-// Rows whose logits stand in memory. A multiple of kernels' depth of 128, at which the sums of a gradient break anyway:
-// the gradient of the weight has the bits that one product over all rows would have.
-constexpr int kHeadRows = 512;
-
 struct HeadStep {
   const ForwardPass& pass;
   const TrainingBatch& batch;

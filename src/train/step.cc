@@ -46,7 +46,9 @@ Stepper::Stepper(const TrainConfig& config, const model::Model& model, Parameter
       peak_(peak),
       threads_(threads),
       teacher_(teacher),
-      work_(model.config()) {}
+      work_(model.config()) {
+  activations_.recompute = config.recompute;
+}
 
 // [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
 // must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
@@ -76,6 +78,7 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
 void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options,
                             const model::LossScales& scales, Sums& sums) {
   model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
+  training.sums = sums.router_sums;
   if (teacher_) {
     sums.taught += teacher_->read(batch, threads_);
     training.teaching = {[&](int first, int rows) { return teacher_->logits(first, rows, threads_); },
@@ -84,7 +87,6 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
   }
   const model::TrainingLoss loss =
       model::forward_backward(model_, training, scales, activations_, parameters_.gradients(), threads_);
-  model::observe(model_, training, activations_, sums.router_sums, threads_);
   sums.loss += static_cast<double>(scales.tokens) * loss.cross_entropy;
   sums.distillation += static_cast<double>(scales.tokens) * loss.distillation;
   sums.passed.add(batch, model_.config());
