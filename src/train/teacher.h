@@ -16,6 +16,7 @@ class Teacher {
   Teacher(const Teacher&) = delete;
   Teacher& operator=(const Teacher&) = delete;
 
+  const model::Model& model() const { return model_; }
   uint64_t hash() const;  // of its config.json and every byte of its tensors
 
   // Reads a batch; gives the FLOP of the products, those of the logits of all its rows among them. As it is used: under
