@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/work.h"
 #include "model/training_head.h"
 #include "nn/embedding.h"
 #include "nn/norm.h"
@@ -70,10 +71,12 @@ void observe(const Model& model, const ForwardPass& pass, const TrainingActivati
 // Up to the last block; gives the balance loss.
 double run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch, TrainingActivations& a,
                    Threads& threads) {
+  const base::Scope scope(threads, "forward");
   const int n = pass.rows(), d = model.config().width;
   double balance = 0;
   pass.embed(stream(a, 0, n, d));
   for (size_t l = 0; l < a.blocks.size(); ++l) {
+    const base::Scope layer_scope(threads, "layer", static_cast<int>(l));
     const Borrowed borrowed(a, l);
     const Matrix<float> middle = attend(pass, l, stream(a, l, n, d), a.blocks[l]);
     pass.mix(static_cast<int>(l), middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
@@ -86,6 +89,7 @@ double run_forward(const Model& model, const ForwardPass& pass, const TrainingBa
 // What the backward of a block reads, from its input and its routing. The last block still has it all.
 void recompute(const Model& model, const ForwardPass& pass, size_t l, TrainingActivations& a, Threads& threads) {
   if (a.recompute == Recompute::kNone || l + 1 == a.blocks.size()) return;
+  const base::Scope scope(threads, "recompute");
   BlockActivations& block = a.blocks[l];
   attend(pass, l, stream(a, l, pass.rows(), model.config().width), block);
   const moe::MoeStep step = pass.routing_step(static_cast<int>(l), block, scores_before(model, a.blocks, l));
@@ -114,6 +118,7 @@ void norm_backward(const Model& model, const ScaleBias<Weight>& weights, const S
 // From the stream behind the last block to the losses of its rows, and to dh, its gradient.
 TrainingLoss run_head(const Model& model, const HeadStep& step, TrainingActivations& a,
                       ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const base::Scope scope(threads, "head and loss");
   const int n = step.pass.rows(), d = model.config().width;
   const Matrix<float> h = a.h.matrix(n, d), normed = a.normed.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
   step.pass.head_norm(h, normed, a.head);
@@ -143,6 +148,7 @@ struct BlockStep {
 
 void block_backward(const Model& model, const BlockStep& step, TrainingActivations& a,
                     BlockTensors<Matrix<float>>& gradients, Threads& threads) {
+  const base::Scope scope(threads, "layer", static_cast<int>(step.layer));
   const int n = step.pass.rows(), d = model.config().width;
   const BlockTensors<Weight>& weights = model.tensors().blocks[step.layer];
   BlockActivations& block = a.blocks[step.layer];
@@ -185,6 +191,7 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   const double balance = run_forward(model, pass, batch, a, threads);
   TrainingLoss loss = run_head(model, {pass, batch, scales.tokens}, a, gradients, threads);
   loss.balance = balance;
+  const base::Scope scope(threads, "backward");
   for (size_t l = a.blocks.size(); l-- > 0;) {
     if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
     const Borrowed borrowed(a, l);
@@ -192,6 +199,7 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   }
   for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
+  const base::Operator op(threads, "embedding", kernels::moved, pass.rows(), model.config().width, 3);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
 }

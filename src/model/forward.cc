@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/work.h"
 #include "moe/noise.h"
 #include "nn/embedding.h"
 #include "nn/norm.h"
@@ -37,6 +38,7 @@ struct HeadProduct {
 
 void logits_of(const Model& model, const HeadProduct& product, HeadActivations& activations, Threads& threads) {
   const ModelTensors<Weight>& tensors = model.tensors();
+  const base::Operator op(threads, "head", kernels::product_work, product.normed.rows, tensors.head, tensors.head_bias);
   nn::linear_forward(product.normed, {{tensors.head, tensors.head_bias, product.logits}}, activations.blocks, threads,
                      product.sums);
   multiply(1 / model.config().logit_divisor, product.logits);
@@ -125,6 +127,7 @@ nn::LatentContext ForwardPass::latent_context() const {
 }
 
 void ForwardPass::embed(Matrix<float> h) const {
+  const base::Operator op(threads_, "embedding", kernels::moved, h.rows, h.cols, 2);
   nn::embedding_forward(batch_.ids, model_.tensors().embedding, h);
   multiply(model_.config().embedding_multiplier, h);
 }
@@ -210,12 +213,13 @@ void ForwardPass::logits(Matrix<const float> normed, HeadActivations& activation
 namespace {
 
 Matrix<const float> run_blocks(const ForwardPass& pass, const Model& model, const Batch& batch,
-                               const ForwardOptions& options, Scratch& scratch) {
+                               const ForwardOptions& options, Scratch& scratch, Threads& threads) {
   const int n = pass.rows(), d = model.config().width;
   for (Buffer<float>* buffer : {&scratch.h, &scratch.middle}) buffer->reserve(area(n, d));
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
+    const base::Scope scope(threads, "layer", l);
     pass.attend(l, h, options.cache, scratch.block, middle);
     Matrix<const float> previous;
     if (l > 0 && model.router(l).residual()) {  // one block of buffers serves all layers: the scores change places
@@ -240,7 +244,7 @@ Matrix<const float> run_blocks(const ForwardPass& pass, const Model& model, cons
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads) {
   const ForwardPass pass(model, batch, threads, options.routing);
-  const Matrix<const float> stream = run_blocks(pass, model, batch, options, scratch);
+  const Matrix<const float> stream = run_blocks(pass, model, batch, options, scratch, threads);
   scratch.normed.reserve(area(stream.rows, stream.cols));
   pass.head(stream, scratch.normed.matrix(stream.rows, stream.cols), scratch.head, logits);
 }
@@ -248,7 +252,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
 Matrix<const float> forward_stream(const Model& model, const Batch& batch, const ForwardOptions& options,
                                    Scratch& scratch, Threads& threads) {
   const ForwardPass pass(model, batch, threads, options.routing);
-  return run_blocks(pass, model, batch, options, scratch);
+  return run_blocks(pass, model, batch, options, scratch, threads);
 }
 
 void forward_head(const Model& model, Matrix<const float> stream, Scratch& scratch, Matrix<float> logits,

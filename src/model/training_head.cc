@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/gemm.h"
 #include "kernels/soft_cross_entropy.h"
+#include "kernels/work.h"
 #include "nn/linear.h"
 
 namespace choir::model {
@@ -45,13 +46,16 @@ double added(double sum, std::span<const float> loss) {
 // Adds the losses' sums; the logits become scale times the gradient of the losses.
 void differentiate(const Part& part, const Teaching& teaching, int first, float scale, TrainingLoss& sums,
                    Threads& threads) {
+  // The teacher's head is an operator of its own.
+  const Matrix<const float> taught = teaching.logits ? teaching.logits(first, part.logits.rows) : Matrix<const float>();
+  const base::Operator op(threads, "loss", kernels::moved, part.logits.rows, part.logits.cols, 3);
   kernels::cross_entropy_forward(part.logits, part.targets, part.loss, part.log_sum, threads);
   sums.cross_entropy = added(sums.cross_entropy, part.loss);
   if (!teaching.logits) {
     kernels::cross_entropy_backward(part.logits, part.targets, part.log_sum, scale, threads);
     return;
   }
-  const kernels::SoftTargets soft{teaching.logits(first, part.logits.rows), part.targets, teaching.temperature};
+  const kernels::SoftTargets soft{taught, part.targets, teaching.temperature};
   kernels::soft_cross_entropy_forward(part.logits, soft, part.soft_loss, part.soft_sums, threads);
   sums.distillation = added(sums.distillation, part.soft_loss);
   kernels::mixed_cross_entropy_backward(part.logits, soft, part.log_sum, part.soft_sums,
@@ -75,6 +79,8 @@ TrainingLoss head_losses(const Model& model, const HeadStep& step, const HeadRow
     const Part part(rows.room, targets, first, count, vocab);
     step.pass.logits(normed, rows.head, part.logits);
     differentiate(part, step.batch.teaching, first, scale, loss, threads);
+    const base::Operator op(threads, "head", kernels::product_backward_work, count, model.tensors().head,
+                            model.tensors().head_bias);
     nn::linear_backward_weight(part.logits, normed, gradients.head, gradients.head_bias, threads);
     kernels::gemm_backward_input(part.logits, tensor::as_matrix(model.tensors().head),
                                  rows.dnormed.slice_rows(first, count), kernels::Write::kSet, threads);
