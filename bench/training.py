@@ -123,6 +123,7 @@ class Bench:
             done = run([self.args.choir, "train", "--config", path, "--data", self.place, "--out", out, "--json",
                         "--threads", self.args.threads])
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+            self.about = json.loads((out / "run.json").read_text())
             return lines, done.stderr, (out / "tokenizer.json").read_text()
 
     def learn_tokenizer(self):

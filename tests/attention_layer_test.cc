@@ -222,7 +222,8 @@ Result run(const Shape& shape, const std::vector<double>& variables, const std::
   const Matrix<const float> x(all.data(), n, kWidth);
   attention_layer_forward(context, weights, {x, {r.y.data(), n, kWidth}, {}}, activations, threads);
   std::ranges::copy(dy, r.gradient.begin());
-  attention_layer_backward(context, weights, activations, {x, {r.gradient.data(), n, kWidth}},
+  AttentionScratch scratch;
+  attention_layer_backward(context, weights, activations, {x, {r.gradient.data(), n, kWidth}, scratch},
                            tensors_over<Matrix<float>>(shape, r.gradient), threads);
   for (size_t i = dy.size(); i < r.gradient.size(); ++i) r.gradient[i] -= 1;  // gradients add to what is there
   return r;

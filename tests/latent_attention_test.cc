@@ -232,8 +232,9 @@ struct Run {
   std::vector<float> backward(std::vector<float>& all, const std::vector<double>& dy) {
     std::vector<float> gradient(all.size(), 1.0f);
     std::ranges::copy(dy, gradient.begin());
+    LatentScratch scratch;
     latent_attention_backward(context, tensors_over<Weight>(c, all), activations,
-                              {{all.data(), c.tokens(), kWidth}, {gradient.data(), c.tokens(), kWidth}},
+                              {{all.data(), c.tokens(), kWidth}, {gradient.data(), c.tokens(), kWidth}, scratch},
                               tensors_over<Matrix<float>>(c, gradient), threads);
     for (size_t i = dy.size(); i < gradient.size(); ++i) gradient[i] -= 1;  // gradients add to what is there
     return gradient;

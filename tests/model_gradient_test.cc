@@ -110,7 +110,8 @@ TEST_CASE("model: a teacher's part of the loss and of every gradient agrees with
   const std::vector<float> teacher = kernels::reference::narrow(lesson.logits);
   const model::LossScales scales{0.75f, 0.5f};
   model::TrainingBatch training = flat.training();
-  training.teaching = {{teacher.data(), 13, 17}, 0.375f, 2.5f};
+  const auto rows_of = [&](int first, int rows) { return tensor::Matrix<const float>(&teacher[first * 17], rows, 17); };
+  training.teaching = {rows_of, 0.375f, 2.5f};
   base::Threads threads(2);
   model::TrainingActivations activations;
   Gradients gradients(owner.model().config());

@@ -48,11 +48,12 @@ inline void settle(const model::Model& model, const ReferenceBatch& batch, int s
   for (int l = 0; l < config.depth(); ++l)
     if (has_state(l)) model.router(l).initial_state(config.layers[l].experts, state(l));
   for (int step = 0; step < steps; ++step) {
-    forward_backward(model, flat.training(), {}, activations, gradients.tensors, threads);
     std::vector<std::vector<float>> sums;
     for (int l = 0; l < config.depth(); ++l)
       sums.emplace_back(static_cast<size_t>(model.router(l).sums_size(config.layers[l].experts)));
-    model::observe(model, flat.training(), activations, sums, threads);
+    model::TrainingBatch training = flat.training();
+    training.sums = sums;
+    forward_backward(model, training, {}, activations, gradients.tensors, threads);
     for (int l = 0; l < config.depth(); ++l)
       if (has_state(l)) model.router(l).update(config.layers[l].experts, sums[static_cast<size_t>(l)], state(l));
   }

@@ -179,10 +179,15 @@ TEST_CASE("every alias trains its gate: a finite gradient that is not 0 reaches 
     Gradients gradients(config);
     const auto loss = forward_backward(owner.model(), step, {}, activations, gradients.tensors, threads);
     CHECK(std::isfinite(loss.cross_entropy + loss.balance));
+    model::TrainingActivations some;
+    some.recompute = model::Recompute::kBlock;  // a choice is made once
+    Gradients again(config);
+    CHECK(forward_backward(owner.model(), step, {}, some, again.tensors, threads).balance == loss.balance);
     for (size_t i = 0; i < gradients.count(); ++i) {
       const std::string& name = gradients.name(i);
       CAPTURE(router);
       CAPTURE(name);
+      CHECK(std::ranges::equal(gradients.numbers(i), again.numbers(i)));
       double most = 0;
       for (const float g : gradients.numbers(i))
         most = std::max(most, std::isfinite(g) ? std::abs(double(g)) : HUGE_VAL);

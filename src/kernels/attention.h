@@ -48,7 +48,7 @@ struct AttentionSaved {
 };
 
 struct AttentionGradient {
-  Matrix<float> dq, dk, dv;      // shapes of q, k, v; added to
+  Matrix<float> dq, dk, dv;      // shapes of q, k, v; set
   std::span<float> dsinks = {};  // [heads], added to; empty where there are no sinks
 };
 

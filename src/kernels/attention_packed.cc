@@ -208,6 +208,10 @@ void forward_block(const Head& h, int q0, Matrix<float> out, Matrix<float> log_s
   }
 }
 
+void clear_rows(Matrix<float> m) {
+  for (int i = 0; i < m.rows; ++i) std::ranges::fill(m.row(i), 0.0f);
+}
+
 struct Backward {
   Matrix<const float> dout;
   const AttentionSaved& saved;
@@ -234,6 +238,7 @@ void backward_block(const Head& h, int q0, const Backward& back) {
   const auto keys_of = [&](const Matrix<float>& all, const Block& b, int cols) {
     return Matrix<float>(all[h.s.kv_row + b.k0] + h.kv_head() * cols, b.keys, cols, all.stride);
   };
+  clear_rows(dq);
   h.each_block(q0, [&](const Block& b) {
     scores_of(b, q, {h.k(b.k0), b.keys, width, h.in.k.stride}, width, p);
     scores_of(b, dout, {h.v(b.k0), b.keys, values, h.in.v.stride}, values, ds);
@@ -286,7 +291,10 @@ void attention_backward(Matrix<const float> dout, const AttentionInput& in, cons
   const int heads = in.shape.kv_heads, group = in.shape.heads / heads;
   threads.for_each(static_cast<int>(in.sequences.size()) * heads, [&](int piece) {
     const Sequence& s = in.sequences[static_cast<size_t>(piece / heads)];
-    for (int head = piece % heads * group; head < (piece % heads + 1) * group; ++head)
+    const int kv_head = piece % heads, width = in.shape.head_width, values = in.shape.values();
+    clear_rows({gradient.dk[s.kv_row] + kv_head * width, s.count, width, gradient.dk.stride});
+    clear_rows({gradient.dv[s.kv_row] + kv_head * values, s.count, values, gradient.dv.stride});
+    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head)
       for (int q0 = 0; q0 < s.count; q0 += kQueries) backward_block({in, s, head}, q0, back);
   });
   if (!in.sinks.empty()) threads.for_each(in.shape.heads, [&](int head) { sink_backward(in, back, head); });

@@ -45,8 +45,8 @@ Result run(const Reference& p, const std::vector<int>& lengths, int threads, boo
     row += length;
   }
   Result r{std::vector<float>(dout.size()), std::vector<float>(static_cast<size_t>(rows * p.shape.heads)),
-           std::vector<float>(q.size()),    std::vector<float>(k.size()),
-           std::vector<float>(v.size()),    std::vector<float>(sinks.size())};
+           std::vector<float>(q.size(), 7), std::vector<float>(k.size(), 7),
+           std::vector<float>(v.size(), 7), std::vector<float>(sinks.size())};
   const AttentionInput in{p.shape, sequences, {q.data(), rows, wide}, {k.data(), rows, cols}, {v.data(), rows, v_cols},
                           sinks};
   const Matrix<float> out(r.out.data(), rows, out_cols), log_sum(r.log_sum.data(), rows, p.shape.heads);

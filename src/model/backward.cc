@@ -1,13 +1,11 @@
 #include "model/backward.h"
 
 #include <algorithm>
+#include <utility>
 
-#include "kernels/cross_entropy.h"
-#include "kernels/gemm.h"
-#include "kernels/soft_cross_entropy.h"
 #include "kernels/work.h"
+#include "model/training_head.h"
 #include "nn/embedding.h"
-#include "nn/linear.h"
 #include "nn/norm.h"
 
 namespace choir::model {
@@ -24,12 +22,8 @@ void prepare(const Model& model, int n, TrainingActivations& a) {
   const int d = model.config().width;
   a.blocks.resize(model.config().layers.size());
   a.dscore.resize(a.blocks.size());
-  for (BlockActivations& block : a.blocks)
-    for (Buffer<float>* buffer : {&block.input, &block.middle}) buffer->reserve(area(n, d));
+  for (BlockActivations& block : a.blocks) block.input.reserve(area(n, d));
   for (Buffer<float>* buffer : {&a.h, &a.normed, &a.dh, &a.dnormed}) buffer->reserve(area(n, d));
-  for (Buffer<float>* buffer : {&a.loss, &a.log_sum, &a.soft_loss, &a.soft_log_sum, &a.teacher_log_sum})
-    buffer->reserve(area(n, 1));
-  a.logits.reserve(area(n, model.config().vocab));
 }
 
 // The scores of the layer before, for a router that reads them.
@@ -38,48 +32,68 @@ Matrix<float> scores_before(const Model& model, const std::vector<BlockActivatio
   return blocks[l - 1].moe.routing.scores(model.config().layers[l - 1].routed());
 }
 
-kernels::SoftTargets soft_targets(const TrainingBatch& batch) {
-  return {batch.teaching.logits, batch.targets, batch.teaching.temperature};
+// While a block computes, the shared buffers are its own, where it keeps none; its input and its routing stay.
+class Borrowed {
+ public:
+  Borrowed(TrainingActivations& a, size_t l) : a_(a), block_(a.blocks[l]) { exchange(); }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { exchange(); }
+
+ private:
+  void exchange() {
+    if (a_.recompute == Recompute::kNone) return;
+    std::swap(block_, a_.shared);
+    std::swap(block_.input, a_.shared.input);
+    std::swap(block_.moe.routing, a_.shared.moe.routing);
+  }
+
+  TrainingActivations& a_;
+  BlockActivations& block_;
+};
+
+Matrix<float> attend(const ForwardPass& pass, size_t l, Matrix<float> input, BlockActivations& block) {
+  block.middle.reserve(area(input.rows, input.cols));
+  const Matrix<float> middle = block.middle.matrix(input.rows, input.cols);
+  pass.attend(static_cast<int>(l), input, nullptr, block, middle);
+  return middle;
 }
 
-kernels::SoftSums soft_sums(const TrainingActivations& a, size_t rows) {
-  return {a.soft_log_sum.span().first(rows), a.teacher_log_sum.span().first(rows)};
+void observe(const Model& model, const ForwardPass& pass, const TrainingActivations& a, size_t l,
+             const TrainingBatch& batch, Threads& threads) {
+  if (batch.sums.empty() || model.config().layers[l].dense()) return;
+  const int layer = static_cast<int>(l);
+  const moe::MoeStep step = pass.routing_step(layer, a.blocks[l], scores_before(model, a.blocks, l));
+  model.router(layer).observe(moe::context_of(model.tensors().blocks[l].moe, step, threads), a.blocks[l].moe.routing,
+                              batch.sums[l]);
 }
 
-double mean_over(int tokens, std::span<const float> loss) {
-  double sum = 0;
-  for (const float of_token : loss) sum += static_cast<double>(of_token);
-  return sum / std::max(1, tokens);
-}
-
-TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch,
-                         TrainingActivations& a, Threads& threads) {
+// Up to the last block; gives the balance loss.
+double run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch, TrainingActivations& a,
+                   Threads& threads) {
   const base::Scope scope(threads, "forward");
   const int n = pass.rows(), d = model.config().width;
-  TrainingLoss loss;
+  double balance = 0;
   pass.embed(stream(a, 0, n, d));
   for (size_t l = 0; l < a.blocks.size(); ++l) {
-    const int layer = static_cast<int>(l);
-    const base::Scope layer_scope(threads, "layer", layer);
-    const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
-    pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
-    pass.mix(layer, middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
-    loss.balance += a.blocks[l].moe.routing.balance_loss;
+    const base::Scope layer_scope(threads, "layer", static_cast<int>(l));
+    const Borrowed borrowed(a, l);
+    const Matrix<float> middle = attend(pass, l, stream(a, l, n, d), a.blocks[l]);
+    pass.mix(static_cast<int>(l), middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
+    observe(model, pass, a, l, batch, threads);
+    balance += a.blocks[l].moe.routing.balance_loss;
   }
-  const auto rows = static_cast<size_t>(n);
-  const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
-  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.head, logits);
-  const base::Operator op(threads, "loss", kernels::moved, n, logits.cols, 1);
-  kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
-                                 threads);
-  loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
-  loss.cross_entropy = mean_over(loss.tokens, a.loss.span().first(rows));
-  if (batch.teaching.logits.data) {
-    kernels::soft_cross_entropy_forward(logits, soft_targets(batch), a.soft_loss.span().first(rows), soft_sums(a, rows),
-                                        threads);
-    loss.distillation = mean_over(loss.tokens, a.soft_loss.span().first(rows));
-  }
-  return loss;
+  return balance;
+}
+
+// What the backward of a block reads, from its input and its routing. The last block still has it all.
+void recompute(const Model& model, const ForwardPass& pass, size_t l, TrainingActivations& a, Threads& threads) {
+  if (a.recompute == Recompute::kNone || l + 1 == a.blocks.size()) return;
+  const base::Scope scope(threads, "recompute");
+  BlockActivations& block = a.blocks[l];
+  attend(pass, l, stream(a, l, pass.rows(), model.config().width), block);
+  const moe::MoeStep step = pass.routing_step(static_cast<int>(l), block, scores_before(model, a.blocks, l));
+  moe::moe_recompute(model.tensors().blocks[l].moe, step, block.moe, threads);
 }
 
 struct NormStep {
@@ -101,29 +115,18 @@ void norm_backward(const Model& model, const ScaleBias<Weight>& weights, const S
                     {step.x, step.activations, step.dx, gradients.scale.row(0), dbias}, threads);
 }
 
-// From the logits to dh, the gradient of the residual stream behind the last block.
-void head_backward(const Model& model, const TrainingBatch& batch, float of_loss, TrainingActivations& a,
-                   ModelTensors<Matrix<float>>& gradients, Threads& threads) {
-  const float scale = of_loss / model.config().logit_divisor;
-  const int n = static_cast<int>(batch.targets.size()), d = model.config().width;
-  const auto rows = static_cast<size_t>(n);
-  const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
-  const Matrix<float> dnormed = a.dnormed.matrix(n, d);
-  base::Operator op(threads, "loss", kernels::moved, n, dlogits.cols, 2);
-  const std::span<const float> log_sum = a.log_sum.span().first(rows);
-  if (batch.teaching.logits.data) {
-    const kernels::MixedScale mixed{scale * (1 - batch.teaching.weight), scale * batch.teaching.weight};
-    kernels::mixed_cross_entropy_backward(dlogits, soft_targets(batch), log_sum, soft_sums(a, rows), mixed, threads);
-  } else {
-    kernels::cross_entropy_backward(dlogits, batch.targets, log_sum, scale, threads);
-  }
-  op.next("head", kernels::product_backward_work, n, model.tensors().head, model.tensors().head_bias);
-  nn::linear_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, gradients.head_bias, threads);
-  kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
-                               threads);
+// From the stream behind the last block to the losses of its rows, and to dh, its gradient.
+TrainingLoss run_head(const Model& model, const HeadStep& step, TrainingActivations& a,
+                      ModelTensors<Matrix<float>>& gradients, Threads& threads) {
+  const base::Scope scope(threads, "head and loss");
+  const int n = step.pass.rows(), d = model.config().width;
+  const Matrix<float> h = a.h.matrix(n, d), normed = a.normed.matrix(n, d), dnormed = a.dnormed.matrix(n, d);
+  step.pass.head_norm(h, normed, a.head);
+  const TrainingLoss loss = head_losses(model, step, {normed, dnormed, a.head, a.losses}, gradients, threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   norm_backward(model, {model.tensors().norm, model.tensors().norm_bias}, {gradients.norm, gradients.norm_bias},
-                {dnormed, a.h.matrix(n, d), a.dh.matrix(n, d), a.head.norm}, threads);
+                {dnormed, h, a.dh.matrix(n, d), a.head.norm}, threads);
+  return loss;
 }
 
 // What the experts' half adds to the stream is multiplied by the family's number.
@@ -171,10 +174,10 @@ void block_backward(const Model& model, const BlockStep& step, TrainingActivatio
                 {dnormed, block.middle.matrix(n, d), dh, block.norm}, threads);
   if (model.config().is_latent())
     nn::latent_attention_backward(step.pass.latent_context(), weights.latent, block.latent,
-                                  {block.input.matrix(n, d), dh}, gradients.latent, threads);
+                                  {block.input.matrix(n, d), dh, a.latent}, gradients.latent, threads);
   else
     nn::attention_layer_backward(step.pass.context(static_cast<int>(step.layer)), weights.attention, block.attention,
-                                 {block.input.matrix(n, d), dh}, gradients.attention, threads);
+                                 {block.input.matrix(n, d), dh, a.attention}, gradients.attention, threads);
 }
 
 }  // namespace
@@ -185,28 +188,20 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   routing.balancing = moe::Balancing::kOn;
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
-  const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
+  const double balance = run_forward(model, pass, batch, a, threads);
+  TrainingLoss loss = run_head(model, {pass, batch, scales.tokens}, a, gradients, threads);
+  loss.balance = balance;
   const base::Scope scope(threads, "backward");
-  head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
   for (size_t l = a.blocks.size(); l-- > 0;) {
     if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
+    const Borrowed borrowed(a, l);
+    recompute(model, pass, l, a, threads);
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   }
   for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
   const base::Operator op(threads, "embedding", kernels::moved, pass.rows(), model.config().width, 3);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
-}
-
-void observe(const Model& model, const TrainingBatch& batch, const TrainingActivations& a,
-             std::span<std::vector<float>> sums, Threads& threads) {
-  const ForwardPass pass(model, batch.batch, threads, batch.routing);
-  for (size_t l = 0; l < a.blocks.size(); ++l) {
-    if (model.config().layers[l].dense()) continue;
-    const moe::MoeStep step = pass.routing_step(static_cast<int>(l), a.blocks[l], scores_before(model, a.blocks, l));
-    const moe::Context context = moe::context_of(model.tensors().blocks[l].moe, step, threads);
-    model.router(static_cast<int>(l)).observe(context, a.blocks[l].moe.routing, sums[l]);
-  }
 }
 
 }  // namespace choir::model

@@ -23,6 +23,27 @@ void multiply(float factor, Matrix<float> m) {
     for (float& v : m.row(r)) v *= factor;
 }
 
+void norm_of_head(const Model& model, Matrix<const float> h, Matrix<float> normed, HeadActivations& activations,
+                  Threads& threads) {
+  const ModelTensors<Weight>& tensors = model.tensors();
+  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model.config().norm_epsilon)}, h, normed,
+                   activations.norm, threads);
+}
+
+struct HeadProduct {
+  Matrix<const float> normed;
+  Matrix<float> logits;
+  kernels::Sums sums;
+};
+
+void logits_of(const Model& model, const HeadProduct& product, HeadActivations& activations, Threads& threads) {
+  const ModelTensors<Weight>& tensors = model.tensors();
+  const base::Operator op(threads, "head", kernels::product_work, product.normed.rows, tensors.head, tensors.head_bias);
+  nn::linear_forward(product.normed, {{tensors.head, tensors.head_bias, product.logits}}, activations.blocks, threads,
+                     product.sums);
+  multiply(1 / model.config().logit_divisor, product.logits);
+}
+
 }  // namespace
 
 KvCache::KvCache(const Config& config, int sequences, int capacity)
@@ -177,20 +198,24 @@ void ForwardPass::add_routed(Matrix<const float> middle, Matrix<float> h) const 
 
 void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations,
                        Matrix<float> logits) const {
-  const ModelTensors<Weight>& tensors = model_.tensors();
-  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model_.config().norm_epsilon)}, h, normed,
-                   activations.norm, threads_);
-  const base::Operator op(threads_, "head", kernels::product_work, h.rows, tensors.head, tensors.head_bias);
-  nn::linear_forward(normed, {{tensors.head, tensors.head_bias, logits}}, activations.blocks, threads_, sums());
-  multiply(1 / model_.config().logit_divisor, logits);
+  head_norm(h, normed, activations);
+  this->logits(normed, activations, logits);
 }
 
-void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
-             Matrix<float> logits, Threads& threads) {
-  const ForwardPass pass(model, batch, threads, options.routing);
+void ForwardPass::head_norm(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations) const {
+  norm_of_head(model_, h, normed, activations, threads_);
+}
+
+void ForwardPass::logits(Matrix<const float> normed, HeadActivations& activations, Matrix<float> logits) const {
+  logits_of(model_, {normed, logits, sums()}, activations, threads_);
+}
+
+namespace {
+
+Matrix<const float> run_blocks(const ForwardPass& pass, const Model& model, const Batch& batch,
+                               const ForwardOptions& options, Scratch& scratch, Threads& threads) {
   const int n = pass.rows(), d = model.config().width;
-  for (Buffer<float>* buffer : {&scratch.h, &scratch.middle, &scratch.last, &scratch.normed})
-    buffer->reserve(area(n, d));
+  for (Buffer<float>* buffer : {&scratch.h, &scratch.middle}) buffer->reserve(area(n, d));
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
@@ -205,13 +230,37 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
     if (options.observer && !model.config().layers[static_cast<size_t>(l)].dense())
       options.observer(l, scratch.block.moe.routing);
   }
-  Matrix<float> last = h;
-  if (options.rows == Rows::kLast) {
-    last = scratch.last.matrix(static_cast<int>(batch.sequences.size()), d);
-    for (int s = 0; s < last.rows; ++s)
-      std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);
-  }
-  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.head, logits);
+  if (options.rows == Rows::kAll) return h;
+  const int count = static_cast<int>(batch.sequences.size());
+  scratch.last.reserve(area(count, d));
+  const Matrix<float> last = scratch.last.matrix(count, d);
+  for (int s = 0; s < last.rows; ++s)
+    std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);
+  return last;
+}
+
+}  // namespace
+
+void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
+             Matrix<float> logits, Threads& threads) {
+  const ForwardPass pass(model, batch, threads, options.routing);
+  const Matrix<const float> stream = run_blocks(pass, model, batch, options, scratch, threads);
+  scratch.normed.reserve(area(stream.rows, stream.cols));
+  pass.head(stream, scratch.normed.matrix(stream.rows, stream.cols), scratch.head, logits);
+}
+
+Matrix<const float> forward_stream(const Model& model, const Batch& batch, const ForwardOptions& options,
+                                   Scratch& scratch, Threads& threads) {
+  const ForwardPass pass(model, batch, threads, options.routing);
+  return run_blocks(pass, model, batch, options, scratch, threads);
+}
+
+void forward_head(const Model& model, Matrix<const float> stream, Scratch& scratch, Matrix<float> logits,
+                  Threads& threads) {
+  scratch.normed.reserve(area(stream.rows, stream.cols));
+  const Matrix<float> normed = scratch.normed.matrix(stream.rows, stream.cols);
+  norm_of_head(model, stream, normed, scratch.head, threads);
+  logits_of(model, {normed, logits, kernels::Sums::kLanes}, scratch.head, threads);
 }
 
 }  // namespace choir::model

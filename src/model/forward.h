@@ -84,8 +84,11 @@ class ForwardPass {
   void add_routed(Matrix<const float> middle, Matrix<float> h) const;
   // What the router of a layer is given; output is empty.
   moe::MoeStep routing_step(int layer, const BlockActivations& activations, Matrix<const float> previous) const;
-  // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.
+  // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward. In two steps for
+  // whoever cannot hold the logits of all rows.
   void head(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations, Matrix<float> logits) const;
+  void head_norm(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations) const;
+  void logits(Matrix<const float> normed, HeadActivations& activations, Matrix<float> logits) const;
 
   nn::AttentionContext context(int layer) const;
   nn::LatentContext latent_context() const;
@@ -127,5 +130,13 @@ struct ForwardOptions {
 // tokens that were read at the same side of it.
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads);
+
+// The same in two steps, for those who want no logits or cannot hold those of all rows. The stream behind the last
+// block, (N,D), or (sequences,D) for kLast, stands in the scratch until the next call; the logits (rows,V) are those of
+// some of its rows, as a model is used: without balance losses.
+Matrix<const float> forward_stream(const Model& model, const Batch& batch, const ForwardOptions& options,
+                                   Scratch& scratch, Threads& threads);
+void forward_head(const Model& model, Matrix<const float> stream, Scratch& scratch, Matrix<float> logits,
+                  Threads& threads);
 
 }  // namespace choir::model

@@ -85,8 +85,8 @@ base::Work gate_up_work(std::span<const int32_t> offset, const ExpertTensors<Wei
 
 }  // namespace
 
-void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
-                     ExpertActivations& activations, Matrix<float> out, Threads& threads) {
+void experts_hidden(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
+                    ExpertActivations& activations, Threads& threads) {
   const auto offset = step.rows.offset;
   const int f = widest(weights.w1), rows = offset.back();
   for (Buffer<float>* buffer : {&activations.gate, &activations.up, &activations.hidden})
@@ -94,14 +94,22 @@ void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weight
   const Views a(activations, rows, f);
   for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(offset, weights.w1, m);
   base::Operator op(threads, "gate+up", gate_up_work, offset, weights, kernels::grouped_work);
-  const kernels::Product in[] = {{weights.w1, a.gate}, {weights.w3, a.up}}, down{weights.w2, out};
+  const kernels::Product in[] = {{weights.w1, a.gate}, {weights.w3, a.up}};
   nn::experts_linear_forward(step.rows, step.x, in, activations.blocks, threads, sums);
   add_bias(offset, weights.b1, a.gate, threads);
   add_bias(offset, weights.b3, a.up, threads);
   op.next("activation", kernels::moved, rows, f, 3);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads, step.activation);
-  op.next("down", kernels::grouped_work, offset, weights.w2, weights.b2);
-  nn::experts_linear_forward({offset, {}}, a.hidden, {&down, 1}, activations.blocks, threads, sums);
+}
+
+void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
+                     ExpertActivations& activations, Matrix<float> out, Threads& threads) {
+  experts_hidden(step, weights, sums, activations, threads);
+  const auto offset = step.rows.offset;
+  const Matrix<float> hidden = activations.hidden.matrix(offset.back(), widest(weights.w1));
+  const kernels::Product down{weights.w2, out};
+  const base::Operator op(threads, "down", kernels::grouped_work, offset, weights.w2, weights.b2);
+  nn::experts_linear_forward({offset, {}}, hidden, {&down, 1}, activations.blocks, threads, sums);
   add_bias(offset, weights.b2, out, threads);
 }
 

@@ -56,6 +56,10 @@ struct ExpertStep {
 void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
                      ExpertActivations& activations, Matrix<float> out, Threads& threads);
 
+// The first half of it: the activations, without the product with w2 that makes the answers of them.
+void experts_hidden(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
+                    ExpertActivations& activations, Threads& threads);
+
 struct ExpertBackward {
   const ExpertStep& step;
   std::span<const float> weight;  // [M] what each row's answer is multiplied with; empty: 1

@@ -39,6 +39,15 @@ ExpertTensors<T> alone(const FeedForwardTensors<T>& shared) {
   return list;
 }
 
+// s(gate . x) of each row, where there is a gate.
+void weigh_shared(const Weight& gate, Matrix<const float> x, MoeActivations& a, Threads& threads) {
+  if (!gate.data) return;
+  const base::Operator op(threads, "share", kernels::product_work, x.rows, gate, Weight());
+  a.shared_share.reserve(area(x.rows, 1));
+  kernels::gemm_forward(x, gate, a.shared_share.matrix(x.rows, 1), threads);
+  for (float& share : a.shared_share.span().first(static_cast<size_t>(x.rows))) share = logistic(share);
+}
+
 // With share = s(v), v = gate . x: dv = dshare share (1 - share), dx += dv gate, dgate += dv x.
 void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const MoeBackward& backward,
                      const FeedForwardTensors<Matrix<float>>& gradients, Threads& threads) {
@@ -81,17 +90,12 @@ void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x,
   const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
   experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
   const bool gated = weights.shared.gate.data != nullptr;
-  if (gated) {
-    const base::Operator op(threads, "share", kernels::product_work, x.rows, weights.shared.gate, Weight());
-    a.shared_share.reserve(area(x.rows, 1));
-    kernels::gemm_forward(x, weights.shared.gate, a.shared_share.matrix(x.rows, 1), threads);
-  }
+  weigh_shared(weights.shared.gate, x, a, threads);
   const base::Operator op(threads, "combine", kernels::moved, x.rows, x.cols, 3);
   constexpr int kRows = 32;  // of one piece
   threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
     for (int t = piece * kRows; t < std::min(x.rows, (piece + 1) * kRows); ++t) {
-      float share = 1;
-      if (gated) share = a.shared_share[static_cast<size_t>(t)] = logistic(a.shared_share[static_cast<size_t>(t)]);
+      const float share = gated ? a.shared_share[static_cast<size_t>(t)] : 1;
       for (int d = 0; d < x.cols; ++d) y[t][d] += share * out[t][d];
     }
   });
@@ -123,6 +127,20 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
   router.finish(context_of(weights, step, threads), plan, step.output);
   add_shared_expert(weights, x, step.output, activations, threads, sums);
+}
+
+void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeActivations& a, Threads& threads) {
+  const Matrix<const float> x = step.tokens.x;
+  const Plan& plan = a.routing.plan;
+  const Matrix<const float> input = input_of(plan, x, a.input);
+  a.out.reserve(area(plan.edges(), x.cols));  // for the gradients of the answers
+  experts_hidden({busy_edges(plan, weights.w1.size()), input, weights.activation}, weights, kernels::Sums::kPacked, a,
+                 threads);
+  if (!weights.shared.has()) return;
+  const int32_t offset[] = {0, x.rows};
+  experts_hidden({{offset, {}}, x, weights.activation}, alone(weights.shared), kernels::Sums::kPacked, a.shared,
+                 threads);
+  weigh_shared(weights.shared.gate, x, a, threads);
 }
 
 void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeActivations& activations,

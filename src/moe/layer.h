@@ -52,6 +52,11 @@ Context context_of(const MoeTensors<Weight>& weights, const MoeStep& step, Threa
 void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const MoeStep& step,
                  MoeActivations& activations, Threads& threads);
 
+// Computes again what moe_backward reads and a later call has overwritten, from x and the routing that stands in the
+// activations, bit for bit as moe_forward did with Balancing::kOn. The experts' answers are not among it.
+void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeActivations& activations,
+                   Threads& threads);
+
 // Runs the routed experts over a given plan: activations.out from x, an expert's b2 included. Part of the forward, and
 // all that a calibration needs.
 void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<const float> x,

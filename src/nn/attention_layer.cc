@@ -28,6 +28,11 @@ struct Views {
 
 size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols); }
 
+Matrix<float> room_like(Matrix<const float> m, Buffer<float>& room) {
+  room.reserve(area(m));
+  return room.matrix(m.rows, m.cols);
+}
+
 // One of q, k and v between its linear map and the rotation.
 struct Refined {
   Weight norm;                   // (1,W) or (1,heads*W), or without data
@@ -176,17 +181,15 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   const Matrix<float> dh = backward.dh;
   const Views a(activations, dh.cols, context.shape);
   const RefinedAll refined(weights, activations, a);
-  Buffer<float> room_branch(context.residual != 1 ? area(dh) : 0), room_mixed(area(a.mixed)), room_q(area(a.q)),
-      room_k(area(a.k)), room_v(area(a.v));
   Matrix<float> dbranch = dh;  // of what the residual stream is added to
   if (context.residual != 1) {
-    dbranch = room_branch.matrix(dh.rows, dh.cols);
+    dbranch = room_like(dh, backward.scratch.branch);
     for (int i = 0; i < dh.rows; ++i)
       std::ranges::transform(dh.row(i), dbranch[i], [&](float v) { return context.residual * v; });
   }
-  const Matrix<float> dmixed = room_mixed.matrix(a.mixed.rows, a.mixed.cols);
-  kernels::AttentionGradient d{room_q.matrix(a.q.rows, a.q.cols), room_k.matrix(a.k.rows, a.k.cols),
-                               room_v.matrix(a.v.rows, a.v.cols)};
+  const Matrix<float> dmixed = room_like(a.mixed, backward.scratch.mixed);
+  kernels::AttentionGradient d{room_like(a.q, backward.scratch.q), room_like(a.k, backward.scratch.k),
+                               room_like(a.v, backward.scratch.v)};
   if (gradients.sinks.data) d.dsinks = gradients.sinks.row(0);
 
   base::Operator op(threads, "o", kernels::product_backward_work, dh.rows, weights.o, weights.o_bias);

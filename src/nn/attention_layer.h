@@ -71,10 +71,16 @@ struct AttentionStep {
 void attention_layer_forward(const AttentionContext& context, const AttentionTensors<Weight>& weights,
                              const AttentionStep& step, AttentionActivations& activations, Threads& threads);
 
+// Gradients within a backward, which layers and calls may share; they grow as needed.
+struct AttentionScratch {
+  Buffer<float> branch, mixed, q, k, v;  // branch: of what is added to the input, where that is scaled
+};
+
 // The gradient of the output on its way to that of the input, in place: on entry d output, on return d input.
 struct AttentionBackward {
   Matrix<const float> input;
   Matrix<float> dh;
+  AttentionScratch& scratch;
 };
 
 // Adds to the gradients. For a forward without a cache; weights must be float. Overwrites the activations.

@@ -248,11 +248,24 @@ struct Backward {
   const LatentTensors<Matrix<float>>& gradients;
   LatentActivations& activations;
   const Views& a;
+  LatentScratch& scratch;
   Matrix<float> dnormed;
   Threads& threads;
 
   const LatentShape& shape() const { return context.shape; }
 };
+
+Matrix<float> room(int rows, int cols, Buffer<float>& buffer) {
+  buffer.reserve(area(rows, cols));
+  return buffer.matrix(rows, cols);
+}
+
+// The same, for what is added to.
+Matrix<float> cleared(int rows, int cols, Buffer<float>& buffer) {
+  const Matrix<float> m = room(rows, cols, buffer);
+  std::fill_n(m.data, area(rows, cols), 0.0f);
+  return m;
+}
 
 // Of expanded: d k_nope and d value of each head side by side. Of k_rope: the sum over the heads.
 void gather_keys(const Backward& b, Matrix<const float> dkeys, Matrix<const float> dvalues, Matrix<float> dexpanded,
@@ -282,8 +295,7 @@ base::Work queries_backward_work(int rows, const LatentShape& shape, const Laten
 void latents_backward(const Backward& b, Matrix<const float> dkeys, Matrix<const float> dvalues) {
   const LatentShape& s = b.shape();
   const int n = b.a.latent.rows;
-  const Buffer<float> dsqueezed_numbers(area(n, s.cached()));
-  const Matrix<float> dsqueezed = dsqueezed_numbers.matrix(n, s.cached()),
+  const Matrix<float> dsqueezed = cleared(n, s.cached(), b.scratch.squeezed),
                       drope = columns(dsqueezed, s.kv_rank, s.rotary);
   const Matrix<float> dexpanded = Expanded(b.activations, s).expanded, c = columns(b.a.latent, 0, s.kv_rank);
   gather_keys(b, dkeys, dvalues, dexpanded, drope);
@@ -309,8 +321,7 @@ void queries_backward(const Backward& b, Matrix<float> dq) {
     return;
   }
   const Matrix<float> latent = b.a.q_latent;
-  const Buffer<float> dsqueezed_numbers(area(latent.rows, latent.cols));
-  const Matrix<float> dsqueezed = dsqueezed_numbers.matrix(latent.rows, latent.cols);
+  const Matrix<float> dsqueezed = cleared(latent.rows, latent.cols, b.scratch.q_squeezed);
   kernels::gemm_backward_weight(dq, latent, b.gradients.q_b, b.threads);
   kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q_b), latent, Write::kSet, b.threads);
   norm_backward({b.weights.q_a_norm, {}, kLatentEpsilon}, latent,
@@ -377,10 +388,10 @@ void latent_attention_backward(const LatentContext& context, const LatentTensors
   const Views a(activations, dh.cols, context.shape);
   const Expanded e(activations, context.shape);
   const int n = a.q.rows;
-  const Buffer<float> dmixed(area(n, a.mixed.cols)), dq(area(n, a.q.cols)), dk(area(n, e.keys.cols)),
-      dv(area(n, e.values.cols)), dnormed(area(n, dh.cols));
-  const kernels::AttentionGradient d{dq.matrix(n, a.q.cols), dk.matrix(n, e.keys.cols), dv.matrix(n, e.values.cols)};
-  const Matrix<float> dm = dmixed.matrix(n, a.mixed.cols);
+  LatentScratch& scratch = backward.scratch;
+  const kernels::AttentionGradient d{room(n, a.q.cols, scratch.q), room(n, e.keys.cols, scratch.k),
+                                     room(n, e.values.cols, scratch.v)};
+  const Matrix<float> dm = room(n, a.mixed.cols, scratch.mixed);
 
   base::Operator op(threads, "o", kernels::product_backward_work, n, weights.o, weights.o_bias);
   linear_backward_weight(dh, a.mixed, gradients.o, gradients.o_bias, threads);
@@ -388,7 +399,7 @@ void latent_attention_backward(const LatentContext& context, const LatentTensors
   const kernels::AttentionInput in{naive_shape(context.shape), context.sequences, a.q, e.keys, e.values};
   op.next("attention", kernels::attention_backward_work, in);
   kernels::attention_backward(dm, in, {a.mixed, e.log_sum}, d, threads);
-  const Backward b{context, weights, gradients, activations, a, dnormed.matrix(n, dh.cols), threads};
+  const Backward b{context, weights, gradients, activations, a, scratch, room(n, dh.cols, scratch.normed), threads};
   op.next("kv", latents_backward_work, n, weights);
   latents_backward(b, d.dk, d.dv);
   op.next("q", queries_backward_work, n, context.shape, weights);

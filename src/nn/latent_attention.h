@@ -98,10 +98,16 @@ struct LatentStep {
 void latent_attention_forward(const LatentContext& context, const LatentTensors<Weight>& weights,
                               const LatentStep& step, LatentActivations& activations, Threads& threads);
 
+// Gradients within a backward, which layers and calls may share; they grow as needed.
+struct LatentScratch {
+  Buffer<float> mixed, q, k, v, normed, squeezed, q_squeezed;
+};
+
 // The gradient of the output on its way to that of the input, in place: on entry d output, on return d input.
 struct LatentBackward {
   Matrix<const float> input;
   Matrix<float> dh;
+  LatentScratch& scratch;
 };
 
 // Adds to the gradients. For a naive forward; weights must be float. Overwrites the activations.

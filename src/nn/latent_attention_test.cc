@@ -144,9 +144,10 @@ TEST_CASE("latent attention: calls that cannot work are refused") {
   CHECK_THROWS_AS(layer.forward({{&x, 0, 4, 0}}, latent.matrix(4, kCached)), base::Error);
   layer.form = LatentForm::kAbsorbed;
   Buffer<float> dh(static_cast<size_t>(4 * kWidth));
+  LatentScratch scratch;
   layer.forward({{&x, 0, 4, 0}}, {});
   CHECK_THROWS_AS(latent_attention_backward({.shape = kShape}, layer.weights, layer.activations,
-                                            {x.matrix(4, kWidth), dh.matrix(4, kWidth)}, {}, layer.threads),
+                                            {x.matrix(4, kWidth), dh.matrix(4, kWidth), scratch}, {}, layer.threads),
                   base::Error);
 }
 

@@ -23,7 +23,7 @@ const std::vector<Section>& sections() {
   static const std::vector<Section> known{
       {"",
        {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "teacher", "distill", "freeze", "moments",
-        "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
+        "recompute", "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
       {"tokenizer", {"path", "vocab_size"}},
       {"data", {"name", "weight", "files"}},
       {"distill", {"weight", "temperature"}},
@@ -199,6 +199,10 @@ TrainConfig read_train_config(const std::string& path) {
   if (moments != "float32" && moments != "bfloat16")
     base::input_error("unknown moments \"" + moments + "\"", path + ": moments", "use float32 or bfloat16");
   if (moments == "bfloat16") config.moments = tensor::DType::kBF16;
+  const std::string recompute = fields.get_string("recompute", "none");
+  if (recompute != "none" && recompute != "block")
+    base::input_error("unknown recompute \"" + recompute + "\"", path + ": recompute", "use none or block");
+  if (recompute == "block") config.recompute = model::Recompute::kBlock;
   config.saved_type = saved_type(fields.get_string("dtype", "bfloat16"), path + ": dtype");
   return config;
 }

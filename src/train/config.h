@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "model/backward.h"
 #include "tensor/dtype.h"
 
 namespace choir::train {
@@ -58,10 +59,11 @@ struct TrainConfig {
   TokenizerSource tokenizer;
   Task task = Task::kText;
   std::vector<Domain> domains;
-  std::string from;                             // a model directory that the parameters begin as, or empty
-  double upcycle_noise = 0;                     // of experts that are copies: relative deviation
-  std::vector<std::string> freeze;              // patterns of names (pattern.h) that are not trained
-  tensor::DType moments = tensor::DType::kF32;  // kBF16: half the memory
+  std::string from;                                      // a model directory that the parameters begin as, or empty
+  double upcycle_noise = 0;                              // of experts that are copies: relative deviation
+  std::vector<std::string> freeze;                       // patterns of names (pattern.h) that are not trained
+  tensor::DType moments = tensor::DType::kF32;           // kBF16: half the memory
+  model::Recompute recompute = model::Recompute::kNone;  // of what each block keeps for its backward
   Distillation distillation;
   EvaluationPlan evaluation;
   Placement placement;

@@ -95,8 +95,11 @@ TEST_CASE("train config: evaluations and nodes") {
   CHECK(more.upcycle_noise == 0.05);
   CHECK(more.freeze == std::vector<std::string>{"*.gate.weight"});
   CHECK(more.moments == tensor::DType::kBF16);
+  json["recompute"] = "block";
+  CHECK(read(json).recompute == model::Recompute::kBlock);
   const TrainConfig plain = read(sound_config());
   CHECK(plain.moments == tensor::DType::kF32);
+  CHECK(plain.recompute == model::Recompute::kNone);
   CHECK(plain.evaluation.every == 0);
   CHECK(plain.placement.nodes == 1);
 }
@@ -169,6 +172,7 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/task", "rl", "task");
   refuses("/tensorboard", 1, "tensorboard");
   refuses("/moments", "float16", "moments");
+  refuses("/recompute", "layer", "recompute");
   refuses("/freeze", "*", "freeze");
   refuses("/freeze", {1}, "freeze");
   refuses("/from", 1, "from");

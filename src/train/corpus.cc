@@ -115,6 +115,15 @@ int64_t Corpus::tokens() const {
   return tokens;
 }
 
+int64_t Corpus::bytes() const {
+  int64_t numbers = 2 * tokens_of(examples_);  // ids and targets
+  for (const DomainTokens& domain : texts_)
+    numbers += static_cast<int64_t>(domain.tokens.size() + domain.held_out.size());
+  for (const TokenBatch& batch : held_out_.batches)
+    numbers += static_cast<int64_t>(batch.ids.size() + batch.targets.size());
+  return numbers * static_cast<int64_t>(sizeof(int32_t));
+}
+
 uint64_t Corpus::hash() const {
   uint64_t hash = kHashStart;
   const auto add = [&](std::span<const int32_t> numbers) { add_to_hash(std::as_bytes(numbers), hash); };

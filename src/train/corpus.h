@@ -16,6 +16,7 @@ class Corpus {
   Corpus(const TrainConfig& config, const std::string& directory, const text::Tokenizer& tokenizer);
 
   int64_t tokens() const;  // to learn from
+  int64_t bytes() const;   // of these in memory, with what is held out
   uint64_t hash() const;   // of all of them in order
   size_t domains() const { return held_out_.names.size(); }
   size_t examples() const { return examples_.size(); }  // of fine-tuning

@@ -14,6 +14,7 @@ namespace {
 using tensor::Buffer;
 
 constexpr int kAnswered = 512;  // held-out tokens that every expert answers
+constexpr int kLogits = 512;    // rows whose logits stand in memory
 
 // What is added up for one domain; losses in nats.
 struct Tally {
@@ -61,22 +62,26 @@ class Examination {
     return std::ranges::count_if(targets(batch, s), [](int32_t target) { return target >= 0; });
   }
 
-  // Leaves the logits in logits_.
+  // Leaves the stream behind the last block in stream_.
   void pass(const TokenBatch& batch, moe::Rule rule, const model::Observer& observer) {
-    const int rows = static_cast<int>(batch.ids.size()), vocab = model_.config().vocab;
     const std::vector<int32_t> nodes = nodes_of(batch, rules_.placement);
     const model::RoutingOptions routing{
         .rule = rule, .seed = rules_.seed, .node = nodes, .nodes = rules_.placement.nodes};
-    logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
-    model::forward(model_, {batch.ids, batch.sequences}, {.observer = observer, .routing = routing}, scratch_,
-                   logits_.matrix(rows, vocab), threads_);
+    stream_ = model::forward_stream(model_, {batch.ids, batch.sequences}, {.observer = observer, .routing = routing},
+                                    scratch_, threads_);
   }
 
   void add_losses(const TokenBatch& batch, double Tally::*member) {
-    const size_t rows = batch.ids.size();
-    for (Buffer<float>* buffer : {&loss_, &log_sum_}) buffer->reserve(rows);
-    kernels::cross_entropy_forward(logits_.matrix(static_cast<int>(rows), model_.config().vocab), batch.targets,
-                                   loss_.span().first(rows), log_sum_.span().first(rows), threads_);
+    for (Buffer<float>* buffer : {&loss_, &log_sum_}) buffer->reserve(batch.ids.size());
+    for (int first = 0; first < stream_.rows; first += kLogits) {
+      const int rows = std::min(kLogits, stream_.rows - first), vocab = model_.config().vocab;
+      logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
+      const Matrix<float> logits = logits_.matrix(rows, vocab);
+      model::forward_head(model_, stream_.slice_rows(first, rows), scratch_, logits, threads_);
+      const auto part = [&](auto all) { return all.subspan(static_cast<size_t>(first), static_cast<size_t>(rows)); };
+      kernels::cross_entropy_forward(logits, part(std::span(batch.targets)), part(loss_.span()), part(log_sum_.span()),
+                                     threads_);
+    }
     for (size_t s = 0; s < batch.sequences.size(); ++s)
       for (const float nll : loss_.span().subspan(batch.sequences[s].row, batch.sequences[s].count))
         tally(batch, s).*member += static_cast<double>(nll);
@@ -156,6 +161,7 @@ class Examination {
   std::vector<std::vector<int32_t>> chosen_;  // [L] under the decode rule, of the batch at hand
   int64_t agreed_ = 0, decisions_ = 0;
   model::Scratch scratch_;
+  Matrix<const float> stream_;  // of the pass at hand, in scratch_
   Buffer<float> logits_, loss_, log_sum_;
 };
 

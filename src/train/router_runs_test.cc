@@ -48,6 +48,28 @@ void check_run(const std::string& router, const nlohmann::json& idle) {
   CHECK(logits_of(model, ids, 10) == logits_of(model, ids, 1));  // no word looks at other tokens
 }
 
+// The same steps, whatever is kept of them; a run may go on either way.
+TEST_CASE("trainer: blocks that are computed once more make the same run") {
+  for (const char* router :
+       {"", "etr", "noisy_top_k", "remoe", "linear(sigmoid) > top_k(2) > all > sigmoid_norm + bias(0.01)"}) {
+    CAPTURE(router);
+    const Runs runs;
+    TrainConfig config = tiny_run();
+    config.router = router;
+    config.accumulate = 2;
+    runs.run(config, runs.options("kept"));
+    config.recompute = model::Recompute::kBlock;
+    runs.run(config, runs.options("again"), 3);
+    runs.run_until(config, runs.options("mixed"), 5);
+    config.recompute = model::Recompute::kNone;
+    runs.run(config, runs.options("mixed", true));
+    for (const char* file : {"model.safetensors", "checkpoint.safetensors"}) {
+      CHECK(runs.bytes("kept", file) == runs.bytes("again", file));
+      CHECK(runs.bytes("kept", file) == runs.bytes("mixed", file));
+    }
+  }
+}
+
 TEST_CASE("trainer: experts without weights") {
   const nlohmann::json idle{{"zero_experts", 1}, {"copy_experts", 1}, {"constant_experts", 2}};
   check_run("moe_plus_plus", idle);

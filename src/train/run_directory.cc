@@ -55,7 +55,7 @@ void remove_leftovers(const std::string& directory) {
 }
 
 void write_beginning(const std::string& directory, const TrainConfig& config, const model::Config& model_config,
-                     const text::Tokenizer& tokenizer) {
+                     const text::Tokenizer& tokenizer, const MemoryPlan& memory) {
   const auto count = model::count_parameters(model_config);
   nlohmann::ordered_json json{{"router", model::router_expression(model_config, model::typical_layer(model_config))},
                               {"experts", nullptr},
@@ -67,6 +67,7 @@ void write_beginning(const std::string& directory, const TrainConfig& config, co
     json["experts"].push_back(layer.routed());
     json["top_k"].push_back(layer.top_k);
   }
+  for (const auto& [part, bytes] : memory.parts) json["memory"][part] = bytes;
   // run.json first: with it a run that is killed in between can be resumed.
   base::write_file(directory + "/run.json", json.dump(2) + "\n", base::Existing::kReplace);
   std::error_code ignored;

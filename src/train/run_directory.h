@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "text/tokenizer.h"
 #include "train/config.h"
+#include "train/memory.h"
 
 namespace choir::train {
 
@@ -16,8 +17,8 @@ void check_resumable(const std::string& directory);
 // Removes the half files of a killed run: regular files NAME.partial.DIGITS, with a NAME that runs write.
 void remove_leftovers(const std::string& directory);
 
-// Writes tokenizer.json, unless it is there, and run.json, for whoever compares runs.
+// Writes tokenizer.json, unless it is there, and run.json with the memory that is planned, for whoever compares runs.
 void write_beginning(const std::string& directory, const TrainConfig& config, const model::Config& model_config,
-                     const text::Tokenizer& tokenizer);
+                     const text::Tokenizer& tokenizer, const MemoryPlan& memory);
 
 }  // namespace choir::train

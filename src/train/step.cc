@@ -47,7 +47,9 @@ Stepper::Stepper(const TrainConfig& config, const model::Model& model, Parameter
       peak_(peak),
       threads_(threads),
       teacher_(teacher),
-      work_(model.config()) {}
+      work_(model.config()) {
+  activations_.recompute = config.recompute;
+}
 
 // [L][E] of the proposals of all micro-batches. The load loss is a product of means over the whole step, so each part
 // must know the shares of all before its backward; that costs one more forward, which is skipped where nobody asks.
@@ -61,13 +63,10 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
   const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
   for (size_t b = 0; b < batches.size(); ++b) {
     const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
-    const int sequences = static_cast<int>(batches[b].sequences.size()), vocab = model_.config().vocab;
-    logits_.reserve(static_cast<size_t>(sequences) * static_cast<size_t>(vocab));
     model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
     routing.balancing = moe::Balancing::kOn;  // the products of the step itself, bit for bit
-    model::forward(model_, {batches[b].ids, batches[b].sequences},
-                   {.rows = model::Rows::kLast, .observer = count, .routing = routing}, scratch_,
-                   logits_.matrix(sequences, vocab), threads_);
+    model::forward_stream(model_, {batches[b].ids, batches[b].sequences}, {.observer = count, .routing = routing},
+                          scratch_, threads_);
   }
   std::vector<std::vector<float>> result;
   for (const moe::RoutingStats& layer : stats) {
@@ -81,16 +80,16 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
 void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions& routing_options,
                             const model::LossScales& scales, Sums& sums) {
   model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
+  training.sums = sums.router_sums;
   if (teacher_) {
     const base::Scope scope(threads_, "teacher");
-    const Teacher::Answer answer = teacher_->answer(batch, threads_);
-    training.teaching = {answer.logits, static_cast<float>(config_.distillation.weight),
+    sums.taught += teacher_->read(batch, threads_);
+    training.teaching = {[&](int first, int rows) { return teacher_->logits(first, rows, threads_); },
+                         static_cast<float>(config_.distillation.weight),
                          static_cast<float>(config_.distillation.temperature)};
-    sums.taught += answer.flop;
   }
   const model::TrainingLoss loss =
       model::forward_backward(model_, training, scales, activations_, parameters_.gradients(), threads_);
-  model::observe(model_, training, activations_, sums.router_sums, threads_);
   sums.loss += static_cast<double>(scales.tokens) * loss.cross_entropy;
   sums.distillation += static_cast<double>(scales.tokens) * loss.distillation;
   sums.passed.add(batch, model_.config());

@@ -41,7 +41,6 @@ class Stepper {
   ForwardWork work_;
   model::TrainingActivations activations_;
   model::Scratch scratch_;  // of the sweep that counts proposals
-  tensor::Buffer<float> logits_;
 };
 
 }  // namespace choir::train

@@ -49,18 +49,23 @@ uint64_t Teacher::hash() const {
   return hash;
 }
 
-Teacher::Answer Teacher::answer(const TokenBatch& batch, base::Threads& threads) {
+double Teacher::read(const TokenBatch& batch, base::Threads& threads) {
   const model::Config& config = model_.config();
-  const int rows = static_cast<int>(batch.ids.size());
   Passed passed(config);
   passed.add(batch, config);
   const model::Observer count = [&](int l, const moe::Routing& routing) {
     passed.routing[static_cast<size_t>(l)].add(routing);
   };
-  logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(config.vocab));
-  const tensor::Matrix<float> logits = logits_.matrix(rows, config.vocab);
-  model::forward(model_, {batch.ids, batch.sequences}, {.observer = count}, scratch_, logits, threads);
-  return {logits, 2 * work_.multiply_adds(passed)};
+  stream_ = model::forward_stream(model_, {batch.ids, batch.sequences}, {.observer = count}, scratch_, threads);
+  return 2 * work_.multiply_adds(passed);
+}
+
+tensor::Matrix<const float> Teacher::logits(int first, int rows, base::Threads& threads) {
+  const int vocab = model_.config().vocab;
+  logits_.reserve(static_cast<size_t>(rows) * static_cast<size_t>(vocab));
+  const tensor::Matrix<float> logits = logits_.matrix(rows, vocab);
+  model::forward_head(model_, stream_.slice_rows(first, rows), scratch_, logits, threads);
+  return logits;
 }
 
 }  // namespace choir::train

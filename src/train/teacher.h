@@ -16,20 +16,21 @@ class Teacher {
   Teacher(const Teacher&) = delete;
   Teacher& operator=(const Teacher&) = delete;
 
+  const model::Model& model() const { return model_; }
   uint64_t hash() const;  // of its config.json and every byte of its tensors
 
-  struct Answer {
-    tensor::Matrix<const float> logits;  // (N,V) of a batch; they stand until the next one
-    double flop;                         // of the products
-  };
-  // As it is used: under its own decode rule, without a gradient. A batch's bits depend on nothing else.
-  Answer answer(const TokenBatch& batch, base::Threads& threads);
+  // Reads a batch; gives the FLOP of the products, those of the logits of all its rows among them. As it is used: under
+  // its own decode rule, without a gradient. A batch's bits depend on nothing else.
+  double read(const TokenBatch& batch, base::Threads& threads);
+  // Logits (rows,V) of the rows [first, first + rows) of that batch; they stand until the next call.
+  tensor::Matrix<const float> logits(int first, int rows, base::Threads& threads);
 
  private:
   std::string directory_;
   const model::Model model_;
   ForwardWork work_;
   model::Scratch scratch_;
+  tensor::Matrix<const float> stream_;  // of the batch, in scratch_
   tensor::Buffer<float> logits_;
 };
 

@@ -40,7 +40,9 @@ class Run {
     Progress progress = begin(parameters);
     const model::Model model(model_config_, parameters.weights());
     remove_leftovers(options_.directory);
-    write_beginning(options_.directory, config_, model_config_, *tokenizer_);
+    const MemoryPlan memory = plan_memory(config_, model, corpus_->bytes(), teacher_ ? &teacher_->model() : nullptr);
+    note("memory: " + memory.text());
+    write_beginning(options_.directory, config_, model_config_, *tokenizer_, memory);
     RunRecord record(config_, options_.directory, progress.step);
     Stepper stepper(config_, model, parameters, peak_, threads_, teacher_ ? &*teacher_ : nullptr);
     while (progress.step < config_.schedule.steps) {
