@@ -115,6 +115,16 @@ class ConvertTest(CliTest):
         self.assertEqual(short, long[:20])
         self.assertEqual(len(self.json_of("generate", gguf, *ids, "-n", 40, "--exact")["ids"]), 40)
 
+    def test_a_model_in_blocks_is_refused_by_who_writes_safetensors(self):
+        config = models.mixtral_config(290, hidden_size=32, intermediate_size=32)
+        source, gguf, out = self.dir / "in_blocks", self.dir / "in_blocks.gguf", self.dir / "in_blocks_out"
+        models.write_model(source, config, models.random_tensors(config), None)
+        self.done("convert", source, "--out", gguf, "--dtype", "q8_0")
+        calibration = self.dir / "none.safetensors"  # nothing is calibrated before the refusal
+        for verb in [["prune", "--keep", "4"], ["skip"], ["fit", "--budget", "0.5"]]:
+            self.refused(verb[0], gguf, *verb[1:], "--out", out, "--ids", calibration, says="is Q8_0, which safetensors")
+        self.assertFalse(out.exists())
+
     def test_rows_that_are_no_blocks_are_said(self):
         made = self.json_of("convert", self.model, "--out", self.dir / "short.gguf", "--dtype", "q8_0")
         self.assertTrue(any("not whole blocks of Q8_0 and are F16" in note for note in made["notes"]), made)
