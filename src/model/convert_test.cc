@@ -125,6 +125,7 @@ TEST_CASE("convert: what llama.cpp cannot compute is refused with the reason") {
   CHECK(contains(reason(olmoe, {{"num_key_value_heads", 2}}), "key-value heads"));
   CHECK(contains(reason(families()[11], {{"q_lora_rank", nullptr}}), "26 or 27 layers"));
   CHECK(reason(families()[11], {{"q_lora_rank", nullptr}, {"num_hidden_layers", 27}}).empty());
+  CHECK(contains(reason(families()[11], {{"first_k_dense_replace", 3}}), "no layer has experts"));
   Case c(mixtral);
   Json json = with(mixtral, pruned);
   base::write_file(c.source + "/config.json", json.dump(), base::Existing::kReplace);

@@ -29,6 +29,8 @@ int leading_dense(const Config& config) {
 // Layers that differ where llama.cpp has one number for all, or that do what it does not know.
 std::string reason_against_layers(const Config& config) {
   const LayerConfig* first = first_mixture(config);
+  if (!first && family_of(config.family, "model").keys.any())
+    return "no layer has experts, and llama.cpp wants some in this family";
   for (int l = 0; l < config.depth() && first; ++l) {
     const LayerConfig& layer = config.layers[static_cast<size_t>(l)];
     if (layer.dense()) continue;

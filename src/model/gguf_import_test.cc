@@ -118,6 +118,24 @@ TEST_CASE("import: a model in parts answers as in one piece") {
   CHECK(logits_of(c.back) == logits_of(c.source));
 }
 
+TEST_CASE("import: a count of experts in a family that has none is refused, unless it is none") {
+  Case c(common("qwen2"));
+  c.to_gguf();
+  const auto with_count = [&](uint32_t count) {
+    const io::GgufFile file(c.gguf);
+    io::GgufHeader header;
+    for (const io::GgufEntry& entry : file.metadata().entries()) header.put(entry);
+    header.put("qwen2.expert_count", count);
+    for (const Tensor& t : file.tensors()) header.declare(t.name, t.type, t.shape);
+    io::GgufWriter writer(c.file("counted.gguf"), header, base::Existing::kReplace);
+    for (const Tensor& t : file.tensors()) writer.write(t.bytes);
+    writer.commit();
+    return c.file("counted.gguf");
+  };
+  CHECK(logits_of(with_count(0)) == logits_of(c.source));
+  CHECK(contains(refusal_of([&] { Model{with_count(4)}; }), "experts in a family of dense layers"));
+}
+
 // The keys and tensors that llama.cpp's converter gives Phi-3.5-MoE, which this one does not write.
 TEST_CASE("import: Phi-3.5-MoE") {
   const Json factors{{"type", "longrope"},
