@@ -7,6 +7,7 @@
 #include "cli/inputs.h"
 #include "cli/skipped.h"
 #include "cli/terminal.h"
+#include "cli/tracing.h"
 #include "runtime/session.h"
 
 namespace choir::cli {
@@ -38,10 +39,12 @@ std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokeni
 }  // namespace
 
 void run(const Generate& o, const Common& common) {
+  check_trace(o.trace);
   const runtime::Bundle bundle(o.model);
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
+  const auto profile = profile_for(o.trace, threads);
   const model::Model lying = skipping_as_asked(o.skip, bundle.model);
   const model::Model model = o.exact ? lying : lying.packed_in_passing();
   std::optional<model::Model> packed;
@@ -80,6 +83,7 @@ void run(const Generate& o, const Common& common) {
                  counts.decode_tokens_per_second());
   }
   tell_skipped(counts.layers);
+  if (profile) write_trace(o.trace, *profile);
   if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", "generate", "");
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/byte_tile.h"
 
+#include <bit>
 #include <functional>
 #include <type_traits>
 
@@ -42,7 +43,7 @@ CHOIR_INLINE auto start(const RowBlock& x, int half, const Take& take) {
   if constexpr (Format::kHalves == 2)
     return take(half == 0 ? x.low : x.high);
   else
-    return take(x.offset) >> (Format::kOffset == 8 ? 4 : 0);
+    return take(x.offset) >> std::countr_zero(128u / Format::kOffset);
 }
 
 // One part of a unit, one of its scales, W outputs from `lane` on; and how far the next panel is.

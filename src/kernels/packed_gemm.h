@@ -5,7 +5,7 @@
 // the panels one behind the other; the last panel is filled up with zeros. The bytes are those of the file, reordered
 // (packed_formats.h, lane_tile.h say how), so a packed weight is as large as the weight.
 //
-// Q8_0, Q4_0, Q4_K, Q6_K: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
+// Q8_0, Q4_0, Q4_K, Q6_K, MXFP4: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
 //   x_k ~ s q_k,  s = max |x| / 127 over the block,  q_k = x_k / s rounded to the nearest.
 // With w_k = d c_k - m, c_k whole, the part of y = sum_k w_k x_k from one block is
 //   d s (sum_k c_k q_k) - m s (sum_k q_k),

@@ -19,7 +19,7 @@ namespace {
 using tensor::Buffer;
 using tensor::DType;
 
-const DType kBlocked[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K};
+const DType kBlocked[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4};
 const DType kNumbers[] = {DType::kF32, DType::kBF16, DType::kF16};
 
 Buffer<float> random_rows(int rows, int cols, uint64_t seed) {
@@ -49,6 +49,10 @@ struct Stored {
         const tensor::F16 half = tensor::F16::from(0.01f * rng.normal());
         std::memcpy(&bytes[at + offset], &half, sizeof half);
       };
+      if (type == DType::kMXFP4) {
+        bytes[at] = static_cast<std::byte>(118 + rng.below(4));
+        continue;
+      }
       put_half(type == DType::kQ6_K ? 208 : 0);
       if (type == DType::kQ4_K) put_half(2);
     }
@@ -161,7 +165,7 @@ TEST_CASE("packed products of blocks equal plain loops over the rounded rows, in
     reference::for_each_isa([&](Isa isa) {
       CAPTURE(tensor::name_of(type));
       CAPTURE(name_of(isa));
-      const int cols = type == DType::kQ8_0 || type == DType::kQ4_0 ? 288 : 768;
+      const int cols = tensor::block_of(type).numbers == 32 ? 288 : 768;
       for (const int rows : {1, 15, 16, 37}) {
         const Stored stored(type, rows, cols, 5);
         const Packed packed(stored);
@@ -186,6 +190,27 @@ TEST_CASE("packed products of blocks equal plain loops over the rounded rows, in
         }
       }
     });
+}
+
+TEST_CASE("packed MXFP4: every code under scales at both ends of their range") {
+  std::vector<std::byte> bytes;
+  for (const int e : {0, 1, 2, 127, 200})
+    for (int j = -1; j < 16; ++j) bytes.push_back(static_cast<std::byte>(j < 0 ? e : j * 16 + (15 - j)));
+  const int rows = 5;
+  Weight weight(bytes.data(), DType::kMXFP4, rows, 32);
+  std::vector<float> numbers(weight.size()), x(32 * 32);
+  tensor::widen(weight, numbers);
+  for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i * 33)] = 127;  // one number of each row: it is exact
+  Threads threads(1);
+  Buffer<std::byte> panel(packed_bytes({&weight, 1}));
+  pack({&weight, 1}, panel.span(), threads);
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    const Answer answer(One(32).groups(), {x.data(), 32, 32}, {&weight, 1}, rows, 1);
+    for (int i = 0; i < 32; ++i)
+      for (int r = 0; r < rows; ++r)
+        CHECK(answer.y[static_cast<size_t>(i * rows + r)] == 127 * numbers[static_cast<size_t>(r * 32 + i)]);
+  });
 }
 
 TEST_CASE("packed products of blocks: the same bits in every version that fuses multiply-adds") {
@@ -293,7 +318,7 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   CHECK(packed_bytes(DType::kQ6_K, 17, 256) == tensor::bytes_of(DType::kQ6_K, 32 * 256));
   CHECK(packed_bytes(DType::kBF16, 9, 17) == 16 * 32 * 2);
   CHECK_FALSE(can_pack(DType::kI8));
-  CHECK_FALSE(can_pack(DType::kMXFP4));
+  CHECK_FALSE(can_pack(DType::kF8E4M3));
   CHECK_THROWS_AS(packed_bytes(DType::kI8, 1, 1), base::Error);
   const Stored stored(DType::kQ8_0, 4, 32, 1);
   const Packed packed(stored);

@@ -51,6 +51,11 @@ void put_row(PackedQ4_0, const std::byte* block, int row, std::byte* unit) {
   put_half(unit + PackedQ4_0::kScales, row, block);
 }
 
+void put_row(PackedMXFP4, const std::byte* block, int row, std::byte* unit) {
+  for (int g = 0; g < 4; ++g) put_word(unit, g, row, word(block + 1, g));
+  unit[PackedMXFP4::kScales + row] = block[0];
+}
+
 void put_row(PackedQ4_K, const std::byte* block, int row, std::byte* unit) {
   for (int part = 0; part < PackedQ4_K::kParts; ++part)
     put_nibbles(unit + part * 256, row,

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/profile.h"
 
 namespace choir::runtime {
 namespace {
@@ -57,14 +58,14 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
   if (options.most < 0) base::usage_error("a negative number of tokens", "generate", "0 or more");
   const auto all = static_cast<size_t>(model_->config().vocab);
   const size_t vocab = options.vocab > 0 ? std::min(all, static_cast<size_t>(options.vocab)) : all;
-  feed(prompt);
+  {
+    const base::Scope scope(threads_, "prefill");
+    feed(prompt);
+  }
   Generation result;
   while (static_cast<int>(result.ids.size()) < options.most) {
-    const base::Stopwatch choosing;
-    if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
-      model_->refuse_result("the logits");
-    const int32_t id = sampler.pick(logits_.span().first(vocab));
-    counts_.decode_seconds += choosing.seconds();
+    const base::Scope scope(threads_, "decode");
+    const int32_t id = choose(sampler, vocab);
     if (!options.ignore_end && is_end(id)) return {std::move(result.ids), Stop::kEnd};
     result.ids.push_back(id);
     if (on_token && !on_token(id)) return {std::move(result.ids), Stop::kCaller};
@@ -78,6 +79,16 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
     counts_.decode_seconds += reading.seconds();
   }
   return result;
+}
+
+int32_t Session::choose(Sampler& sampler, size_t vocab) {
+  const base::Operator op(threads_, "sampler", base::moved_bytes, vocab * sizeof(float));
+  const base::Stopwatch watch;
+  if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
+    model_->refuse_result("the logits");
+  const int32_t id = sampler.pick(logits_.span().first(vocab));
+  counts_.decode_seconds += watch.seconds();
+  return id;
 }
 
 void Session::rewind(int length) {

@@ -80,6 +80,7 @@ class Session {
   const Counts& counts() const { return counts_; }
 
  private:
+  int32_t choose(Sampler& sampler, size_t vocab);  // below it
   void read(std::span<const int32_t> ids, int first);
   void forward(std::span<const int32_t> ids, int first);
   void make_room(int length);
