@@ -122,6 +122,7 @@ TEST_CASE("convert: what llama.cpp cannot compute is refused with the reason") {
   CHECK(contains(reason(qwen3, {{"norm_topk_prob", false}}), "renormalises"));
   CHECK(contains(reason(qwen3, {{"mlp_only_layers", {0}}}), "experts in every layer"));
   CHECK(contains(reason(olmoe, {{"clip_qkv", 4.0}}), "clip_qkv"));
+  CHECK(contains(reason(families()[10], {{"swiglu_limit", 1.5}}), "at 7"));
   CHECK(contains(reason(olmoe, {{"num_key_value_heads", 2}}), "key-value heads"));
   CHECK(contains(reason(families()[11], {{"q_lora_rank", nullptr}}), "26 or 27 layers"));
   CHECK(reason(families()[11], {{"q_lora_rank", nullptr}, {"num_hidden_layers", 27}}).empty());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include "base/error.h"
 #include "model/gguf_model.h"
@@ -221,7 +222,11 @@ TEST_CASE("import: what a model in blocks can be written as") {
 }
 
 TEST_CASE("import: MXFP4 stays as it lies, goes to GGUF as it is, and is written as BF16") {
-  const std::string golden = std::string(CHOIR_SOURCE_DIR) + "/tests/golden/gpt_oss_mxfp4";
+  const std::string from = std::string(CHOIR_SOURCE_DIR) + "/tests/golden/gpt_oss_mxfp4";
+  const tests::TemporaryDirectory source_place;
+  const std::string golden = source_place.path();
+  std::filesystem::copy_file(from + "/model.safetensors", golden + "/model.safetensors");
+  source_place.write("config.json", with(config_file_of(from), {{"swiglu_limit", 7.0}}).dump());  // as llama.cpp has it
   const Model model(golden);
   const Model wide = model.savable();
   for (const auto& block : model.tensors().blocks) CHECK(block.moe.w1.front().type == DType::kMXFP4);
