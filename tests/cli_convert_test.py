@@ -60,6 +60,40 @@ class ConvertTest(CliTest):
         self.assertEqual(self.json_of("inspect", gguf)["parameters"],
                          self.json_of("inspect", self.dir / "trained")["parameters"])
 
+    def test_tokens_there_and_back(self):
+        """The tokenizer.json travels in the file; what llama.cpp reads instead is made into one that does the same."""
+        source, gguf, back, bare = (self.dir / n for n in ["talks", "talks.gguf", "talks_back", "talks_bare"])
+        shutil.copytree(self.dir / "trained", source)
+        config = {"chat_template": "{{ messages[0].content }}", "eos_token": {"content": "<|endoftext|>"}}
+        (source / "tokenizer_config.json").write_text(json.dumps(config))
+        self.done("convert", source, "--out", gguf)
+        self.done("convert", gguf, "--out", back)
+        self.assertEqual((back / "tokenizer.json").read_bytes(), self.tokenizer)
+        again = json.loads((back / "tokenizer_config.json").read_text())
+        self.assertEqual(again["chat_template"], config["chat_template"])
+        self.assertEqual(again["eos_token"], "<|endoftext|>")
+        without = gguf.read_bytes().replace(b"tokenizer.huggingface.json", b"tokenizer.huggingface.jsoN")
+        (self.dir / "lists.gguf").write_bytes(without)
+        self.done("convert", self.dir / "lists.gguf", "--out", bare)
+        self.assertNotEqual((bare / "tokenizer.json").read_bytes(), self.tokenizer)
+        arguments = ["--prompt", "In year 7<|endoftext|> the old bell", "-n", "5"]
+        ids = self.json_of("generate", source, *arguments)
+        for model in [gguf, back, self.dir / "lists.gguf", bare]:
+            self.assertEqual(self.json_of("generate", model, *arguments)["prompt_ids"], ids["prompt_ids"], model)
+            self.assertEqual(self.json_of("generate", model, *arguments)["text"], ids["text"], model)
+
+    def test_a_sentencepiece_model_is_enough(self):
+        source, gguf, back = (self.dir / n for n in ["pieces", "pieces.gguf", "pieces_back"])
+        models.write_model(source, self.config, self.tensors, None)
+        (source / "tokenizer.model").write_bytes(models.sentencepiece(["▁a", "ab", "▁", "a", "b"]))
+        self.done("convert", source, "--out", gguf)
+        self.done("convert", gguf, "--out", back)
+        for model in [source, gguf, back]:
+            answer = self.json_of("generate", model, "--prompt", "a ab", "-n", "3")
+            self.assertEqual(answer["prompt_ids"], [1, 3, 3, 7], model)
+        (source / "tokenizer.model").write_bytes(b"noise")
+        self.refused("convert", source, "--out", self.dir / "no.gguf", says="tokenizer.model")
+
     def test_types(self):
         sizes = {}
         for dtype in ["f32", "bf16", "f16", "q8_0", "q4_0"]:
@@ -80,6 +114,16 @@ class ConvertTest(CliTest):
         short, long = (self.json_of("generate", gguf, *ids, "-n", n)["ids"] for n in [20, 40])  # long ones are packed
         self.assertEqual(short, long[:20])
         self.assertEqual(len(self.json_of("generate", gguf, *ids, "-n", 40, "--exact")["ids"]), 40)
+
+    def test_a_model_in_blocks_is_refused_by_who_writes_safetensors(self):
+        config = models.mixtral_config(290, hidden_size=32, intermediate_size=32)
+        source, gguf, out = self.dir / "in_blocks", self.dir / "in_blocks.gguf", self.dir / "in_blocks_out"
+        models.write_model(source, config, models.random_tensors(config), None)
+        self.done("convert", source, "--out", gguf, "--dtype", "q8_0")
+        calibration = self.dir / "none.safetensors"  # nothing is calibrated before the refusal
+        for verb in [["prune", "--keep", "4"], ["skip"], ["fit", "--budget", "0.5"]]:
+            self.refused(verb[0], gguf, *verb[1:], "--out", out, "--ids", calibration, says="is Q8_0, which safetensors")
+        self.assertFalse(out.exists())
 
     def test_rows_that_are_no_blocks_are_said(self):
         made = self.json_of("convert", self.model, "--out", self.dir / "short.gguf", "--dtype", "q8_0")

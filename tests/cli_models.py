@@ -51,6 +51,17 @@ def numbers(tensor_read):
     return array.array({"F32": "f", "I64": "q"}[dtype], data).tolist()
 
 
+def sentencepiece(pieces):
+    """A tokenizer.model, a BPE: <unk>, <s>, </s>, then the pieces with falling scores."""
+    def field(number, data):
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    tokens = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3)] + [(p, -i, 1) for i, p in enumerate(pieces, 1)]
+    data = b"".join(field(1, field(1, text.encode()) + struct.pack("<Bf", 2 << 3 | 5, score) + bytes([3 << 3, kind]))
+                    for text, score, kind in tokens)
+    return data + field(2, bytes([3 << 3, 2])) + field(3, bytes([4 << 3, 0]))
+
+
 def mixtral_config(vocab, **changes):
     config = {"model_type": "mixtral", "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 2,
               "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 8, "num_experts_per_tok": 2,

@@ -81,7 +81,7 @@ void check_gate(const moe::MoeTensors<Weight>& full, const moe::MoeTensors<Weigh
 }
 
 void check_family(const std::string& directory) {
-  const Model model(directory);
+  const Model model = Model(directory).savable();
   base::Threads threads(2);
   const Chosen chosen = choose(model, threads);
   const Model pruned = model.with_layers(pruned_config(model.config(), chosen.keep), chosen.keep);
@@ -174,7 +174,7 @@ TEST_CASE("families: text is enough or not, and gradients are there, of dense la
 TEST_CASE("families: fewer neurons, biases included, are written and read back") {
   for (const char* name : {"qwen2_moe", "olmoe", "deepseek_v3", "gpt_oss", "gpt_oss_mxfp4"}) {
     CAPTURE(std::string(name));
-    const Model model(golden(name));
+    const Model model = Model(golden(name)).savable();
     base::Threads threads(2);
     const NeuronLists kept = find_neurons(model, model, batches_of(model), {0.6, 4}, threads);
     const Model narrow = with_neurons(model, kept);
@@ -193,7 +193,7 @@ TEST_CASE("families: fewer neurons, biases included, are written and read back")
 TEST_CASE("families: padding where the gate or the choice has a bias changes no logit") {
   for (const char* name : {"gpt_oss", "gpt_oss_mxfp4"}) {
     CAPTURE(std::string(name));
-    const Model model(golden(name));
+    const Model model = Model(golden(name)).savable();
     const std::vector<std::vector<int>> keep{{0, 2, 3, 4}, {1, 3}};
     const Model pruned = planned_model(model, keep);
     const Padded result = padded(model, pruned, keep);
@@ -210,7 +210,7 @@ TEST_CASE("families: padding where the gate or the choice has a bias changes no 
 TEST_CASE("families: a model that loses no expert is the same, bit for bit") {
   for (const auto& entry : fs::directory_iterator(golden(""))) {
     CAPTURE(entry.path().filename().string());
-    const Model model(entry.path());
+    const Model model = Model(entry.path()).savable();
     std::vector<std::vector<int>> keep;
     for (const model::LayerConfig& layer : model.config().layers) keep.push_back(complete(layer.experts));
     const Model same = model.with_layers(pruned_config(model.config(), keep), keep);

@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "cli/inputs.h"
 #include "cli/terminal.h"
-#include "io/json.h"
 #include "model/gguf_model.h"
+#include "text/directory_tokens.h"
 #include "text/gguf_tokens.h"
 
 namespace choir::cli {
@@ -30,12 +29,7 @@ std::optional<tensor::DType> type_named(const std::string& name) {
 
 bool to_gguf(const Convert& o) { return o.to.empty() ? o.out.ends_with(".gguf") : o.to == "gguf"; }
 
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
-}
-
-// Ids that config.json names and the tokenizer does not.
+// Ids that config.json names and the tokenizer's files do not.
 void add_ids(const nlohmann::json& config, text::GgufVocabulary& vocabulary) {
   const auto first = [&](const char* key) -> int32_t {
     const nlohmann::json id = config.value(key, nlohmann::json());
@@ -47,7 +41,7 @@ void add_ids(const nlohmann::json& config, text::GgufVocabulary& vocabulary) {
   if (vocabulary.eos < 0) vocabulary.eos = first("eos_token_id");
 }
 
-// The tokens of the source: the file's own, those of tokenizer.json, or none.
+// The tokens of the source: the file's own, those of the directory, or none.
 void put_tokens(const model::Source& source, const nlohmann::json& config, io::GgufHeader& header,
                 std::vector<std::string>& notes) {
   if (model::is_gguf(source.path())) {
@@ -56,13 +50,11 @@ void put_tokens(const model::Source& source, const nlohmann::json& config, io::G
       if (entry.key.starts_with("tokenizer.")) header.put(entry);
     return;
   }
-  const std::string path = source.path() + "/tokenizer.json";
-  if (!exists(path)) {
-    notes.emplace_back("the model has no tokenizer.json, and the file no tokens");
+  if (!text::directory_has_tokens(source.path())) {
+    notes.emplace_back("the model has no tokenizer.json and no tokenizer.model, and the file no tokens");
     return header.put("tokenizer.ggml.model", "none");
   }
-  auto vocabulary =
-      text::gguf_vocabulary_of(base::read_file(path), static_cast<size_t>(source.config().vocab), path, notes);
+  auto vocabulary = text::directory_vocabulary(source.path(), static_cast<size_t>(source.config().vocab), notes);
   add_ids(config, vocabulary);
   text::put_gguf_vocabulary(vocabulary, header);
 }
@@ -86,11 +78,23 @@ Outcome to_file(const Convert& o, model::Source& source, const nlohmann::json& c
   return outcome;
 }
 
+// The tokens of a GGUF file as a directory has them. Weights are worth having without.
+void write_tokens(const model::Source& source, const std::string& directory, std::vector<std::string>& notes) {
+  const auto tokens = text::read_gguf_vocabulary(io::GgufFile(source.path()).metadata());
+  if (tokens.tokens.empty()) return notes.push_back("the file has no tokens, and the model no tokenizer.json");
+  try {
+    text::write_directory_tokens(tokens, source.config().max_positions, directory, source.path());
+  } catch (const base::Error& error) {
+    if (error.fault != base::Fault::kInput) throw;
+    notes.push_back(std::string("no tokenizer.json is written: ") + error.what());
+  }
+}
+
 Outcome to_directory(const Convert& o, model::Source& source, const nlohmann::json& config, base::Threads& threads) {
   base::AtomicDirectory directory(o.out, existing(o.force));
   Outcome outcome{model::convert_to_safetensors(source, type_named(o.type), directory.path(), config), {}};
   if (model::is_gguf(o.model))
-    outcome.done.notes.emplace_back("the tokens of the file are not written as tokenizer.json");
+    write_tokens(source, directory.path(), outcome.done.notes);
   else
     copy_companions(o.model, directory.path());
   outcome.verified = model::verify(source, directory.path(), outcome.done, threads);

@@ -64,6 +64,7 @@ void run(const Generate& o, const Common& common) {
       std::fflush(stdout);
     } else if (!common.json) {
       std::printf("%d\n", id);
+      std::fflush(stdout);
     }
     if (!o.exact && !packed && o.count > kWorthPacking) session.use(packed.emplace(lying.packed(threads)));
     return !interrupted();

@@ -143,8 +143,8 @@ void check_model_output(const std::string& out, const std::string& source, bool 
 }
 
 void copy_companions(const std::string& source, const std::string& directory) {
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "added_tokens.json", "tokenizer_config.json",
+                           "chat_template.jinja", "special_tokens_map.json", "generation_config.json"})
     if (exists(source + "/" + name))
       base::write_file(directory + "/" + name, base::read_file(source + "/" + name), base::Existing::kRefuse);
 }

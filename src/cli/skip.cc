@@ -115,7 +115,7 @@ void run(const Skip& o, const Common& common) {
     base::usage_error("the median of each layer knows no budget", "--budget", "--method tail, ser or ratio");
   if (!median && o.budget == 0)
     base::usage_error("no budget for --method " + o.method, "--budget", "give the share that stays, such as 0.7");
-  const runtime::Bundle bundle(o.model);
+  const runtime::Bundle bundle(o.model, runtime::Use::kWrite);
   bundle.model.check_finite();
   base::Threads threads(common.threads);
   ProgressLine line;

@@ -263,14 +263,4 @@ Gguf parse_gguf(std::span<const std::byte> file, const std::string& path) {
   return contents;
 }
 
-GgufFile::GgufFile(const std::string& path)
-    : file_(std::make_shared<const base::MappedFile>(path)), contents_(parse_gguf(file_->bytes(), path)) {
-  for (size_t i = 0; i < contents_.tensors.size(); ++i) index_.emplace(contents_.tensors[i].name, i);
-}
-
-const Tensor* GgufFile::find(std::string_view name) const {
-  const auto found = index_.find(name);
-  return found == index_.end() ? nullptr : &contents_.tensors[found->second];
-}
-
 }  // namespace choir::io

@@ -75,21 +75,23 @@ struct Gguf {
 // the file. Versions 2 and 3, little-endian. Throws Error (input) with file, key or tensor, and byte.
 Gguf parse_gguf(std::span<const std::byte> file, const std::string& path);
 
-// A file mapped into memory. Tensors and metadata die with it, and survive its being moved. Threads may read it at the
-// same time.
+// A file mapped into memory, or the first of several parts (key split.count): then all, which lie beside it as
+// NAME-00001-of-0000N.gguf. The parts must agree with their names, with the first and in the number of tensors; no name
+// may stand twice. Tensors and metadata die with it, and survive its being moved. Threads may read it at the same time.
+// Throws Error (input).
 class GgufFile {
  public:
   explicit GgufFile(const std::string& path);
 
-  const std::vector<Tensor>& tensors() const { return contents_.tensors; }
-  const Tensor* find(std::string_view name) const;  // null when there is none
-  const GgufMetadata& metadata() const { return contents_.metadata; }
-  const std::string& path() const { return file_->path(); }
+  const std::vector<Tensor>& tensors() const { return contents_.tensors; }  // part by part
+  const Tensor* find(std::string_view name) const;                          // null when there is none
+  const GgufMetadata& metadata() const { return contents_.metadata; }       // of the first part
+  const std::string& path() const { return files_.front()->path(); }        // of the first part
   // For views that must outlive this object.
-  const std::shared_ptr<const base::MappedFile>& file() const { return file_; }
+  const std::vector<std::shared_ptr<const base::MappedFile>>& files() const { return files_; }
 
  private:
-  std::shared_ptr<const base::MappedFile> file_;
+  std::vector<std::shared_ptr<const base::MappedFile>> files_;
   Gguf contents_;
   std::unordered_map<std::string_view, size_t> index_;  // keys look into contents_
 };

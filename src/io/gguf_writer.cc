@@ -68,6 +68,11 @@ void GgufHeader::put(std::string_view key, std::span<const float> values) {
   for (const float value : values) append(entries_, value);
 }
 
+void GgufHeader::put(std::string_view key, std::span<const std::byte> values) {
+  begin_array(key, GgufType::kI8, values.size());
+  entries_.append(reinterpret_cast<const char*>(values.data()), values.size());
+}
+
 void GgufHeader::put(std::string_view key, std::span<const std::string> values) {
   begin_array(key, GgufType::kString, values.size());
   for (const std::string& value : values) append_string(entries_, value);

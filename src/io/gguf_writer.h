@@ -27,7 +27,8 @@ class GgufHeader {
   void put(std::string_view key, std::span<const int32_t> values);
   void put(std::string_view key, std::span<const float> values);
   void put(std::string_view key, std::span<const std::string> values);
-  void put(const GgufEntry& entry);  // as another file has it
+  void put(std::string_view key, std::span<const std::byte> values);  // i8, as llama.cpp has bytes
+  void put(const GgufEntry& entry);                                   // as another file has it
 
   // Shape in row-major order, at most four dimensions; a type with blocks needs rows of whole blocks.
   void declare(std::string_view name, tensor::DType type, std::span<const int64_t> shape);

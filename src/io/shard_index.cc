@@ -67,9 +67,10 @@ TensorDirectory::TensorDirectory(const std::string& dir) {
   make_index();
 }
 
-TensorDirectory::TensorDirectory(std::vector<Tensor> tensors, std::shared_ptr<const base::MappedFile> file,
+TensorDirectory::TensorDirectory(std::vector<Tensor> tensors,
+                                 std::vector<std::shared_ptr<const base::MappedFile>> files,
                                  std::vector<std::shared_ptr<const tensor::Buffer<std::byte>>> memory)
-    : file_(std::move(file)), memory_(std::move(memory)), tensors_(std::move(tensors)) {
+    : others_(std::move(files)), memory_(std::move(memory)), tensors_(std::move(tensors)) {
   make_index();
   CHOIR_CHECK(index_.size() == tensors_.size(), "two tensors of one name");
 }
@@ -79,7 +80,8 @@ void TensorDirectory::make_index() {
 }
 
 void TensorDirectory::forget(std::span<const std::byte> bytes) const {
-  if (file_ && file_->holds(bytes)) return file_->forget(bytes);
+  for (const auto& file : others_)
+    if (file->holds(bytes)) return file->forget(bytes);
   for (const SafetensorsFile& shard : files_)
     if (shard.file().holds(bytes)) return shard.file().forget(bytes);
 }

@@ -19,9 +19,9 @@ class TensorDirectory {
  public:
   explicit TensorDirectory(const std::string& dir);
 
-  // Tensors that look into a file of another format or into memory, both of which it then keeps. Their names must
+  // Tensors that look into files of another format or into memory, both of which it then keeps. Their names must
   // differ.
-  TensorDirectory(std::vector<Tensor> tensors, std::shared_ptr<const base::MappedFile> file,
+  TensorDirectory(std::vector<Tensor> tensors, std::vector<std::shared_ptr<const base::MappedFile>> files,
                   std::vector<std::shared_ptr<const tensor::Buffer<std::byte>>> memory);
 
   const std::vector<Tensor>& tensors() const { return tensors_; }  // file by file, in the order of their bytes
@@ -38,7 +38,7 @@ class TensorDirectory {
   void make_index();
 
   std::vector<SafetensorsFile> files_;
-  std::shared_ptr<const base::MappedFile> file_;  // of another format; else null
+  std::vector<std::shared_ptr<const base::MappedFile>> others_;  // of another format
   std::vector<std::shared_ptr<const tensor::Buffer<std::byte>>> memory_;
   Metadata metadata_;
   std::vector<Tensor> tensors_;

@@ -113,7 +113,7 @@ TEST_CASE("tensors of somewhere else stand under the names they are given, and k
   const float seven = 7;
   std::memcpy(made.data(), &seven, sizeof seven);
   const auto memory = std::make_shared<const tensor::Buffer<std::byte>>(std::move(made));
-  const TensorDirectory tensors({{"x", DType::kF32, {1}, {memory->data(), 4}}}, nullptr, {memory});
+  const TensorDirectory tensors({{"x", DType::kF32, {1}, {memory->data(), 4}}}, {}, {memory});
   CHECK(value_of(tensors, "x") == 7);
   CHECK(tensors.find("y") == nullptr);
   CHECK(tensors.metadata().empty());

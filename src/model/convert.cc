@@ -193,9 +193,9 @@ class DirectoryPlan {
   DType type_for(const TensorInfo& info) {
     if (info.role == Role::kState) return DType::kF32;
     if (asked_) return *asked_;
-    if (const Tensor* found = source_.files().find(info.name); found && found->type != DType::kF8E4M3)
-      return tensor::is_blocked(found->type) ? DType::kBF16 : found->type;
-    return type_of(source_, info);
+    const Tensor* found = source_.files().find(info.name);
+    const DType type = found && found->type != DType::kF8E4M3 ? found->type : type_of(source_, info);
+    return tensor::is_blocked(type) ? DType::kBF16 : type;
   }
 
   Source& source_;

@@ -5,110 +5,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "model/gguf_config.h"
 #include "model/gguf_model.h"
 #include "model/layerwise.h"
-#include "tests/files.h"
-#include "tests/random_model.h"
+#include "tests/convert_case.h"
 
 namespace choir::model {
 namespace {
-
-using io::Tensor;
-using tensor::DType;
-using tests::contains;
-using tests::refusal_of;
-using Json = nlohmann::json;
-
-// What most families have in common, small and with awkward sizes; heads wider than the model where that is allowed.
-Json common(const char* family) {
-  return {{"model_type", family},
-          {"hidden_size", 36},
-          {"vocab_size", 71},
-          {"num_hidden_layers", 3},
-          {"num_attention_heads", 6},
-          {"num_key_value_heads", 2},
-          {"intermediate_size", 20},
-          {"max_position_embeddings", 64},
-          {"rms_norm_eps", 1e-5},
-          {"rope_theta", 10000.0},
-          {"tie_word_embeddings", false}};
-}
-
-Json with(Json json, const Json& more) {
-  json.update(more);
-  return json;
-}
-
-// Every family that llama.cpp computes as its own code does.
-std::vector<Json> families() {
-  const Json experts{{"num_experts", 5}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 12}};
-  const Json latent{{"num_key_value_heads", 6},
-                    {"kv_lora_rank", 10},
-                    {"qk_nope_head_dim", 8},
-                    {"qk_rope_head_dim", 4},
-                    {"v_head_dim", 6},
-                    {"moe_intermediate_size", 12},
-                    {"n_routed_experts", 8},
-                    {"num_experts_per_tok", 3},
-                    {"n_shared_experts", 2},
-                    {"first_k_dense_replace", 1},
-                    {"routed_scaling_factor", 1.5}};
-  const Json yarn{{"rope_scaling",
-                   {{"type", "yarn"},
-                    {"factor", 4.0},
-                    {"original_max_position_embeddings", 16},
-                    {"mscale", 0.707},
-                    {"mscale_all_dim", 0.707}}}};
-  return {
-      with(common("mixtral"), {{"num_local_experts", 5}, {"num_experts_per_tok", 2}, {"head_dim", 8}}),
-      with(common("mixtral"), {{"num_local_experts", 5}, {"tie_word_embeddings", true}}),
-      with(common("llama"), {{"attention_bias", true}}),
-      with(common("mistral"), {{"sliding_window", nullptr}}),
-      common("qwen2"),
-      with(common("qwen3"), {{"head_dim", 10}}),
-      with(with(common("qwen2_moe"), experts),
-           {{"shared_expert_intermediate_size", 16}, {"norm_topk_prob", false}, {"tie_word_embeddings", true}}),
-      with(with(common("qwen3_moe"), experts), {{"norm_topk_prob", true}, {"head_dim", 8}}),
-      with(common("olmoe"), {{"num_experts", 5}, {"num_experts_per_tok", 2}, {"num_key_value_heads", 6}}),
-      with(common("granitemoe"), {{"num_local_experts", 5},
-                                  {"embedding_multiplier", 3.0},
-                                  {"attention_multiplier", 0.3},
-                                  {"residual_multiplier", 0.5},
-                                  {"logits_scaling", 2.0}}),
-      with(common("gpt_oss"),
-           {{"num_local_experts", 5}, {"num_experts_per_tok", 2}, {"head_dim", 8}, {"sliding_window", 8}}),
-      with(with(common("deepseek_v2"), latent), with(yarn, {{"q_lora_rank", 14}, {"topk_method", "greedy"}})),
-      with(with(common("deepseek_v3"), latent), {{"q_lora_rank", 14}, {"n_group", 4}, {"topk_group", 2}}),
-  };
-}
-
-struct Case : tests::TemporaryDirectory {
-  Json json;
-  std::string source = file("source"), gguf = file("model.gguf"), back = file("back");
-
-  explicit Case(const Json& j, uint64_t seed = 5) : json(j) {
-    std::filesystem::create_directory(source);
-    std::filesystem::create_directory(back);
-    tests::random_model(parse_config(json, "test"), seed).model().save(source, json);
-  }
-
-  Converted to_gguf(
-      std::optional<DType> type = {}, const Check& check = [](const std::string&, const Converted&) {}) {
-    Source from(source);
-    return convert_to_gguf(from, type,
-                           {gguf, base::Existing::kReplace,
-                            [](io::GgufHeader& header) { header.put("tokenizer.ggml.model", "none"); }, check});
-  }
-};
-
-std::vector<float> logits_of(const std::string& path) {
-  const Model model(path);
-  return tests::all_logits(model, tests::random_ids(24, model.config().vocab, 3), 2);
-}
 
 TEST_CASE("convert: to GGUF and back every family has the same bytes and the same logits") {
   for (const Json& json : families()) {
@@ -181,7 +86,7 @@ TEST_CASE("convert: a result with exchanged tensors does not pass") {
   std::string bytes = base::read_file(c.gguf);
   const io::GgufFile file(c.gguf);
   const auto at = [&](const char* name) {
-    return bytes.data() + (file.find(name)->bytes.data() - file.file()->bytes().data());
+    return bytes.data() + (file.find(name)->bytes.data() - file.files().front()->bytes().data());
   };
   std::swap_ranges(at("blk.1.ffn_gate_exps.weight"),
                    at("blk.1.ffn_gate_exps.weight") + file.find("blk.1.ffn_gate_exps.weight")->bytes.size(),
@@ -203,99 +108,6 @@ TEST_CASE("convert: rows of q and k lie in llama.cpp's order") {
   }
 }
 
-// Writes a file again with other tensors in place of some.
-void rewrite(const std::string& from, const std::string& to,
-             const std::function<std::vector<Tensor>(const Tensor&)>& instead) {
-  const io::GgufFile file(from);
-  io::GgufHeader header;
-  for (const io::GgufEntry& entry : file.metadata().entries()) header.put(entry);
-  std::vector<Tensor> tensors;
-  for (const Tensor& t : file.tensors())
-    for (const Tensor& other : instead(t)) tensors.push_back(other);
-  for (const Tensor& t : tensors) header.declare(t.name, t.type, t.shape);
-  io::GgufWriter writer(to, header, base::Existing::kReplace);
-  for (const Tensor& t : tensors) writer.write(t.bytes);
-  writer.commit();
-}
-
-TEST_CASE("convert: old files with a tensor for each expert are read") {
-  Case c(families()[0]);
-  c.to_gguf();
-  rewrite(c.gguf, c.file("old.gguf"), [](const Tensor& t) -> std::vector<Tensor> {
-    const size_t at = t.name.find("_exps.");
-    if (at == std::string::npos) return {t};
-    std::vector<Tensor> alone;
-    const size_t size = t.bytes.size() / static_cast<size_t>(t.shape[0]);
-    for (size_t e = 0; e < static_cast<size_t>(t.shape[0]); ++e)
-      alone.push_back({t.name.substr(0, at) + "." + std::to_string(e) + ".weight",
-                       t.type,
-                       {t.shape[1], t.shape[2]},
-                       t.bytes.subspan(e * size, size)});
-    return alone;
-  });
-  CHECK(logits_of(c.file("old.gguf")) == logits_of(c.source));
-}
-
-TEST_CASE("convert: kv_b in two parts is read") {
-  Case c(families()[11]);
-  REQUIRE(c.json["model_type"] == "deepseek_v2");
-  c.to_gguf();
-  constexpr size_t kHeads = 6, kNope = 8, kValue = 6, kRank = 10;
-  std::vector<std::vector<float>> made;
-  made.reserve(100);
-  rewrite(c.gguf, c.file("new.gguf"), [&](const Tensor& t) -> std::vector<Tensor> {
-    const size_t at = t.name.find("attn_kv_b");
-    if (at == std::string::npos) return {t};
-    std::vector<float> whole(t.elements()), k, v;
-    std::memcpy(whole.data(), t.bytes.data(), t.bytes.size());
-    for (size_t h = 0; h < kHeads; ++h) {
-      const float* head = whole.data() + h * (kNope + kValue) * kRank;
-      for (size_t r = 0; r < kRank; ++r)
-        for (size_t i = 0; i < kNope; ++i) k.push_back(head[i * kRank + r]);
-      v.insert(v.end(), head + kNope * kRank, head + (kNope + kValue) * kRank);
-    }
-    made.push_back(k);
-    made.push_back(v);
-    const std::string in = t.name.substr(0, at);
-    return {{in + "attn_k_b.weight", DType::kF32, {6, 10, 8}, std::as_bytes(std::span(made[made.size() - 2]))},
-            {in + "attn_v_b.weight", DType::kF32, {6, 6, 10}, std::as_bytes(std::span(made.back()))}};
-  });
-  CHECK(logits_of(c.file("new.gguf")) == logits_of(c.source));
-}
-
-TEST_CASE("convert: missing, unknown and misshapen tensors are refused by name, further ones accounted for") {
-  Case c(families()[0]);
-  c.to_gguf();
-  const std::string other = c.file("other.gguf");
-  const auto refusal = [&] { return refusal_of([&] { Model model(other); }); };
-  rewrite(c.gguf, other, [](const Tensor& t) -> std::vector<Tensor> {
-    if (t.name == "blk.1.attn_k.weight") return {};
-    return {t};
-  });
-  CHECK(contains(refusal(), "tensor missing: blk.1.attn_k.weight"));
-  rewrite(c.gguf, other, [](Tensor t) -> std::vector<Tensor> {
-    if (t.name == "blk.1.attn_k.weight") t.name = "blk.1.attn_z.weight";
-    return {t};
-  });
-  CHECK(contains(refusal(), "tensor missing: blk.1.attn_k.weight"));
-  const std::vector<float> more(4);
-  const auto beside = [&](const std::string& name) {
-    rewrite(c.gguf, other, [&](const Tensor& t) -> std::vector<Tensor> {
-      if (t.name != "output_norm.weight") return {t};
-      return {t, {name, DType::kF32, {4}, std::as_bytes(std::span(more))}};
-    });
-  };
-  beside("blk.1.attn_z.weight");
-  CHECK(contains(refusal(), "unknown tensor: blk.1.attn_z.weight"));
-  beside("blk.3.nextn.eh_proj.weight");
-  CHECK(contains(open_gguf(other, RowOrder::kFile).ignored.at(0), "predicts further tokens"));
-  rewrite(c.gguf, other, [](Tensor t) -> std::vector<Tensor> {
-    if (t.name == "blk.2.attn_q.weight") std::swap(t.shape[0], t.shape[1]);
-    return {t};
-  });
-  CHECK(contains(refusal(), "tensor blk.2.attn_q.weight has another shape than [48,36]"));
-}
-
 TEST_CASE("convert: what llama.cpp cannot compute is refused with the reason") {
   const auto reason = [](const Json& json, const Json& more) {
     return reason_against_gguf(parse_config(with(json, more), "test"));
@@ -310,9 +122,11 @@ TEST_CASE("convert: what llama.cpp cannot compute is refused with the reason") {
   CHECK(contains(reason(qwen3, {{"norm_topk_prob", false}}), "renormalises"));
   CHECK(contains(reason(qwen3, {{"mlp_only_layers", {0}}}), "experts in every layer"));
   CHECK(contains(reason(olmoe, {{"clip_qkv", 4.0}}), "clip_qkv"));
+  CHECK(contains(reason(families()[10], {{"swiglu_limit", 1.5}}), "at 7"));
   CHECK(contains(reason(olmoe, {{"num_key_value_heads", 2}}), "key-value heads"));
   CHECK(contains(reason(families()[11], {{"q_lora_rank", nullptr}}), "26 or 27 layers"));
   CHECK(reason(families()[11], {{"q_lora_rank", nullptr}, {"num_hidden_layers", 27}}).empty());
+  CHECK(contains(reason(families()[11], {{"first_k_dense_replace", 3}}), "no layer has experts"));
   Case c(mixtral);
   Json json = with(mixtral, pruned);
   base::write_file(c.source + "/config.json", json.dump(), base::Existing::kReplace);

@@ -28,7 +28,7 @@ class Description {
     sizes();
     attention();
     rope();
-    if (has("expert_count")) experts();
+    if (count("expert_count", 0) > 0) experts();
     if (is("deepseek2")) latent();
     if (is("granitemoe")) multipliers();
     tokens();
@@ -135,6 +135,9 @@ class Description {
   }
 
   void experts() {
+    if (!family_.keys.any())
+      base::input_error("experts in a family of dense layers", file_.path() + ": key \"" + key("expert_count") + "\"",
+                        "the file does not hold the model that its keys describe");
     json_[family_.keys.experts] = count("expert_count");
     json_["num_experts_per_tok"] = count("expert_used_count");
     if (has("expert_feed_forward_length")) json_[family_.keys.width] = count("expert_feed_forward_length");

@@ -29,6 +29,8 @@ int leading_dense(const Config& config) {
 // Layers that differ where llama.cpp has one number for all, or that do what it does not know.
 std::string reason_against_layers(const Config& config) {
   const LayerConfig* first = first_mixture(config);
+  if (!first && family_of(config.family, "model").keys.any())
+    return "no layer has experts, and llama.cpp wants some in this family";
   for (int l = 0; l < config.depth() && first; ++l) {
     const LayerConfig& layer = config.layers[static_cast<size_t>(l)];
     if (layer.dense()) continue;
@@ -63,6 +65,8 @@ std::string reason_against_window(const Config& config) {
 std::string reason_against_family(const Config& config, const std::string& architecture) {
   const auto& router = config.router;
   const bool normalised = router.weights == Weights::kNormalised;
+  if (config.family == "gpt_oss" && config.activation.limit != 7)
+    return fmt::format("llama.cpp clamps the experts of gpt-oss at 7, the model at {}", config.activation.limit);
   if (architecture == "phimoe") return "llama.cpp has RMS norms and a plain top-2 here in place of the sparse mixer";
   if ((architecture == "qwen2moe" || architecture == "olmoe") && normalised)
     return "llama.cpp does not renormalise the weights of this family, and norm_topk_prob is true";

@@ -58,7 +58,7 @@ class Directory {
   }
 
   std::shared_ptr<const io::TensorDirectory> take() {
-    return std::make_shared<const io::TensorDirectory>(std::move(tensors_), file_.file(), std::move(memory_));
+    return std::make_shared<const io::TensorDirectory>(std::move(tensors_), file_.files(), std::move(memory_));
   }
 
  private:

@@ -174,7 +174,7 @@ Weight Loader::transposed(const Tensor& tensor, const TensorInfo& info) {
 }
 
 // MXFP4: [E,2F,D/32,16] pairs of numbers with [E,2F,D/32] scales, gate and up rows in turn; or D and F the other way
-// round. Every number of these is one of bfloat16.
+// round. Rows become blocks of the scale and its numbers, which products read as they lie.
 Weight Loader::from_blocks(const Tensor& blocks, const Tensor& scales, const TensorInfo& info) {
   const bool down = info.part == Part::kDown;
   const int64_t experts = config_.layers[static_cast<size_t>(info.layer)].experts, parts = down ? 1 : 2;
@@ -189,16 +189,16 @@ Weight Loader::from_blocks(const Tensor& blocks, const Tensor& scales, const Ten
       base::input_error(fmt::format("tensor {} is {}", tensor->name, tensor::name_of(tensor->type)), where_,
                         "MXFP4 is stored as U8");
   Weight packed(nullptr, DType::kMXFP4, info.rows, info.cols);
-  std::vector<std::byte> joined(packed.bytes());
-  const size_t row = joined.size() / static_cast<size_t>(info.rows);
+  std::byte* to = room(packed.bytes(), owned_);
+  packed.data = to;
+  const size_t row = packed.bytes() / static_cast<size_t>(info.rows);
   for (int r = 0; r < info.rows; ++r) {
     const int64_t from = (info.expert * static_cast<int64_t>(info.rows) + r) * parts + (info.part == Part::kUp ? 1 : 0);
     tensor::join_mxfp4(blocks.bytes.subspan(static_cast<size_t>(from * each) * 16, static_cast<size_t>(each) * 16),
                        scales.bytes.subspan(static_cast<size_t>(from * each), static_cast<size_t>(each)),
-                       std::span(joined).subspan(static_cast<size_t>(r) * row, row));
+                       {to + static_cast<size_t>(r) * row, row});
   }
-  packed.data = joined.data();
-  return copy_of(packed, DType::kBF16, owned_);
+  return packed;
 }
 
 // [E,2F], in the order of the weights, or [E,D].

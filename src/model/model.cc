@@ -229,6 +229,16 @@ void Model::refuse_result(const std::string& what) const {
   base::input_error(what + " are not finite", where_, "its activations overflow on this input");
 }
 
+Model Model::savable() const {
+  Model result = *this;
+  visit_tensors(result.config_, result.tensors_, [&](const TensorInfo&, Weight& weight) {
+    if (weight.type == DType::kMXFP4) weight = copy_of(weight, DType::kBF16, result.copies_);
+  });
+  check_storable(result.config_, result.tensors_, where_);
+  result.drop_copies();
+  return result;
+}
+
 void Model::save(const std::string& directory, const nlohmann::json& base) const {
   const StoredTensors stored = stored_tensors(config_, tensors_, files_.get(), Contents::kNumbers);
   base::write_file(directory + "/config.json", config_json(config_, base).dump(2) + "\n", base::Existing::kRefuse);

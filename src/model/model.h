@@ -69,6 +69,9 @@ class Model {
   // sound weights overflow on this input.
   [[noreturn]] void refuse_result(const std::string& what) const;
 
+  // The same model as save() can write it, for whoever begins long work whose end is that: MXFP4 becomes BF16, which
+  // holds its numbers. Throws Error (input) that names a tensor of other blocks.
+  Model savable() const;
   // Writes config.json and model.safetensors into an existing directory. `base` is the config.json to start from.
   void save(const std::string& directory, const nlohmann::json& base) const;
   // What model.safetensors then takes, to the byte.

@@ -108,15 +108,20 @@ Tensor as_stored(const TensorInfo& info, const Weight& weight) {
   return {info.name, weight.type, shape_of(info), {static_cast<const std::byte*>(weight.data), weight.bytes()}};
 }
 
-StoredTensors stored_tensors(const Config& config, const ModelTensors<Weight>& tensors,
-                             const io::TensorDirectory* files, Contents contents) {
+void check_storable(const Config& config, const ModelTensors<Weight>& tensors, const std::string& where) {
   ModelTensors<Weight> views = tensors;
-  visit_tensors(config, views, [](const TensorInfo& info, const Weight& weight) {
+  visit_tensors(config, views, [&](const TensorInfo& info, const Weight& weight) {
     if (tensor::is_blocked(weight.type))
       base::input_error(
-          fmt::format("tensor {} is {}, which safetensors cannot hold", info.name, tensor::name_of(weight.type)),
-          "model", "choir convert MODEL --to safetensors --dtype bf16 makes one that can be written");
+          fmt::format("tensor {} is {}, which safetensors cannot hold", info.name, tensor::name_of(weight.type)), where,
+          "choir convert MODEL --to safetensors --dtype bf16 makes one that can be written");
   });
+}
+
+StoredTensors stored_tensors(const Config& config, const ModelTensors<Weight>& tensors,
+                             const io::TensorDirectory* files, Contents contents) {
+  check_storable(config, tensors, "model");
+  ModelTensors<Weight> views = tensors;
   StoredTensors result;
   std::vector<bool> stacks;
   for (int l = 0; l < config.depth(); ++l) {

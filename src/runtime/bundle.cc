@@ -1,27 +1,27 @@
 #include "runtime/bundle.h"
 
-#include <filesystem>
-
 #include "base/error.h"
 #include "model/gguf_model.h"
+#include "text/directory_tokens.h"
 #include "text/gguf_tokens.h"
 
 namespace choir::runtime {
 
 bool Bundle::has_tokenizer() const {
   if (model::is_gguf(path_)) return io::GgufFile(path_).metadata().has("tokenizer.ggml.tokens");
-  return std::filesystem::exists(path_ + "/tokenizer.json");
+  return text::directory_has_tokens(path_);
 }
 
 const text::Tokenizer& Bundle::tokenizer() const {
   if (tokenizer_) return *tokenizer_;
   const bool file = model::is_gguf(path_);
   if (!has_tokenizer())
-    base::input_error(file ? "no tokens" : "no tokenizer.json", path_, "text needs them; token ids (--ids) do not");
+    base::input_error(file ? "no tokens" : "no tokenizer.json and no tokenizer.model", path_,
+                      "text needs them; token ids (--ids) do not");
   if (file)
     tokenizer_ = text::make_tokenizer(text::read_gguf_vocabulary(io::GgufFile(path_).metadata()), path_);
   else
-    tokenizer_ = text::load_tokenizer(path_ + "/tokenizer.json");
+    tokenizer_ = text::load_directory_tokenizer(path_);
   return *tokenizer_;
 }
 

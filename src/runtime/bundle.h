@@ -10,16 +10,20 @@
 
 namespace choir::runtime {
 
+// kWrite: the weights as safetensors can hold them (Model::savable).
+enum class Use { kRun, kWrite };
+
 // Movable. Threads may share it once tokenizer() has been called.
 class Bundle {
  public:
   // Throws Error (input) naming the file when the model is damaged. The tokenizer is not looked at.
-  explicit Bundle(const std::string& path) : model(path), path_(path) {}
+  explicit Bundle(const std::string& path, Use use = Use::kRun)
+      : model(use == Use::kWrite ? model::Model(path).savable() : model::Model(path)), path_(path) {}
 
   bool has_tokenizer() const;
 
-  // Reads tokenizer.json, or the tokens of the file, the first time. Throws Error (input) when there is none, or it is
-  // damaged or of a kind that Choir does not know. Ids alone never need one.
+  // Reads tokenizer.json, else tokenizer.model, or the tokens of the file, the first time. Throws Error (input) when
+  // there is none, or it is damaged or of a kind that Choir does not know. Ids alone never need one.
   const text::Tokenizer& tokenizer() const;
 
   const model::Model model;

@@ -26,7 +26,7 @@ io::GgufFile open_fixture(const std::string& path) {
 
 }  // namespace
 
-TEST_CASE("llama.cpp's vocabularies give llama.cpp's ids") {
+TEST_CASE("llama.cpp's vocabularies give llama.cpp's ids, and so does what is made of them as tokenizer.json") {
   const std::string folder = shared_file("tokenizer-llamacpp-fixtures/ggml-vocab-");
   if (!fs::exists(folder + "gpt-2.gguf") || std::system("command -v zstd >/dev/null") != 0) {
     MESSAGE("skipped: llama.cpp fixtures or zstd absent");
@@ -34,14 +34,18 @@ TEST_CASE("llama.cpp's vocabularies give llama.cpp's ids") {
   }
   for (const char* name : {"deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "llama-spm", "phi-3", "starcoder"}) {
     const std::string path = folder + name + ".gguf";
-    const auto tokenizer = make_tokenizer(read_gguf_vocabulary(open_fixture(path).metadata()), name);
+    const GgufVocabulary vocabulary = read_gguf_vocabulary(open_fixture(path).metadata());
+    const auto tokenizer = make_tokenizer(vocabulary, name);
+    const auto exported = parse_tokenizer(tokenizer_json_of(vocabulary, name), name);
     std::istringstream lines(slurp(path + ".out"));
     const auto texts = fixture_texts(slurp(path + ".inp"));
     REQUIRE(texts.size() == 46);
     for (const std::string& text : texts) {
       CAPTURE(name);
       CAPTURE(text);
-      CHECK(tokenizer->encode(text) == next_ids(lines));
+      const std::vector<int32_t> ids = next_ids(lines);
+      CHECK(tokenizer->encode(text) == ids);
+      CHECK(exported->encode(text) == ids);
     }
   }
 }

@@ -29,13 +29,21 @@ GgufVocabulary written_and_read(const GgufVocabulary& vocabulary) {
   return read_gguf_vocabulary(io::parse_gguf(std::as_bytes(std::span(bytes)), "test").metadata);
 }
 
+// The lists alone, without the file that came with them; then as a tokenizer.json made of them.
 void check_same_ids(const std::string& source, const GgufVocabulary& vocabulary) {
-  const auto ours = parse_tokenizer(source, "json"), theirs = make_tokenizer(written_and_read(vocabulary), "gguf");
+  CHECK(vocabulary.json == source);
+  GgufVocabulary lists = written_and_read(vocabulary);
+  CHECK(lists.json == source);
+  lists.json.clear();
+  const auto ours = parse_tokenizer(source, "json"), theirs = make_tokenizer(lists, "gguf"),
+             back = parse_tokenizer(tokenizer_json_of(lists, "gguf"), "back");
   for (const char* text :
        {"the cat", " the  the", "abc abcabc", "h\xc3\xa9llo\n\tx", "12 345", "\xe6\xbc\xa2\xe5\xad\x97", ""}) {
     CAPTURE(text);
     CHECK(ours->framed(ours->encode(text)) == theirs->framed(theirs->encode(text)));
     CHECK(theirs->decode(theirs->encode(text)) == ours->decode(ours->encode(text)));
+    CHECK(back->framed(back->encode(text)) == ours->framed(ours->encode(text)));
+    CHECK(back->decode(back->encode(text)) == ours->decode(ours->encode(text)));
   }
 }
 
@@ -74,6 +82,32 @@ TEST_CASE("gguf tokens: a BPE with byte fallback becomes scores, and gives the s
   check_same_ids(source, vocabulary);
 }
 
+TEST_CASE("gguf tokens: a Unigram keeps its scores, and gives the same ids") {
+  std::vector<std::string> notes;
+  json vocab = json::array();
+  for (const auto& [name, score] :
+       {std::pair{"<unk>", 0.0}, std::pair{"</s>", 0.0}, std::pair{"▁the", -2.0}, std::pair{"▁", -3.0},
+        std::pair{"c", -4.0}, std::pair{"at", -3.5}, std::pair{"abc", -5.0}, std::pair{"b", -6.0}})
+    vocab.push_back(json::array({name, score}));
+  const json unigram = {
+      {"added_tokens",
+       {{{"id", 0}, {"content", "<unk>"}, {"special", true}}, {{"id", 1}, {"content", "</s>"}, {"special", true}}}},
+      {"normalizer",
+       {{"type", "Sequence"},
+        {"normalizers",
+         {{{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}},
+          {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}}}}}},
+      {"pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "▁"}, {"add_prefix_space", true}}},
+      {"decoder", {{"type", "Metaspace"}, {"replacement", "▁"}, {"add_prefix_space", true}}},
+      {"model", {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", vocab}}}};
+  const GgufVocabulary vocabulary = gguf_vocabulary_of(unigram.dump(), 0, "test", notes);
+  CHECK(vocabulary.model == "t5");
+  CHECK(vocabulary.types == std::vector<int32_t>{2, 3, 1, 1, 1, 1, 1, 1});
+  CHECK(vocabulary.scores[5] == -3.5f);
+  CHECK(vocabulary.remove_extra_spaces == true);
+  check_same_ids(unigram.dump(), vocabulary);
+}
+
 TEST_CASE("gguf tokens: words that llama.cpp has no name for are said, and parts without a place are refused") {
   std::vector<std::string> notes;
   json own = small_tokenizer();
@@ -84,9 +118,11 @@ TEST_CASE("gguf tokens: words that llama.cpp has no name for are said, and parts
   CHECK(gguf_vocabulary_of(own.dump(), 0, "test", notes).pre == "gpt-2");
   REQUIRE(notes.size() == 1);
   CHECK(contains(notes[0], "cut text as GPT-2 does"));
-  json unigram = small_tokenizer();
+  json unigram = small_tokenizer(), pieces = small_tokenizer();
   unigram["model"] = {{"type", "Unigram"}, {"vocab", {{"a", -1.0}}}};
-  CHECK(contains(tests::refusal_of([&] { gguf_vocabulary_of(unigram.dump(), 0, "test", notes); }), "no BPE"));
+  CHECK(contains(tests::refusal_of([&] { gguf_vocabulary_of(unigram.dump(), 0, "test", notes); }), "over bytes"));
+  pieces["model"]["type"] = "WordPiece";
+  CHECK(contains(tests::refusal_of([&] { gguf_vocabulary_of(pieces.dump(), 0, "test", notes); }), "WordPiece"));
   json holes = small_tokenizer();
   holes["added_tokens"][0]["id"] = 1 << 23;
   CHECK(contains(tests::refusal_of([&] { gguf_vocabulary_of(holes.dump(), 0, "test", notes); }), "leaves holes"));

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "text/base64.h"
 #include "text/json_parts.h"
 #include "text/utf8.h"
 
@@ -40,24 +41,6 @@ Pattern pattern_in(const json& part, const std::string& where) {
 
 std::shared_ptr<const Regex> compile(const std::string& pattern, const std::string& where) {
   return std::make_shared<const Regex>(pattern, where);
-}
-
-std::string decode_base64(const std::string& text, const std::string& where) {
-  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string bytes;
-  uint32_t bits = 0;
-  int count = 0;
-  for (const char c : text) {
-    if (c == '=') break;
-    const size_t value = kLetters.find(c);
-    if (value == std::string_view::npos) damaged_part("not base64", where);
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    count += 6;
-    if (count < 8) continue;
-    count -= 8;
-    bytes += static_cast<char>(bits >> count & 0xff);
-  }
-  return bytes;
 }
 
 void append_normalizers(const json& part, const std::string& where, std::vector<normalize::Step>& steps) {

@@ -101,6 +101,10 @@ void read_trainer(Message message, Model& model) {
     if (message.is(3, Message::kVarint)) model.kind = static_cast<int>(std::min<uint64_t>(message.number(), 99));
     if (message.is(24, Message::kVarint)) model.spaces_as_suffix = message.number() != 0;
     if (message.is(35, Message::kVarint)) model.byte_fallback = message.number() != 0;
+    if (message.is(40, Message::kVarint)) model.unknown = static_cast<int32_t>(message.number());
+    if (message.is(41, Message::kVarint)) model.bos = static_cast<int32_t>(message.number());
+    if (message.is(42, Message::kVarint)) model.eos = static_cast<int32_t>(message.number());
+    if (message.is(43, Message::kVarint)) model.padding = static_cast<int32_t>(message.number());
   }
 }
 
@@ -164,6 +168,21 @@ Pieces pieces_of(const Model& model, bool user_defined) {
   return result;
 }
 
+// Of the scores of normal tokens.
+struct Extremes {
+  float least = std::numeric_limits<float>::max(), most = std::numeric_limits<float>::min();
+};
+
+Extremes extremes_of(const Model& model) {
+  Extremes extremes;
+  for (const Model::Token& token : model.tokens) {
+    if (token.type != Model::kNormal) continue;
+    extremes.least = std::min(extremes.least, token.score);
+    extremes.most = std::max(extremes.most, token.score);
+  }
+  return extremes;
+}
+
 std::unique_ptr<const TokenModel> make_bpe(const Model& model, const std::string& where) {
   const Pieces all = pieces_of(model, false);
   BpeVocabulary vocabulary;
@@ -175,27 +194,17 @@ std::unique_ptr<const TokenModel> make_bpe(const Model& model, const std::string
   return std::make_unique<const Bpe>(vocabulary, strangers);
 }
 
-// Scores as in src/unigram_model.cc: of unknown characters and user-defined tokens by the extremes of the others.
+// An unknown character costs this much more than the worst token (src/unigram_model.cc).
+constexpr float kUnknownPenalty = 10;
+
 std::unique_ptr<const TokenModel> make_unigram(const Model& model, const std::string& where) {
-  constexpr float kUnknownPenalty = 10;
-  constexpr double kUserDefinedPenalty = 0.1;
-  const Pieces all = pieces_of(model, true);
-  float least = std::numeric_limits<float>::max(), most = std::numeric_limits<float>::min();
-  for (const Model::Token& token : model.tokens) {
-    if (token.type != Model::kNormal) continue;
-    least = std::min(least, token.score);
-    most = std::max(most, token.score);
-  }
   UnigramVocabulary vocabulary;
   vocabulary.fallback = read_fallback(model, where);
   vocabulary.single_precision = true;
-  vocabulary.unknown_score = least - kUnknownPenalty;
-  vocabulary.pieces = all.pieces;
-  for (size_t i = 0; i < all.pieces.size(); ++i) {
-    const bool user_defined = model.tokens[all.pieces[i].id].type == Model::kUserDefined;
-    const double bonus = static_cast<float>(all.pieces[i].text.size()) * most - kUserDefinedPenalty;
-    vocabulary.scores.push_back(user_defined ? bonus : all.scores[i]);
-  }
+  vocabulary.unknown_score = extremes_of(model).least - kUnknownPenalty;
+  vocabulary.pieces = pieces_of(model, true).pieces;
+  const std::vector<double> scores = unigram_scores(model);
+  for (const Piece& piece : vocabulary.pieces) vocabulary.scores.push_back(scores[static_cast<size_t>(piece.id)]);
   return std::make_unique<const Unigram>(vocabulary, where);
 }
 
@@ -249,6 +258,33 @@ Model read_sentencepiece(std::string_view file, const std::string& where) {
   }
   if (model.tokens.empty()) message.broken("no tokens");
   return model;
+}
+
+std::vector<std::pair<std::string, std::string>> merges_of(const Model& model, const std::string& where) {
+  const Pieces all = pieces_of(model, false);
+  const auto free_id = static_cast<int32_t>(model.tokens.size());
+  std::vector<Piece> strangers;  // whose merges only a vocabulary with their ids could have
+  std::vector<BpeVocabulary::Merge> merges = merges_by_score(all.pieces, all.scores, free_id, strangers, where);
+  std::erase_if(merges, [&](const BpeVocabulary::Merge& m) { return m.left >= free_id || m.right >= free_id; });
+  const auto text = [&](int32_t id) -> const std::string& { return model.tokens[static_cast<size_t>(id)].text; };
+  std::stable_sort(merges.begin(), merges.end(), [&](const auto& a, const auto& b) {
+    return a.rank != b.rank ? a.rank < b.rank : text(a.left).size() > text(b.left).size();
+  });
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const BpeVocabulary::Merge& merge : merges) pairs.emplace_back(text(merge.left), text(merge.right));
+  return pairs;
+}
+
+// As in src/unigram_model.cc: of user-defined tokens by the best of the others.
+std::vector<double> unigram_scores(const Model& model) {
+  constexpr double kUserDefinedPenalty = 0.1;
+  const float most = extremes_of(model).most;
+  std::vector<double> scores;
+  for (const Model::Token& token : model.tokens)
+    scores.push_back(token.type == Model::kUserDefined
+                         ? static_cast<float>(token.text.size()) * most - kUserDefinedPenalty
+                         : token.score);
+  return scores;
 }
 
 std::unique_ptr<const Tokenizer> make_tokenizer(const Model& model, const std::string& where) {

@@ -36,30 +36,6 @@ void add_bytes(Model& model) {
   }
 }
 
-std::string varint(uint64_t number) {
-  std::string bytes;
-  for (; number >= 0x80; number >>= 7) bytes += static_cast<char>(number | 0x80);
-  return bytes + static_cast<char>(number);
-}
-
-std::string field(uint64_t number, const std::string& bytes) {
-  return varint(number << 3 | 2) + varint(bytes.size()) + bytes;
-}
-std::string field(uint64_t number, uint64_t value) { return varint(number << 3) + varint(value); }
-std::string field(uint64_t number, float value) {
-  std::string bytes(4, '\0');
-  std::memcpy(bytes.data(), &value, 4);
-  return varint(number << 3 | 5) + bytes;
-}
-
-std::string file_of(const Model& model) {
-  std::string file;
-  for (const auto& token : model.tokens)
-    file += field(1, field(1, token.text) + field(2, token.score) + field(3, static_cast<uint64_t>(token.type)));
-  file += field(2, field(3, static_cast<uint64_t>(model.kind)) + field(35, uint64_t{model.byte_fallback}));
-  return file + field(3, field(3, uint64_t{model.add_dummy_prefix}) + field(4, uint64_t{model.remove_extra_spaces}));
-}
-
 // SentencePiece's definition: of all neighbours whose text together is a token the best score, the leftmost of equals.
 Ids reference(const Model& model, const std::string& text) {
   std::map<std::string, int32_t> ids;

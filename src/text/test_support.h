@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "base/rng.h"
 #include "text/byte_level.h"
+#include "text/sentencepiece_model.h"
 
 namespace choir::text {
 
@@ -54,6 +56,32 @@ inline std::vector<std::string> byte_names() {
   std::vector<std::string> names;
   for (int byte = 0; byte < 256; ++byte) names.push_back(byte_level_name(std::string(1, static_cast<char>(byte))));
   return names;
+}
+
+// The wire format of protobuf.
+inline std::string varint(uint64_t number) {
+  std::string bytes;
+  for (; number >= 0x80; number >>= 7) bytes += static_cast<char>(number | 0x80);
+  return bytes + static_cast<char>(number);
+}
+
+inline std::string field(uint64_t number, const std::string& bytes) {
+  return varint(number << 3 | 2) + varint(bytes.size()) + bytes;
+}
+inline std::string field(uint64_t number, uint64_t value) { return varint(number << 3) + varint(value); }
+inline std::string field(uint64_t number, float value) {
+  std::string bytes(4, '\0');
+  std::memcpy(bytes.data(), &value, 4);
+  return varint(number << 3 | 5) + bytes;
+}
+
+// A tokenizer.model.
+inline std::string file_of(const SentencePieceModel& model) {
+  std::string file;
+  for (const auto& token : model.tokens)
+    file += field(1, field(1, token.text) + field(2, token.score) + field(3, static_cast<uint64_t>(token.type)));
+  file += field(2, field(3, static_cast<uint64_t>(model.kind)) + field(35, uint64_t{model.byte_fallback}));
+  return file + field(3, field(3, uint64_t{model.add_dummy_prefix}) + field(4, uint64_t{model.remove_extra_spaces}));
 }
 
 }  // namespace choir::text

@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "text/byte_level.h"
 #include "text/json_parts.h"
 
 namespace choir::text {
@@ -69,52 +68,6 @@ TokenizerParts read_tokenizer_parts(std::string_view text, const std::string& wh
   parts.before = std::move(frame.before);
   parts.after = std::move(frame.after);
   return parts;
-}
-
-// Merges as "left right", which all versions of `tokenizers` read.
-std::string byte_level_bpe_json(const ByteLevelBpe& bpe) {
-  using Json = nlohmann::ordered_json;
-  Json added = Json::array(), vocab = Json::object(), merges = Json::array();
-  for (const std::string& content : bpe.special_tokens)
-    added.push_back({{"id", added.size()},
-                     {"content", content},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", true}});
-  std::vector<std::string> names = bpe.special_tokens;
-  for (const std::string& token : bpe.tokens) names.push_back(byte_level_name(token));
-  // Names differ, so the linear search of an ordered object's operator[] is not needed.
-  auto& entries = vocab.get_ref<Json::object_t&>();
-  for (size_t id = 0; id < names.size(); ++id)
-    entries.Json::object_t::Container::emplace_back(names[id], static_cast<int64_t>(id));
-  for (const auto& [left, right] : bpe.merges) merges.push_back(names[left] + " " + names[right]);
-
-  const Json split = {
-      {"type", "Split"}, {"pattern", {{"Regex", bpe.pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
-  const Json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  const Json model = {{"type", "BPE"},
-                      {"dropout", nullptr},
-                      {"unk_token", nullptr},
-                      {"continuing_subword_prefix", nullptr},
-                      {"end_of_word_suffix", nullptr},
-                      {"fuse_unk", false},
-                      {"byte_fallback", false},
-                      {"ignore_merges", false},
-                      {"vocab", std::move(vocab)},
-                      {"merges", std::move(merges)}};
-  const Json root = {{"version", "1.0"},
-                     {"truncation", nullptr},
-                     {"padding", nullptr},
-                     {"added_tokens", std::move(added)},
-                     {"normalizer", nullptr},
-                     {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", Json::array({split, byte_level})}}},
-                     {"post_processor", nullptr},
-                     {"decoder", byte_level},
-                     {"model", model}};
-  return root.dump(2) + "\n";
 }
 
 }  // namespace choir::text
