@@ -25,7 +25,6 @@ namespace choir::bench {
 namespace {
 
 using kernels::Groups;
-using kernels::PackedWeight;
 using kernels::RowBlock;
 using tensor::Buffer;
 using tensor::DType;
@@ -82,8 +81,9 @@ struct Problem {
   void run_packed(size_t call, base::Threads& threads) const {
     std::span<RowBlock> rows;
     if (kernels::wants_blocks(shape.type)) kernels::quantize(groups(), input(), rows = blocks.span(), threads);
-    const std::span<const PackedWeight> w(packed.data() + call % calls * kExperts, kExperts);
-    kernels::packed_forward(groups(), {input(), rows}, w, output(), threads);
+    const std::span<const Weight> w(packed.data() + call % calls * kExperts, kExperts);
+    const kernels::Product product{w, output()};
+    kernels::packed_forward(groups(), {input(), rows}, {&product, 1}, threads);
   }
   void run_lying(size_t call, base::Threads& threads) const {
     const std::span<const Weight> w(lying.data() + call % calls * kExperts, kExperts);
@@ -97,7 +97,7 @@ struct Problem {
   std::vector<int32_t> offset;
   std::vector<Buffer<std::byte>> file, packed_file;
   std::vector<Weight> lying;
-  std::vector<PackedWeight> packed;
+  std::vector<Weight> packed;
 };
 
 // Calls a second: whole passes through the pool, of at least some tenths of a second.

@@ -2,10 +2,14 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/error.h"
 #include "kernels/isa.h"
 #include "model/forward.h"
+#include "tests/files.h"
 #include "tests/random_model.h"
 
 namespace choir {
@@ -99,6 +103,61 @@ TEST_CASE("what else is in the batch does not change a bit") {
       for (size_t s = 0; s < texts.size(); ++s) CHECK(together[s] == tests::all_logits(random.model(), texts[s], 1));
     }
   }
+}
+
+// Sizes in whole blocks, and some that are not: those weights keep their floats.
+model::Config config_in_blocks() {
+  model::Config config = tests::small_config({{4, 2, 64, {}, {}}, {6, 3, 96, {}, {}}, {3, 2, 40, {}, {}}});
+  config.attention = {.heads = 4, .kv_heads = 2, .head_width = 16, .window = 0};
+  config.width = 96;
+  config.vocab = 131;
+  config.layers[1].shared_width = 32;
+  return config;
+}
+
+TEST_CASE("packed weights: bits depend on nothing else in the call, and of numbers they are those of rows") {
+  const tests::RandomModel random(config_in_blocks(), 21);
+  std::vector<std::vector<int32_t>> texts;
+  for (const int length : {50, 3, 17}) texts.push_back(tests::random_ids(length, 131, 22 + texts.size()));
+  for (const auto type : {tensor::DType::kF32, tensor::DType::kBF16, tensor::DType::kQ8_0, tensor::DType::kQ4_0}) {
+    CAPTURE(tensor::name_of(type));
+    base::Threads threads(3);
+    const tests::TypedModel typed(random.model(), type);
+    const model::Model packed = typed.model().packed(threads);
+    const Logits whole = tests::all_logits(packed, texts[0], 1), rows = tests::all_logits(typed.model(), texts[0], 1);
+    for (const int piece : {1, 7, 33}) CHECK(in_pieces(packed, texts[0], piece, threads) == whole);
+    for (const int count : {2, 3}) CHECK(tests::all_logits(packed, texts[0], 1, count) == whole);
+    const std::vector<Logits> together = side_by_side(packed, texts, 9, threads);
+    for (size_t s = 0; s < texts.size(); ++s) CHECK(together[s] == tests::all_logits(packed, texts[s], 1));
+    if (!tensor::is_blocked(type)) {
+      CHECK(whole == rows);
+      continue;
+    }
+    CHECK(whole != rows);
+    double most = 0, error = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      most = std::max(most, std::abs(static_cast<double>(rows[i])));
+      error += std::abs(static_cast<double>(whole[i]) - static_cast<double>(rows[i]));
+    }
+    CHECK(error / static_cast<double>(rows.size()) < 0.05 * most);  // a token may meet another expert
+  }
+}
+
+TEST_CASE("packed weights go with the experts that stay, and what wants rows is refused") {
+  const tests::RandomModel random(config_in_blocks(), 23);
+  const tests::TypedModel typed(random.model(), tensor::DType::kQ8_0);
+  base::Threads threads(2);
+  model::Config fewer = typed.model().config();
+  fewer.layers[1].experts = 4;
+  const std::vector<std::vector<int>> keep{{0, 1, 2, 3}, {0, 2, 3, 5}, {0, 1, 2}};
+  const auto ids = tests::random_ids(20, 131, 24);
+  const model::Model packed = typed.model().packed(threads);
+  CHECK(tests::all_logits(packed.with_layers(fewer, keep), ids, 1) ==
+        tests::all_logits(typed.model().with_layers(fewer, keep).packed(threads), ids, 1));
+  CHECK(tests::all_logits(packed.packed(threads), ids, 1) == tests::all_logits(packed, ids, 1));
+  CHECK(model::bytes_per_token(packed) == model::bytes_per_token(typed.model()));
+  tests::TemporaryDirectory directory;
+  CHECK_THROWS_AS(packed.save(directory.path(), {}), base::Error);
 }
 
 TEST_CASE("a large batch without a cache gives each sequence what it gets alone") {

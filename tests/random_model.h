@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "model/forward.h"
+#include "tensor/blocks.h"
 
 namespace choir::tests {
 
@@ -41,6 +42,29 @@ class RandomModel {
 
   std::vector<tensor::Buffer<float>> buffers_;
   model::ModelTensors<tensor::Weight> tensors_;
+  model::Model model_;
+};
+
+// The matrices of another model in another number format, where their rows are whole blocks of it. Owns the numbers.
+class TypedModel {
+ public:
+  TypedModel(const model::Model& from, tensor::DType type) : model_(from.config(), make(from, type)) {}
+  const model::Model& model() const { return model_; }
+
+ private:
+  model::ModelTensors<tensor::Weight> make(const model::Model& from, tensor::DType type) {
+    model::ModelTensors<tensor::Weight> tensors = from.tensors();
+    const int block = tensor::is_blocked(type) ? static_cast<int>(tensor::block_of(type).numbers) : 1;
+    model::visit_tensors(from.config(), tensors, [&](const model::TensorInfo& info, tensor::Weight& weight) {
+      if (info.vector || info.role != model::TensorInfo::Role::kWeight || info.cols % block != 0) return;
+      buffers_.emplace_back(static_cast<size_t>(info.rows) * tensor::bytes_of(type, static_cast<size_t>(info.cols)));
+      tensor::narrow(tensor::as_vector(weight), type, buffers_.back().span());
+      weight = {buffers_.back().data(), type, info.rows, info.cols};
+    });
+    return tensors;
+  }
+
+  std::vector<tensor::Buffer<std::byte>> buffers_;
   model::Model model_;
 };
 

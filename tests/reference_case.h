@@ -111,8 +111,8 @@ inline Observed observe(const Model& model, std::span<const int32_t> ids, int se
                                        : copy(block.moe.routing.scores(model.config().layers[l].experts)));
     seen.chosen.push_back(chosen_of(block.moe.routing.plan));
   }
-  nn::NormActivations norm;
-  pass.head(h.matrix(rows, d), normed.matrix(rows, d), norm, logits.matrix(rows, model.config().vocab));
+  model::HeadActivations head;
+  pass.head(h.matrix(rows, d), normed.matrix(rows, d), head, logits.matrix(rows, model.config().vocab));
   seen.hidden.back() = copy(normed.matrix(rows, d));  // theirs is what the head receives
   seen.logits = copy(logits.matrix(rows, model.config().vocab));
   return seen;

@@ -63,6 +63,12 @@ CLI::App* add_forward(CLI::App& app, Call& call, Forward& o) {
   return verb;
 }
 
+void add_exact(CLI::App* verb, bool& exact) {
+  verb->add_flag("--exact", exact,
+                 "multiply quantised weights with activations in full precision: slower, and what the numbers of the "
+                 "file mean to the last digit");
+}
+
 CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   CLI::App* verb = add_verb(app, call, "generate", "continue a prompt",
                             "choir generate models/choir-tiny --prompt 'The purpose of this' -n 80 --temperature 0.8");
@@ -78,6 +84,7 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_option("--min-p", o.min_p, "draw from those with this share of the likeliest's probability");
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
   add_skip_word(verb, o.skip);
+  add_exact(verb, o.exact);
   return verb;
 }
 
@@ -91,6 +98,7 @@ CLI::App* add_eval(CLI::App& app, Call& call, Eval& o) {
   verb->add_option("--context", o.context, "tokens of a window")->check(CLI::PositiveNumber);
   verb->add_option("--router", o.router, "another router over the same gate, in every layer");
   add_skip_word(verb, o.skip);
+  add_exact(verb, o.exact);
   choices->excludes(text);
   return verb;
 }

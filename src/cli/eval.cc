@@ -40,7 +40,7 @@ Json choices(const Work& w) {
 }
 
 Json against(const Work& w) {
-  const model::Model other(w.o.against);
+  const model::Model other = ready_to_run(model::Model(w.o.against), w.o.exact, w.threads);
   const auto documents = read_documents(w.o.text, w.bundle);
   const eval::Distance d =
       eval::distance(w.model, other, documents, {.context = w.o.context}, w.threads, {model::counting(w.counts), {}});
@@ -81,8 +81,9 @@ void run(const Eval& o, const Common& common) {
     base::usage_error("nothing to measure on", "", "give --text FILE... or --choices FILE.jsonl");
   const runtime::Bundle bundle(o.model);
   base::Threads threads(common.threads);
-  const model::Model model =
+  const model::Model asked =
       skipping_as_asked(o.skip, o.router.empty() ? bundle.model : bundle.model.with_router(o.router));
+  const model::Model model = ready_to_run(asked, o.exact, threads);
   Counts counts(model.config().layers.size());
   const Work work{o, bundle, model, threads, counts};
   Json result = !o.choices.empty() ? choices(work) : !o.against.empty() ? against(work) : text(work);

@@ -39,7 +39,7 @@ void run(const Generate& o, const Common& common) {
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
-  const model::Model model = skipping_as_asked(o.skip, bundle.model);
+  const model::Model model = ready_to_run(skipping_as_asked(o.skip, bundle.model), o.exact, threads);
   runtime::Session session(model, threads);
   runtime::GenerateOptions options;
   options.most = o.count;

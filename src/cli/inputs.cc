@@ -76,6 +76,10 @@ TensorPlace tensor_place(const std::string& argument, const std::string& otherwi
   return {argument.substr(0, colon), argument.substr(colon + 1)};
 }
 
+model::Model ready_to_run(const model::Model& model, bool exact, base::Threads& threads) {
+  return exact ? model : model.packed(threads);
+}
+
 Ids read_ids(const std::string& argument) {
   const auto [path, name] = tensor_place(argument, "input_ids");
   const io::SafetensorsFile file(path);

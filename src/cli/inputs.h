@@ -17,6 +17,9 @@ struct TensorPlace {
 };
 TensorPlace tensor_place(const std::string& argument, const std::string& otherwise);
 
+// The model as it runs fastest, or where --exact asks for it as its file has it.
+model::Model ready_to_run(const model::Model& model, bool exact, base::Threads& threads);
+
 // A tensor of token ids, I64 or I32, of any rank from 1 to 3.
 struct Ids {
   std::vector<int64_t> shape;

@@ -30,11 +30,12 @@ struct Generate {
   int count = 64;
   double temperature = 0, top_p = 1, min_p = 0;
   int top_k = 0;
-  bool ignore_end = false;
+  bool ignore_end = false, exact = false;
 };
 
 struct Eval {
   std::string model, choices, against, router, skip;  // the last two: in place of the model's own
+  bool exact = false;
   std::vector<std::string> text;
   int context = 0;  // tokens of a window; 0: the model's own length, at most 512
 };

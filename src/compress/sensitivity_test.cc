@@ -22,7 +22,7 @@ double loss_with(const Model& model, const CalibrationBatch& batch, const Shift&
   const int rows = pass.rows(), d = model.config().width, vocab = model.config().vocab;
   const tensor::Buffer<float> h(static_cast<size_t>(rows * d)), middle(h.size()), normed(h.size()),
       logits(static_cast<size_t>(rows * vocab));
-  nn::NormActivations norm;
+  model::HeadActivations head;
   model::BlockActivations activations;
   pass.embed(h.matrix(rows, d));
   for (int l = 0; l < model.config().depth(); ++l) {
@@ -30,7 +30,7 @@ double loss_with(const Model& model, const CalibrationBatch& batch, const Shift&
     pass.mix(l, middle.matrix(rows, d), {}, activations, h.matrix(rows, d));
     if (l == shift.layer) h.matrix(rows, d)[shift.row][shift.channel] += shift.by;
   }
-  pass.head(h.matrix(rows, d), normed.matrix(rows, d), norm, logits.matrix(rows, vocab));
+  pass.head(h.matrix(rows, d), normed.matrix(rows, d), head, logits.matrix(rows, vocab));
   double loss = 0;
   for (int t = 0; t < rows; ++t) {
     if (t % batch.length == batch.length - 1) continue;

@@ -22,20 +22,14 @@
 
 namespace choir::kernels {
 
-// A view, like Weight: (rows, cols) are those of the weight, the bytes belong to the caller. Aligned to 64 is fastest.
-struct PackedWeight {
-  const std::byte* data = nullptr;
-  tensor::DType type = tensor::DType::kF32;
-  int rows = 0, cols = 0;
-};
-
 bool can_pack(tensor::DType type);
 bool wants_blocks(tensor::DType type);  // of the activations; CHECKs that the type can be packed
 int panel_rows(tensor::DType type);
 size_t packed_bytes(tensor::DType type, int rows, int cols);
 
-// to.size() must be packed_bytes. The weight is not needed afterwards.
-PackedWeight pack(const Weight& weight, std::span<std::byte> to, Threads& threads);
+// The same weight with its numbers in panels, at `to`, of packed_bytes; aligned to 64 is fastest. The weight it was
+// made of is not needed afterwards.
+Weight pack(const Weight& weight, std::span<std::byte> to, Threads& threads);
 
 // 32 quantised activations of one row.
 struct RowBlock {
@@ -62,9 +56,16 @@ size_t blocks_of(const Groups& groups, int cols);
 // that is not finite makes all products of its row NaN.
 void quantize(const Groups& groups, Matrix<const float> x, std::span<RowBlock> blocks, Threads& threads);
 
-// y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e), y (M, at least O_e).
-// Experts may differ in size and type. The numbers x are not read where a weight wants blocks, only how many they are.
-void packed_forward(const Groups& groups, const PackedInput& input, std::span<const PackedWeight> w, Matrix<float> y,
+// One weight for each expert, and where the products with it go.
+struct Product {
+  std::span<const Weight> w;
+  Matrix<float> y;
+};
+
+// For each of the products: y[i] = w[e] x[row[i]] for every position i of expert e: x (N, at least I_e), w[e] (O_e,I_e)
+// packed, y (M, at least O_e). All in one launch. Experts may differ in size and type. The numbers x are not read where
+// a weight wants blocks, only how many they are.
+void packed_forward(const Groups& groups, const PackedInput& input, std::span<const Product> products,
                     Threads& threads);
 
 }  // namespace choir::kernels

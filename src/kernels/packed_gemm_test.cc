@@ -63,7 +63,7 @@ struct Stored {
 
 struct Packed {
   Buffer<std::byte> bytes;
-  PackedWeight weight;
+  Weight weight;
 
   explicit Packed(const Stored& from) : bytes(packed_bytes(from.weight.type, from.weight.rows, from.weight.cols)) {
     Threads threads(2);
@@ -76,11 +76,12 @@ struct Answer {
   Buffer<RowBlock> blocks;
   Buffer<float> y;
 
-  Answer(const Groups& groups, Matrix<const float> x, std::span<const PackedWeight> w, int wide, int threads)
+  Answer(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, int wide, int threads)
       : blocks(blocks_of(groups, x.cols)), y(static_cast<size_t>(groups.offset.back() * wide)) {
     Threads pool(threads);
     quantize(groups, x, blocks.span(), pool);
-    packed_forward(groups, {x, blocks.span()}, w, y.matrix(groups.offset.back(), wide), pool);
+    const Product product{w, y.matrix(groups.offset.back(), wide)};
+    packed_forward(groups, {x, blocks.span()}, {&product, 1}, pool);
   }
 };
 
@@ -216,7 +217,8 @@ TEST_CASE("packed numbers give the bits of the weight as it lies") {
             const auto x = random_rows(n, cols, 10);
             Buffer<float> expected(static_cast<size_t>(n * rows)), y(expected.size());
             gemm_forward(x.matrix(n, cols), stored.weight, expected.matrix(n, rows), threads);
-            packed_forward(One(n).groups(), {x.matrix(n, cols), {}}, {&packed.weight, 1}, y.matrix(n, rows), threads);
+            const Product product{{&packed.weight, 1}, y.matrix(n, rows)};
+            packed_forward(One(n).groups(), {x.matrix(n, cols), {}}, {&product, 1}, threads);
             CHECK(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0);
           }
   });
@@ -231,7 +233,7 @@ TEST_CASE("packed products: a row's bits depend on nothing but the row and the w
   const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {512, 480, 333, 512, 256, 512};
   std::vector<Stored> stored;
   std::vector<Packed> packed;
-  std::vector<PackedWeight> weights;
+  std::vector<Weight> weights;
   for (size_t e = 0; e < std::size(types); ++e) {
     stored.emplace_back(types[e], widths[e], depths[e], 20 + e);
     packed.emplace_back(stored.back());
@@ -248,6 +250,11 @@ TEST_CASE("packed products: a row's bits depend on nothing but the row and the w
       const Answer again({offset, row}, x.matrix(n, cols), weights, wide, threads);
       CHECK(std::memcmp(all.y.data(), again.y.data(), all.y.size() * sizeof(float)) == 0);
     }
+    Buffer<float> more(all.y.size());  // two products in one launch
+    Threads pool(2);
+    const Product both[] = {{weights, more.matrix(60, wide)}, {weights, all.y.matrix(60, wide)}};
+    packed_forward({offset, row}, {x.matrix(n, cols), all.blocks.span()}, both, pool);
+    CHECK(std::memcmp(all.y.data(), more.data(), all.y.size() * sizeof(float)) == 0);
     for (size_t e = 0; e < std::size(types); ++e)
       for (int i = offset[e]; i < offset[e + 1]; ++i) {
         const Matrix<const float> alone = x.matrix(n, cols).slice_rows(row[static_cast<size_t>(i)], 1);
@@ -270,8 +277,13 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   std::vector<std::byte> small(10);
   CHECK_THROWS_AS(pack(stored.weight, small, threads), base::Error);
   Buffer<float> x(32), y(4);
-  CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&packed.weight, 1}, y.matrix(1, 4), threads),
+  const Product product{{&packed.weight, 1}, y.matrix(1, 4)}, lying{{&stored.weight, 1}, y.matrix(1, 4)};
+  CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&product, 1}, threads), base::Error);
+  CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&lying, 1}, threads), base::Error);
+  CHECK_THROWS_AS(grouped_forward(One(1).groups(), x.matrix(1, 32), {&packed.weight, 1}, y.matrix(1, 4), threads),
                   base::Error);
+  CHECK_THROWS_AS(gemm_forward(x.matrix(1, 32), packed.weight, y.matrix(1, 4), threads), base::Error);
+  CHECK_THROWS_AS(packed.weight.row(0), base::Error);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // The order of packed weights: the bytes of a file, moved.
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <string>
 
@@ -14,18 +13,22 @@ namespace {
 
 using tensor::DType;
 
-// The blocks of sixteen rows that become one unit, those past the weight's last row null.
-using Blocks = std::array<const std::byte*, kPanelOutputs>;
+// Codes move four at a time, as one number: number k of a part goes to vector k / 4, where row l has four bytes.
+uint32_t word(const std::byte* from, int i) {
+  uint32_t w;
+  std::memcpy(&w, from + 4 * i, sizeof w);
+  return w;
+}
+void put_word(std::byte* codes, int vector, int row, uint32_t w) {
+  std::memcpy(codes + vector * 64 + row * 4, &w, sizeof w);
+}
 
-uint8_t byte(const std::byte* from, int i) { return std::to_integer<uint8_t>(from[i]); }
-int nibble(const std::byte* from, int i, bool high) { return high ? byte(from, i) >> 4 : byte(from, i) & 15; }
+constexpr uint32_t kLow = 0x0f0f0f0f;
 
-// Number k of a part goes to vector k / 4; there row l has four bytes.
-std::byte* place(std::byte* codes, int vector, int row, int k) { return codes + vector * 64 + row * 4 + k % 4; }
-
-void put_nibble(std::byte* codes, int row, int k, int code) {
-  const int vector = k / 4;
-  *place(codes, vector % 4, row, k) |= static_cast<std::byte>(vector < 4 ? code : code << 4);
+// The eight words of a part's codes of four bits: vector g in the low halves, g + 4 in the high ones.
+template <class Codes>
+void put_nibbles(std::byte* to, int row, const Codes& codes) {
+  for (int g = 0; g < 4; ++g) put_word(to, g, row, codes(g) | codes(g + 4) << 4);
 }
 
 // One scale of two bytes for each row.
@@ -36,33 +39,38 @@ void put_bytes(std::byte* to, int row, std::span<const std::byte> bytes) {
   for (size_t i = 0; i < bytes.size(); i += 4) std::memcpy(to + i * kPanelOutputs + row * 4, &bytes[i], 4);
 }
 
-// Each of these adds row l, a block of the file (tensor/blocks.cc), to a unit that was zero.
-void add_row(PackedQ8_0, const std::byte* block, int row, std::byte* unit) {
-  for (int k = 0; k < 32; ++k) *place(unit, k / 4, row, k) = block[2 + k] ^ std::byte{0x80};
+// Each of these writes row l, a block of the file (tensor/blocks.cc), into a unit.
+void put_row(PackedQ8_0, const std::byte* block, int row, std::byte* unit) {
+  for (int g = 0; g < 8; ++g) put_word(unit, g, row, word(block + 2, g) ^ 0x80808080);
   put_half(unit + PackedQ8_0::kScales, row, block);
 }
 
-void add_row(PackedQ4_0, const std::byte* block, int row, std::byte* unit) {
-  for (int k = 0; k < 32; ++k) put_nibble(unit, row, k, nibble(block, 2 + k % 16, k >= 16));
+// A byte of the file has the number k below 16 in its low half and k + 16 in the high one, as the unit has.
+void put_row(PackedQ4_0, const std::byte* block, int row, std::byte* unit) {
+  for (int g = 0; g < 4; ++g) put_word(unit, g, row, word(block + 2, g));
   put_half(unit + PackedQ4_0::kScales, row, block);
 }
 
-void add_row(PackedQ4_K, const std::byte* block, int row, std::byte* unit) {
+void put_row(PackedQ4_K, const std::byte* block, int row, std::byte* unit) {
   for (int part = 0; part < PackedQ4_K::kParts; ++part)
-    for (int k = 0; k < 32; ++k)
-      put_nibble(unit + part * 256, row, k, nibble(block, 16 + part / 2 * 32 + k, part % 2 == 1));
+    put_nibbles(unit + part * 256, row,
+                [&](int g) { return word(block + 16 + part / 2 * 32, g) >> (part % 2 == 1 ? 4 : 0) & kLow; });
   put_bytes(unit + PackedQ4_K::kSixBits, row, {block + 4, 12});
   put_bytes(unit + PackedQ4_K::kScales, row, {block, 4});
 }
 
-void add_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
-  for (int part = 0; part < PackedQ6_K::kParts; ++part)
-    for (int k = 0; k < 32; ++k) {
-      const int half = part / 4, quarter = part % 4, g = k / 4;
-      put_nibble(unit + part * 256, row, k, nibble(block, half * 64 + quarter % 2 * 32 + k, quarter >= 2));
-      const int upper = byte(block, 128 + half * 32 + k) >> 2 * quarter & 3;
-      *place(unit + PackedQ6_K::kUpper + part * 128, g / 4, row, k) |= static_cast<std::byte>(upper << g % 4 * 2);
+void put_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
+  for (int part = 0; part < PackedQ6_K::kParts; ++part) {
+    const int half = part / 4, quarter = part % 4;
+    put_nibbles(unit + part * 256, row,
+                [&](int g) { return word(block + half * 64 + quarter % 2 * 32, g) >> (quarter >= 2 ? 4 : 0) & kLow; });
+    for (int v = 0; v < 2; ++v) {  // the upper two bits of four vectors, side by side
+      uint32_t upper = 0;
+      for (int g = 0; g < 4; ++g)
+        upper |= (word(block + 128 + half * 32, v * 4 + g) >> 2 * quarter & 0x03030303) << 2 * g;
+      put_word(unit + PackedQ6_K::kUpper + part * 128, v, row, upper);
     }
+  }
   put_bytes(unit + PackedQ6_K::kParted, row, {block + 192, 16});
   put_half(unit + PackedQ6_K::kScales, row, block + 208);
 }
@@ -71,25 +79,36 @@ void add_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
 void pack_blocks(const Weight& w, int first, std::byte* to) {
   const tensor::Block block = tensor::block_of(w.type);
   const size_t row_bytes = tensor::bytes_of(w.type, static_cast<size_t>(w.cols));
+  const auto* from = static_cast<const std::byte*>(w.data);
   with_packed_format(w.type, [&]<class Format>(std::type_identity<Format>) {
     for (size_t at = 0; at < row_bytes; at += block.bytes, to += Format::kBytes) {
-      std::memset(to, 0, Format::kBytes);
-      for (int l = 0; l < std::min(kPanelOutputs, w.rows - first); ++l)
-        add_row(Format{}, static_cast<const std::byte*>(w.row(first + l).data) + at, l, to);
+      const int rows = std::min(kPanelOutputs, w.rows - first);
+      if (rows < kPanelOutputs) std::memset(to, 0, Format::kBytes);
+      for (int l = 0; l < rows; ++l) put_row(Format{}, from + static_cast<size_t>(first + l) * row_bytes + at, l, to);
     }
   });
+}
+
+template <class Number>
+void put_numbers(const std::byte* from, int count, std::byte* to) {
+  for (int k = 0; k < count; ++k)
+    std::memcpy(to + place_in_unit(k, sizeof(Number)) * static_cast<int>(sizeof(Number)), from + k * sizeof(Number),
+                sizeof(Number));
 }
 
 void pack_numbers(const Weight& w, int first, std::byte* to) {
   const size_t number = tensor::size_of(w.type);
   const int step = unit_numbers(number);
+  const auto* from = static_cast<const std::byte*>(w.data);
   for (int begin = 0; begin < w.cols; begin += step)
     for (int l = 0; l < kLanePanel; ++l, to += kLaneUnit) {
-      std::memset(to, 0, kLaneUnit);
-      if (first + l >= w.rows) continue;
-      const std::byte* row = static_cast<const std::byte*>(w.row(first + l).data);
-      for (int k = begin; k < std::min(w.cols, begin + step); ++k)
-        std::memcpy(to + place_in_unit(k - begin, number) * number, row + k * number, number);
+      const int count = first + l < w.rows ? std::min(step, w.cols - begin) : 0;
+      const std::byte* some = from + (static_cast<size_t>(first + l) * static_cast<size_t>(w.cols) + begin) * number;
+      if (count < step) std::memset(to, 0, kLaneUnit);
+      if (number == 2)
+        put_numbers<uint16_t>(some, count, to);
+      else
+        put_numbers<uint32_t>(some, count, to);
     }
 }
 
@@ -111,7 +130,7 @@ size_t packed_bytes(DType type, int rows, int cols) {
   return static_cast<size_t>(round_up(rows, panel_rows(type))) * tensor::bytes_of(type, static_cast<size_t>(wide));
 }
 
-PackedWeight pack(const Weight& weight, std::span<std::byte> to, Threads& threads) {
+Weight pack(const Weight& weight, std::span<std::byte> to, Threads& threads) {
   CHOIR_CHECK(to.size() == packed_bytes(weight.type, weight.rows, weight.cols), std::to_string(to.size()) + " bytes");
   const int step = panel_rows(weight.type), panels = round_up(weight.rows, step) / step;
   const size_t panel_bytes = packed_bytes(weight.type, step, weight.cols);
@@ -119,7 +138,10 @@ PackedWeight pack(const Weight& weight, std::span<std::byte> to, Threads& thread
     std::byte* place = to.data() + static_cast<size_t>(panel) * panel_bytes;
     (wants_blocks(weight.type) ? pack_blocks : pack_numbers)(weight, panel * step, place);
   });
-  return {to.data(), weight.type, weight.rows, weight.cols};
+  Weight packed = weight;
+  packed.data = to.data();
+  packed.layout = tensor::Layout::kPanels;
+  return packed;
 }
 
 }  // namespace choir::kernels

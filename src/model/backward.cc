@@ -65,7 +65,7 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const Trai
   }
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
-  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.norm, logits);
+  pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.head, logits);
   kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
                                  threads);
   loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
@@ -117,7 +117,7 @@ void head_backward(const Model& model, const TrainingBatch& batch, float of_loss
                                threads);
   std::ranges::fill(a.dh.span(), 0.0f);
   norm_backward(model, {model.tensors().norm, model.tensors().norm_bias}, {gradients.norm, gradients.norm_bias},
-                {dnormed, a.h.matrix(n, d), a.dh.matrix(n, d), a.norm}, threads);
+                {dnormed, a.h.matrix(n, d), a.dh.matrix(n, d), a.head.norm}, threads);
 }
 
 // What the experts' half adds to the stream is multiplied by the family's number.

@@ -9,7 +9,7 @@ namespace choir::model {
 struct TrainingActivations {
   std::vector<BlockActivations> blocks;
   Buffer<float> h, normed;                                 // after the last block; normed for the head
-  nn::NormActivations norm;                                // of that
+  HeadActivations head;                                    // of that
   Buffer<float> logits, loss, log_sum;                     // (N,V), (N), (N)
   Buffer<float> soft_loss, soft_log_sum, teacher_log_sum;  // (N), with a teacher
   Buffer<float> dh, dnormed;                               // (N,D)

@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "moe/noise.h"
 #include "nn/embedding.h"
-#include "nn/linear.h"
 #include "nn/norm.h"
 #include "nn/residual.h"
 
@@ -174,12 +173,12 @@ void ForwardPass::add_routed(Matrix<const float> middle, Matrix<float> h) const 
   nn::add(middle, h, threads_);
 }
 
-void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm,
+void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations,
                        Matrix<float> logits) const {
   const ModelTensors<Weight>& tensors = model_.tensors();
-  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model_.config().norm_epsilon)}, h, normed, norm,
-                   threads_);
-  nn::linear_forward(normed, tensors.head, tensors.head_bias, logits, threads_, sums());
+  nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model_.config().norm_epsilon)}, h, normed,
+                   activations.norm, threads_);
+  nn::linear_forward(normed, {{tensors.head, tensors.head_bias, logits}}, activations.blocks, threads_, sums());
   multiply(1 / model_.config().logit_divisor, logits);
 }
 
@@ -208,7 +207,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
     for (int s = 0; s < last.rows; ++s)
       std::ranges::copy(h.row(batch.sequences[s].row + batch.sequences[s].count - 1), last[s]);
   }
-  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.norm, logits);
+  pass.head(last, scratch.normed.matrix(last.rows, d), scratch.head, logits);
 }
 
 }  // namespace choir::model

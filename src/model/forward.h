@@ -57,6 +57,11 @@ struct BlockActivations {
   moe::MoeActivations moe;
 };
 
+struct HeadActivations {
+  nn::NormActivations norm;
+  nn::RowBlocks blocks;
+};
+
 // The pieces of a forward, for whoever needs to stand between them: calibration does.
 class ForwardPass {
  public:
@@ -80,7 +85,7 @@ class ForwardPass {
   // What the router of a layer is given; output is empty.
   moe::MoeStep routing_step(int layer, const BlockActivations& activations, Matrix<const float> previous) const;
   // logits (rows,V) of rows of the last residual stream; normed (rows,D) is kept for the backward.
-  void head(Matrix<const float> h, Matrix<float> normed, nn::NormActivations& norm, Matrix<float> logits) const;
+  void head(Matrix<const float> h, Matrix<float> normed, HeadActivations& activations, Matrix<float> logits) const;
 
   nn::AttentionContext context(int layer) const;
   nn::LatentContext latent_context() const;
@@ -104,7 +109,7 @@ struct Scratch {
   BlockActivations block;
   Buffer<float> scores;  // of the layer before
   Buffer<float> h, middle, last, normed;
-  nn::NormActivations norm;
+  HeadActivations head;
 };
 
 enum class Rows { kAll, kLast };  // logits of every row, or of each sequence's last

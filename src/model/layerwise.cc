@@ -125,9 +125,9 @@ class Layerwise {
     }
     const Weight whole = source_.find(*info);
     const Buffer<float> normed(size(config_.width));
-    nn::NormActivations norm;
+    HeadActivations activations;
     nn::norm_forward({all_.norm, all_.norm_bias, static_cast<float>(config_.norm_epsilon)}, h(),
-                     normed.matrix(n_, config_.width), norm, threads_);
+                     normed.matrix(n_, config_.width), activations.norm, threads_);
     constexpr int kStrip = 4096;
     for (int begin = 0; begin < whole.rows; begin += kStrip) {
       Weight strip = whole.row(begin), bias = all_.head_bias;
@@ -136,8 +136,8 @@ class Layerwise {
       Owned of_strip;
       std::swap(of_strip, rounded_);  // what was rounded before stays
       const Matrix<float> part(logits.data + begin, n_, strip.rows, logits.stride);
-      nn::linear_forward(normed.matrix(n_, config_.width), round(*info, strip), bias, part, threads_,
-                         kernels::Sums::kLanes);
+      nn::linear_forward(normed.matrix(n_, config_.width), {{round(*info, strip), bias, part}}, activations.blocks,
+                         threads_, kernels::Sums::kLanes);
       std::swap(of_strip, rounded_);
       source_.files().forget({static_cast<const std::byte*>(strip.data), strip.bytes()});
     }

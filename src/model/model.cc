@@ -143,11 +143,13 @@ Model Model::with_mixture(int l, const LayerConfig& layer, moe::MoeTensors<Weigh
   result.config_.layers[l] = layer;
   result.tensors_.blocks[l].moe = std::move(moe);
   result.copies_.insert(result.copies_.end(), owned.begin(), owned.end());
+  const Weight head = result.tensors_.head;
   visit_tensors(result.config_, result.tensors_, [&](const TensorInfo& info, const Weight& weight) {
     if (weight.rows != info.rows || weight.cols != info.cols)
       base::input_error(fmt::format("tensor {} would have shape [{},{}]", info.name, weight.rows, weight.cols), where_,
                         fmt::format("the layer asks for [{},{}]", info.rows, info.cols));
   });
+  if (head.packed()) result.tensors_.head = head;  // of a tied model the visit makes it the table of embeddings
   result.finish();
   return result;
 }
@@ -215,6 +217,7 @@ Model Model::with_admission(const std::string& admission) const {
 }
 
 void Model::check_finite() const {
+  if (packed_) return files_ ? Model(where_).check_finite() : void();
   each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
     if (!io::all_finite(as_stored(info, weight)))
       base::input_error("tensor " + info.name + " holds a NaN or an infinity", where_, "the file is damaged");

@@ -6,9 +6,12 @@
 #include <string>
 
 #include "base/atomic_output.h"
+#include "base/threads.h"
 #include "model/load.h"
 
 namespace choir::model {
+
+using base::Threads;
 
 // Immutable after loading; threads may share it. Large tensors stay in the mapped file; norms and whatever the file
 // stores unaligned are copied.
@@ -41,6 +44,12 @@ class Model {
   // Throws Error (usage) where a layer cannot take it.
   Model with_admission(const std::string& admission) const;
 
+  // The same model with the weights of its linear maps in panels, which products read fastest (kernels/packed_gemm.h):
+  // as many bytes again, in memory; the pages of the file that held them are given back. Weights in blocks are then
+  // multiplied with activations rounded to bytes, others give the same bits as before. What wants rows is refused by
+  // CHECK: training, saving, calibration.
+  Model packed(Threads& threads) const;
+
   const Config& config() const { return config_; }
   const ModelTensors<Weight>& tensors() const { return tensors_; }
   const moe::Router& router(int layer) const { return routers_[static_cast<size_t>(layer)]; }
@@ -49,7 +58,8 @@ class Model {
   Matrix<const float> rope() const;
   int positions() const;  // the longest sequence it can be used for, in tokens
 
-  // Throws Error (input) naming the first tensor that holds a NaN or an infinity. Reads every weight.
+  // Throws Error (input) naming the first tensor that holds a NaN or an infinity. Reads every weight; of a packed model
+  // its files again.
   void check_finite() const;
 
   // For whoever got a result that is not finite: throws Error (input) naming the damaged tensor, or saying that the
@@ -62,6 +72,8 @@ class Model {
   int64_t file_bytes() const;
 
  private:
+  void pack_together(std::span<Weight* const> weights, Threads& threads);
+  void drop_copies();
   Weight rows_of(const Weight& gate, const std::vector<int>& kept);
   Weight columns_of(const Weight& row, const std::vector<int>& kept);
   Weight renewed_state(int l, const std::string& expression);
@@ -70,6 +82,7 @@ class Model {
   void make_rope();
 
   std::string where_ = "model";  // its directory, for messages
+  bool packed_ = false;
   Config config_;
   ModelTensors<Weight> tensors_;
   std::vector<moe::Router> routers_;

@@ -85,12 +85,12 @@ void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weight
     buffer->reserve(area(rows, f));
   const Views a(activations, rows, f);
   for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(offset, weights.w1, m);
-  kernels::grouped_forward(step.rows, step.x, weights.w1, a.gate, threads, sums);
-  kernels::grouped_forward(step.rows, step.x, weights.w3, a.up, threads, sums);
+  const kernels::Product in[] = {{weights.w1, a.gate}, {weights.w3, a.up}}, down{weights.w2, out};
+  nn::experts_linear_forward(step.rows, step.x, in, activations.blocks, threads, sums);
   add_bias(offset, weights.b1, a.gate, threads);
   add_bias(offset, weights.b3, a.up, threads);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads, step.activation);
-  kernels::grouped_forward({offset, {}}, a.hidden, weights.w2, out, threads, sums);
+  nn::experts_linear_forward({offset, {}}, a.hidden, {&down, 1}, activations.blocks, threads, sums);
   add_bias(offset, weights.b2, out, threads);
 }
 

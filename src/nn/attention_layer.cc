@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "kernels/attention_packed.h"
-#include "nn/linear.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -55,14 +54,15 @@ void apply_norm(const AttentionContext& context, const Refined& r, Threads& thre
   norm_forward({r.norm, {}, context.epsilon}, rows_of(r.norm, raw), rows_of(r.norm, r.y), *r.activations, threads);
 }
 
-void project(const AttentionContext& context, Matrix<const float> normed, const Weight& w, const Weight& bias,
-             const Refined& r, Threads& threads) {
-  if (!refines(context, r.norm)) {
-    linear_forward(normed, w, bias, r.y, threads, context.sums);
-    return;
-  }
+// Where the linear map writes: room for what comes before norm and clip, or y itself.
+Matrix<float> projected(const AttentionContext& context, const Refined& r) {
+  if (!refines(context, r.norm)) return r.y;
   r.raw.reserve(area(r.y));
-  linear_forward(normed, w, bias, r.raw.matrix(r.y.rows, r.y.cols), threads, context.sums);
+  return r.raw.matrix(r.y.rows, r.y.cols);
+}
+
+void refine(const AttentionContext& context, const Refined& r, Threads& threads) {
+  if (!refines(context, r.norm)) return;
   apply_norm(context, r, threads);
   if (context.clip > 0)
     for (size_t i = 0; i < area(r.y); ++i) r.y.data[i] = std::clamp(r.y.data[i], -context.clip, context.clip);
@@ -138,16 +138,19 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   const Views a(activations, input.cols, context.shape);
   const RefinedAll refined(weights, activations, a);
   norm_forward({weights.norm, weights.norm_bias, context.epsilon}, input, a.normed, activations.norm, threads);
-  project(context, a.normed, weights.q, weights.q_bias, refined.q, threads);
-  project(context, a.normed, weights.k, weights.k_bias, refined.k, threads);
-  project(context, a.normed, weights.v, weights.v_bias, refined.v, threads);
+  linear_forward(a.normed,
+                 {{weights.q, weights.q_bias, projected(context, refined.q)},
+                  {weights.k, weights.k_bias, projected(context, refined.k)},
+                  {weights.v, weights.v_bias, projected(context, refined.v)}},
+                 activations.blocks, threads, context.sums);
+  for (const Refined* r : {&refined.q, &refined.k, &refined.v}) refine(context, *r, threads);
   turn(context, a.q, a.k, kernels::Turn::kForward, threads);
   if (step.cache) append(context, a, *step.cache);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   const auto forward =
       context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
   forward(attention_input(context, weights, a.q, keys_values.k, keys_values.v), a.mixed, a.log_sum, threads);
-  linear_forward(a.mixed, weights.o, weights.o_bias, step.output, threads, context.sums);
+  linear_forward(a.mixed, {{weights.o, weights.o_bias, step.output}}, activations.blocks, threads, context.sums);
   add(input, step.output, threads, context.residual);
 }
 

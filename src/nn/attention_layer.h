@@ -6,8 +6,8 @@
 
 #include "base/threads.h"
 #include "kernels/attention.h"
-#include "kernels/gemm.h"
 #include "kernels/rope.h"
+#include "nn/linear.h"
 #include "nn/norm.h"
 #include "tensor/buffer.h"
 
@@ -54,6 +54,7 @@ struct KeysValues {
 struct AttentionActivations {
   Buffer<float> normed, q, k, v, mixed, log_sum;
   Buffer<float> raw_q, raw_k, raw_v;  // before norm and clip, where there are any
+  RowBlocks blocks;
   NormActivations norm, q_norm, k_norm;
   int rows = 0;
 

@@ -8,7 +8,6 @@
 #include "kernels/attention_packed.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/transposed_gemm.h"
-#include "nn/linear.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -102,7 +101,7 @@ struct Forward {
 
   const LatentShape& shape() const { return context.shape; }
   void linear(Matrix<const float> x, const Weight& w, const Weight& bias, Matrix<float> y) const {
-    linear_forward(x, w, bias, y, threads, context.sums);
+    linear_forward(x, {{w, bias, y}}, activations.blocks, threads, context.sums);
   }
 };
 

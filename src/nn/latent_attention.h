@@ -7,8 +7,8 @@
 
 #include "base/threads.h"
 #include "kernels/attention.h"
-#include "kernels/gemm.h"
 #include "kernels/rope.h"
+#include "nn/linear.h"
 #include "nn/norm.h"
 #include "tensor/buffer.h"
 
@@ -76,6 +76,7 @@ struct LatentActivations {
   Buffer<float> expanded, keys, values;           // naive: (N, H*(nope+value)) (N, H*key) (N, H*value)
   Buffer<float> head_q, head_latent, head_value;  // absorbed: of some tokens at a time, head after head
   Buffer<float> mixed, log_sum;                   // (N, H*value) (N, H)
+  RowBlocks blocks;
   NormActivations norm, q_norm, kv_norm;
   int rows = 0;
 

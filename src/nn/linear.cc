@@ -1,12 +1,16 @@
 #include "nn/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "base/error.h"
 
 namespace choir::nn {
 namespace {
+
+using kernels::Groups;
+using kernels::Product;
 
 void add_to_rows(std::span<const float> bias, Matrix<float> y, Threads& threads) {
   constexpr int kRows = 64;
@@ -30,14 +34,54 @@ void add_rows(Matrix<const float> dy, std::span<float> sums, Threads& threads) {
   });
 }
 
+void multiply_packed(const Groups& groups, Matrix<const float> x, std::span<const Product> products, RowBlocks& room,
+                     Threads& threads) {
+  const bool blocks = std::ranges::any_of(products, [](const Product& p) {
+    return std::ranges::any_of(p.w, [](const Weight& w) { return kernels::wants_blocks(w.type); });
+  });
+  kernels::PackedInput input{x, {}};
+  if (blocks) {
+    const size_t size = kernels::blocks_of(groups, x.cols);
+    room.reserve(size);
+    kernels::quantize(groups, x, room.span().first(size), threads);
+    input.blocks = room.span().first(size);
+  }
+  kernels::packed_forward(groups, input, products, threads);
+}
+
 }  // namespace
 
-void linear_forward(Matrix<const float> x, const Weight& w, const Weight& bias, Matrix<float> y, Threads& threads,
+void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps, RowBlocks& room, Threads& threads,
                     kernels::Sums sums) {
-  kernels::gemm_forward(x, w, y, threads, sums);
-  if (!bias.data) return;
-  CHOIR_CHECK(bias.size() == static_cast<size_t>(y.cols), std::to_string(bias.size()) + " numbers of a bias");
-  add_to_rows(tensor::as_vector(bias), y, threads);
+  constexpr size_t kMost = 4;
+  CHOIR_CHECK(maps.size() <= kMost, std::to_string(maps.size()) + " maps");
+  std::array<Product, kMost> packed;
+  size_t count = 0;
+  for (const auto& [w, bias, y] : maps) {
+    if (w.packed())
+      packed[count++] = {{&w, 1}, y};
+    else
+      kernels::gemm_forward(x, w, y, threads, sums);
+  }
+  const std::array<int32_t, 2> all{0, x.rows};
+  if (count > 0) multiply_packed({all, {}}, x, std::span(packed).first(count), room, threads);
+  for (const auto& [w, bias, y] : maps) {
+    if (!bias.data) continue;
+    CHOIR_CHECK(bias.size() == static_cast<size_t>(y.cols), std::to_string(bias.size()) + " numbers of a bias");
+    add_to_rows(tensor::as_vector(bias), y, threads);
+  }
+}
+
+void experts_linear_forward(const Groups& groups, Matrix<const float> x, std::span<const Product> products,
+                            RowBlocks& room, Threads& threads, kernels::Sums sums) {
+  const auto packed = [](const Product& p) { return !p.w.empty() && p.w.front().packed(); };
+  if (std::ranges::all_of(products, packed)) return multiply_packed(groups, x, products, room, threads);
+  for (const Product& p : products) {
+    if (packed(p))
+      multiply_packed(groups, x, {&p, 1}, room, threads);
+    else
+      kernels::grouped_forward(groups, x, p.w, p.y, threads, sums);
+  }
 }
 
 void linear_backward_weight(Matrix<const float> dy, Matrix<const float> x, Matrix<float> dw, Matrix<float> dbias,

@@ -19,10 +19,13 @@ class Buffer {
 
  public:
   Buffer() = default;
-  explicit Buffer(size_t size) : size_(size) {
-    if (size == 0) return;
-    data_ = static_cast<T*>(::operator new(size * sizeof(T), kAlign));
-    clear();
+  explicit Buffer(size_t size) : Buffer(unset(size)) { clear(); }
+  // For whoever sets every number at once: they are anything.
+  static Buffer unset(size_t size) {
+    Buffer buffer;
+    buffer.size_ = size;
+    if (size) buffer.data_ = static_cast<T*>(::operator new(size * sizeof(T), kAlign));
+    return buffer;
   }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {

@@ -32,14 +32,20 @@ void copy_bytes(std::span<const std::byte> from, void* to) {
   if (!from.empty()) std::memcpy(to, from.data(), from.size());
 }
 
+void check_rows(const Weight& weight) {
+  CHOIR_CHECK(!weight.packed(), "a packed weight of " + std::to_string(weight.rows) + " rows");
+}
+
 }  // namespace
 
 Weight Weight::row(int i) const {
+  check_rows(*this);
   const size_t step = bytes_of(type, static_cast<size_t>(cols));
   return {static_cast<const std::byte*>(data) + static_cast<size_t>(i) * step, type, 1, cols};
 }
 
 Matrix<const float> as_matrix(const Weight& weight) {
+  check_rows(weight);
   CHOIR_CHECK(weight.type == DType::kF32, "a weight of type " + std::string(name_of(weight.type)));
   return {static_cast<const float*>(weight.data), weight.rows, weight.cols};
 }
@@ -47,6 +53,7 @@ Matrix<const float> as_matrix(const Weight& weight) {
 std::span<const float> as_vector(const Weight& weight) { return {as_matrix(weight).data, weight.size()}; }
 
 void widen(const Weight& weight, std::span<float> out) {
+  check_rows(weight);
   CHOIR_CHECK(out.size() == weight.size(), std::to_string(out.size()) + " vs " + std::to_string(weight.size()));
   const auto* bytes = static_cast<const std::byte*>(weight.data);
   switch (weight.type) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -28,12 +29,16 @@ struct Matrix {
   Matrix slice_rows(int begin, int count) const { return {data + begin * stride, count, cols, stride}; }
 };
 
-// The weight of a linear map, rows = outputs, cols = inputs, row-major without gaps, in the format of its file; of a
-// format with blocks every row is whole blocks. Kernels widen it to float as they read it. A vector is a Weight of one
-// row.
+// How the numbers of a weight lie: row after row without gaps, as in files, or in panels, as products read them fastest
+// (kernels/packed_gemm.h). Panels are for products alone: all functions here want rows.
+enum class Layout : uint8_t { kRows, kPanels };
+
+// The weight of a linear map, rows = outputs, cols = inputs, in the format of its file; of a format with blocks every
+// row is whole blocks. Kernels widen it to float as they read it. A vector is a Weight of one row.
 struct Weight {
   const void* data = nullptr;
   DType type = DType::kF32;
+  Layout layout = Layout::kRows;
   int rows = 0, cols = 0;
 
   Weight() = default;
@@ -42,6 +47,7 @@ struct Weight {
 
   size_t size() const { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
   size_t bytes() const { return static_cast<size_t>(rows) * bytes_of(type, static_cast<size_t>(cols)); }
+  bool packed() const { return layout == Layout::kPanels; }
   Weight row(int i) const;  // a Weight of one row
 };
 
