@@ -6,192 +6,257 @@
 #include <string>
 
 #include "base/error.h"
+#include "kernels/gemm_tile.h"
 #include "kernels/lanes.h"
 #include "kernels/vec.h"
 
 namespace choir::kernels {
 namespace {
 
-constexpr int kKeys = 64;     // of a block: their scores stand on the stack
-constexpr int kQueries = 16;  // rows of a piece of the forward
-constexpr int kHeads = 8;     // heads of a piece
+constexpr int kKeys = 64;  // of a block: their scores stand on the stack
+constexpr int kRows = 16;  // of a tile: rows of queries that look at the same keys
+constexpr int kHeads = 8;  // heads of a piece
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// `count` rows of one head, `width` wide, from position 0 of one sequence on.
-template <class T>
-struct Rows {
-  T* data;
-  ptrdiff_t stride;
+using Dot = Versions<void(const DotBlock&)>;
 
-  T* operator[](int i) const { return data + i * stride; }
-  Rows from(int i) const { return {data + i * stride, stride}; }
-  Rows columns_from(int c) const { return {data + c, stride}; }
+// One row of queries of one head.
+struct Query {
+  const float* q;
+  float *out, *log_sum;
+  int begin, end;  // the visible keys
+  float sink;      // minus infinity is none
 };
 
-using Source = Rows<const float>;
-using Target = Rows<float>;
+// Up to kRows of them, of one key-value head of one sequence, in the order of their tokens.
+struct Tile {
+  Query query[kRows];
+  int rows;
+  const float *k, *v;  // of the sequence's first position
+  ptrdiff_t k_stride, v_stride;
+  int width, values;
+  float scale;
 
-// result[j] = a . row_j for the first K rows. One sum per row, so K does not change the result.
-template <int W, int K>
-CHOIR_INLINE void dot_some(const float* a, Source rows, int width, float* result) {
-  Lanes<W> total[K] = {};
-  int c = 0;
-  for (; c + kLanes <= width; c += kLanes) {
-    const Lanes<W> v = load_lanes<W>(a + c);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) multiply_add(total[k], load_lanes<W>(rows[k] + c), v);
+  int begin() const {
+    int first = query[0].begin;
+    for (int r = 1; r < rows; ++r) first = std::min(first, query[r].begin);
+    return first;
   }
-  if (c < width) {
-    const Lanes<W> v = load_lanes_part<W>(a + c, width - c);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) multiply_add(total[k], load_lanes_part<W>(rows[k] + c, width - c), v);
+  int end() const {
+    int last = query[0].end;
+    for (int r = 1; r < rows; ++r) last = std::max(last, query[r].end);
+    return last;
   }
-#pragma GCC unroll 8
-  for (int k = 0; k < K; ++k) result[k] = sum(total[k]);
+};
+
+// The sums of one row: softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the
+// maximum, what is summed so far shrinks by e^(old - new). A sink is what the sum begins with.
+struct Running {
+  float peak, total, shrink;
+  int low, high;  // of the block, the keys that the row sees
+
+  explicit Running(float sink = -kInfinity)
+      : peak(sink), total(sink > -kInfinity ? 1 : 0), shrink(1), low(0), high(0) {}
+};
+
+// From the scores of a block to e^(score - peak).
+CHOIR_INLINE void weigh(float* score, float scale, Running& row) {
+  float* visible = score + row.low;
+  const int count = row.high - row.low;
+  Vec peaks = broadcast(-kInfinity);
+  for (int j = 0; j < count; j += kLanes) peaks = max(load(visible + j, count - j, -kInfinity) * scale, peaks);
+  const float raised = std::max(row.peak, largest(peaks));
+  row.shrink = exp(broadcast(row.peak - raised))[0];
+  Vec sums{};
+  for (int j = 0; j < count; j += kLanes) {
+    const Vec e = exp(load(visible + j, count - j, -kInfinity) * scale - raised);
+    sums += e;
+    store(visible + j, e, count - j);
+  }
+  row.total = row.total * row.shrink + sum(sums);
+  row.peak = raised;
 }
 
-template <int W>
-CHOIR_INLINE void dot_rows(const float* a, Source rows, int count, int width, float* result) {
-  int j = 0;
-  for (; j + 4 <= count; j += 4) dot_some<W, 4>(a, rows.from(j), width, result + j);
-  for (; j < count; ++j) dot_some<W, 1>(a, rows.from(j), width, result + j);
-}
-
-struct Combination {
-  const float* weight;
-  Source rows;
+// R rows of outputs and what they add: for c < C vectors of columns, out_r = keep_r out_r + sum_j weight_rj v_j in the
+// order of j, of the keys from `first` on.
+template <int R>
+struct Mix {
+  float* out[R];
+  const float* weight[R];
+  float keep[R];
+  const float* v;
+  ptrdiff_t v_stride;
   int count;
 };
 
-// C vectors of columns: total = keep * total + sum_j weight_j row_j, in the order of j.
-template <int W, int C>
-CHOIR_INLINE void combine_columns(float* total, float keep, const Combination& of) {
-  Lanes<W> sums[C] = {};
-#pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) multiply_add(sums[c], load_lanes<W>(total + c * kLanes), keep);
-  for (int j = 0; j < of.count; ++j) {
-    const float* row = of.rows[j];
-    const float weight = of.weight[j];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) multiply_add(sums[c], load_lanes<W>(row + c * kLanes), weight);
+template <int W, int R, int C>
+CHOIR_INLINE void mix_columns(const Mix<R>& m, int column) {
+  Lanes<W> sums[R][C] = {};
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) multiply_add(sums[r][c], load_lanes<W>(m.out[r] + column + c * kLanes), m.keep[r]);
+  const float* v = m.v + column;
+  for (int j = 0; j < m.count; ++j, v += m.v_stride) {
+    Lanes<W> row[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) row[c] = load_lanes<W>(v + c * kLanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) multiply_add(sums[r][c], row[c], m.weight[r][j]);
   }
-#pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) store_lanes<W>(total + c * kLanes, sums[c]);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) store_lanes<W>(m.out[r] + column + c * kLanes, sums[r][c]);
 }
 
-CHOIR_INLINE void combine_last_columns(float* total, float keep, const Combination& of, int left) {
-  for (int c = 0; c < left; ++c) total[c] *= keep;
-  for (int j = 0; j < of.count; ++j)
-    for (int c = 0; c < left; ++c) total[c] += of.rows[j][c] * of.weight[j];
-}
-
-template <int W>
-CHOIR_INLINE void combine_rows(float* total, float keep, const Combination& of, int width) {
-  int c = 0;
-  for (; c + 4 * kLanes <= width; c += 4 * kLanes)
-    combine_columns<W, 4>(total + c, keep, {of.weight, of.rows.columns_from(c), of.count});
-  for (; c + kLanes <= width; c += kLanes)
-    combine_columns<W, 1>(total + c, keep, {of.weight, of.rows.columns_from(c), of.count});
-  if (c < width) combine_last_columns(total + c, keep, {of.weight, of.rows.columns_from(c), of.count}, width - c);
-}
-
-int first_visible(int position, int window) { return window > 0 ? std::max(0, position + 1 - window) : 0; }
-
-// One query row of one head.
-struct Query {
-  const float* q;
-  Source k, v;
-  int begin, end;  // the visible keys
-  int width, values;
-  float scale, sink;  // a sink of minus infinity is none
+struct LastColumns {
+  const float* v;
+  ptrdiff_t v_stride;
+  int count, left;
 };
 
-// Softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the maximum, what is
-// summed so far shrinks by e^(old - new). The blocks are counted from the first visible key, so a row is computed in
-// the same way alone and among others. A sink is what the sum begins with.
 template <int W>
-CHOIR_INLINE float forward_row(const Query& at, float* out) {
-  float weight[kKeys];
-  float peak = at.sink, total = at.sink > -kInfinity ? 1 : 0;
-  std::fill_n(out, at.values, 0.0f);
-  for (int begin = at.begin; begin < at.end; begin += kKeys) {
-    const int count = std::min(kKeys, at.end - begin);
-    dot_rows<W>(at.q, at.k.from(begin), count, at.width, weight);
-    Vec peaks = broadcast(-kInfinity);
-    for (int j = 0; j < count; j += kLanes) peaks = max(load(weight + j, count - j, -kInfinity) * at.scale, peaks);
-    const float raised = std::max(peak, largest(peaks));
-    const float shrink = exp(broadcast(peak - raised))[0];
-    Vec sums{};
-    for (int j = 0; j < count; j += kLanes) {
-      const Vec e = exp(load(weight + j, count - j, -kInfinity) * at.scale - raised);
-      sums += e;
-      store(weight + j, e);
-    }
-    total = total * shrink + sum(sums);
-    peak = raised;
-    combine_rows<W>(out, shrink, {weight, at.v.from(begin), count}, at.values);
-  }
-  const float share = 1 / total;
-  for (int c = 0; c < at.values; c += kLanes) store(out + c, load(out + c, at.values - c) * share, at.values - c);
-  return peak + std::log(total);
+CHOIR_INLINE void mix_last_columns(float* out, const float* weight, float keep, const LastColumns& of) {
+  Lanes<W> sums{};
+  multiply_add(sums, load_lanes_part<W>(out, of.left), keep);
+  for (int j = 0; j < of.count; ++j) multiply_add(sums, load_lanes_part<W>(of.v + j * of.v_stride, of.left), weight[j]);
+  float all[kLanes];
+  store_lanes<W>(all, sums);
+  std::copy_n(all, of.left, out);
 }
+
+template <int W, int R>
+CHOIR_INLINE void mix_rows(const Mix<R>& m, int values) {
+  constexpr int kColumns = W == kLanes ? 4 : 1;
+  int c = 0;
+  for (; c + kColumns * kLanes <= values; c += kColumns * kLanes) mix_columns<W, R, kColumns>(m, c);
+  for (; c + kLanes <= values; c += kLanes) mix_columns<W, R, 1>(m, c);
+  for (int r = 0; c < values && r < R; ++r)
+    mix_last_columns<W>(m.out[r] + c, m.weight[r], m.keep[r], {m.v + c, m.v_stride, m.count, values - c});
+}
+
+// The keys that all of R rows see are read once for them; a row's other keys come before and behind, in their order.
+template <int W, int R>
+CHOIR_INLINE void add_values(const Tile& tile, int first, int r0, const float (*weight)[kKeys], const Running* rows) {
+  int low = 0, high = kKeys;
+  for (int r = 0; r < R; ++r) {
+    low = std::max(low, rows[r].low);
+    high = std::min(high, rows[r].high);
+  }
+  high = std::max(high, low);
+  const auto alone = [&](int r, int begin, int end, float keep) {
+    Mix<1> m{{tile.query[r0 + r].out},
+             {weight[r] + begin},
+             {keep},
+             tile.v + (first + begin) * tile.v_stride,
+             tile.v_stride,
+             end - begin};
+    if (begin < end) mix_rows<W, 1>(m, tile.values);
+  };
+  Mix<R> all;
+  for (int r = 0; r < R; ++r) {
+    const int seen = std::min(rows[r].high, low);
+    alone(r, rows[r].low, seen, rows[r].shrink);
+    all.out[r] = tile.query[r0 + r].out;
+    all.weight[r] = weight[r] + low;
+    all.keep[r] = rows[r].low < seen ? 1 : rows[r].shrink;
+  }
+  all.v = tile.v + (first + low) * tile.v_stride;
+  all.v_stride = tile.v_stride;
+  all.count = high - low;
+  mix_rows<W, R>(all, tile.values);
+  for (int r = 0; r < R; ++r) alone(r, std::max(high, rows[r].low), rows[r].high, 1);
+}
+
+// Blocks of keys are counted from position 0, so a row is computed in the same way alone and among others.
+template <int W>
+CHOIR_INLINE void forward_tile(const Tile& tile, const Dot& dot) {
+  float weight[kRows][kKeys];
+  Running rows[kRows];
+  const float* q[kRows];
+  for (int r = 0; r < tile.rows; ++r) {
+    rows[r] = Running(tile.query[r].sink);
+    q[r] = tile.query[r].q;
+    std::fill_n(tile.query[r].out, tile.values, 0.0f);
+  }
+  const int end = tile.end();
+  for (int first = tile.begin() / kKeys * kKeys; first < end; first += kKeys) {
+    const int count = std::min(kKeys, end - first);
+    dot(DotBlock{q, tile.k + first * tile.k_stride, tile.k_stride, weight[0], kKeys, tile.rows, count, tile.width});
+    for (int r = 0; r < tile.rows; ++r) {
+      rows[r].low = std::clamp(tile.query[r].begin - first, 0, count);
+      rows[r].high = std::clamp(tile.query[r].end - first, 0, count);
+      rows[r].shrink = 1;
+      if (rows[r].low < rows[r].high) weigh(weight[r], tile.scale, rows[r]);
+    }
+    int r = 0;
+    for (; r + 4 <= tile.rows; r += 4) add_values<W, 4>(tile, first, r, weight + r, rows + r);
+    for (; r < tile.rows; ++r) add_values<W, 1>(tile, first, r, weight + r, rows + r);
+  }
+  for (int r = 0; r < tile.rows; ++r) {
+    const Query& query = tile.query[r];
+    const float share = 1 / rows[r].total;
+    for (int c = 0; c < tile.values; c += kLanes)
+      store(query.out + c, load(query.out + c, tile.values - c) * share, tile.values - c);
+    *query.log_sum = rows[r].peak + std::log(rows[r].total);
+  }
+}
+
+using ForwardTile = void(const Tile&, const Dot&);
+void forward_plain(const Tile& tile, const Dot& dot) { forward_tile<4>(tile, dot); }
+CHOIR_AVX2 void forward_avx2(const Tile& tile, const Dot& dot) { forward_tile<8>(tile, dot); }
+CHOIR_AVX512 void forward_avx512(const Tile& tile, const Dot& dot) { forward_tile<16>(tile, dot); }
+constexpr Versions<ForwardTile> forward_tile_for{forward_plain, forward_avx2, forward_avx512};
 
 struct Forward {
   const AttentionInput& in;
   Matrix<float> out, log_sum;
 };
 
-CHOIR_INLINE Query query_of(const AttentionInput& in, const Sequence& s, int row, int head) {
-  const AttentionShape& shape = in.shape;
-  const int kv_head = head / (shape.heads / shape.kv_heads), position = s.first + row;
-  return {in.q[s.row + row] + head * shape.head_width,
-          {in.k[s.kv_row] + kv_head * shape.head_width, in.k.stride},
-          {in.v[s.kv_row] + kv_head * shape.values(), in.v.stride},
-          first_visible(position, shape.window),
-          position + 1,
-          shape.head_width,
-          shape.values(),
-          shape.factor(),
-          in.sinks.empty() ? -kInfinity : in.sinks[static_cast<size_t>(head)]};
-}
+// A key-value head with many query heads is shared out, `parts` of each, and so are the tokens of a long sequence: a
+// piece is kRows rows of tokens and heads.
+struct Pieces {
+  int group, heads, parts, tokens, chunks;
 
-int chunks(const AttentionInput& in) {
-  int most = 0;
-  for (const Sequence& s : in.sequences) most = std::max(most, (s.count + kQueries - 1) / kQueries);
-  return most;
-}
-
-struct Heads {
-  int begin, end;
+  explicit Pieces(const AttentionInput& in)
+      : group(in.shape.heads / in.shape.kv_heads),
+        heads(std::min(group, kHeads)),
+        parts((group + heads - 1) / heads),
+        tokens(std::max(1, kRows / heads)),
+        chunks(0) {
+    for (const Sequence& s : in.sequences) chunks = std::max(chunks, (s.count + tokens - 1) / tokens);
+  }
 };
 
-// A key-value head with many query heads is shared out: `parts` of each.
-int parts_of(const AttentionShape& shape) { return (shape.heads / shape.kv_heads + kHeads - 1) / kHeads; }
-Heads heads_of(const AttentionShape& shape, int part) {
-  const int group = shape.heads / shape.kv_heads, parts = parts_of(shape);
-  const int first = part / parts * group, begin = part % parts * kHeads;
-  return {first + begin, first + std::min(group, begin + kHeads)};
+// Tokens chunk * tokens and so on of part `part` of the heads; short sequences have empty pieces.
+void forward_piece(const Forward& f, const Pieces& pieces, const Sequence& s, int part, int chunk) {
+  const AttentionShape& shape = f.in.shape;
+  const int kv_head = part / pieces.parts, last_head = (kv_head + 1) * pieces.group;
+  const int head = kv_head * pieces.group + part % pieces.parts * pieces.heads;
+  Tile tile{.query = {},
+            .rows = 0,
+            .k = f.in.k[s.kv_row] + kv_head * shape.head_width,
+            .v = f.in.v[s.kv_row] + kv_head * shape.values(),
+            .k_stride = f.in.k.stride,
+            .v_stride = f.in.v.stride,
+            .width = shape.head_width,
+            .values = shape.values(),
+            .scale = shape.factor()};
+  for (int t = chunk * pieces.tokens; t < std::min(s.count, (chunk + 1) * pieces.tokens); ++t)
+    for (int h = head; h < std::min(last_head, head + pieces.heads); ++h) {
+      const int row = s.row + t, position = s.first + t;
+      tile.query[tile.rows++] = {f.in.q[row] + h * shape.head_width,
+                                 f.out[row] + h * shape.values(),
+                                 f.log_sum[row] + h,
+                                 shape.window > 0 ? std::max(0, position + 1 - shape.window) : 0,
+                                 position + 1,
+                                 f.in.sinks.empty() ? -kInfinity : f.in.sinks[static_cast<size_t>(h)]};
+    }
+  if (tile.rows > 0) forward_tile_for(tile, dot_for(tensor::DType::kF32));
 }
-
-// A piece is one chunk of rows of some heads of one sequence; short sequences have empty pieces.
-template <int W>
-CHOIR_INLINE void forward_body(const Forward& f, int chunk, Heads heads, const Sequence& s) {
-  const int end = std::min(s.count, (chunk + 1) * kQueries);
-  for (int row = chunk * kQueries; row < end; ++row)
-    for (int head = heads.begin; head < heads.end; ++head)
-      f.log_sum[s.row + row][head] =
-          forward_row<W>(query_of(f.in, s, row, head), f.out[s.row + row] + head * f.in.shape.values());
-}
-
-using ForwardPiece = void(const Forward&, int, Heads, const Sequence&);
-void forward_plain(const Forward& f, int chunk, Heads heads, const Sequence& s) { forward_body<4>(f, chunk, heads, s); }
-CHOIR_AVX2 void forward_avx2(const Forward& f, int chunk, Heads heads, const Sequence& s) {
-  forward_body<8>(f, chunk, heads, s);
-}
-CHOIR_AVX512 void forward_avx512(const Forward& f, int chunk, Heads heads, const Sequence& s) {
-  forward_body<16>(f, chunk, heads, s);
-}
-constexpr Versions<ForwardPiece> forward_piece{forward_plain, forward_avx2, forward_avx512};
 
 }  // namespace
 
@@ -218,10 +283,11 @@ void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<c
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads) {
   check_attention(in, out, log_sum);
   const Forward f{in, out, log_sum};
-  const int chunk_count = chunks(in), parts = in.shape.kv_heads * parts_of(in.shape);
-  threads.for_each(static_cast<int>(in.sequences.size()) * parts * chunk_count, [&](int piece) {
-    const Sequence& s = in.sequences[static_cast<size_t>(piece / (parts * chunk_count))];
-    forward_piece(f, piece % chunk_count, heads_of(in.shape, piece / chunk_count % parts), s);
+  const Pieces pieces(in);
+  const int parts = in.shape.kv_heads * pieces.parts;
+  threads.for_each(static_cast<int>(in.sequences.size()) * parts * pieces.chunks, [&](int piece) {
+    const Sequence& s = in.sequences[static_cast<size_t>(piece / (parts * pieces.chunks))];
+    forward_piece(f, pieces, s, piece / pieces.chunks % parts, piece % pieces.chunks);
   });
 }
 
