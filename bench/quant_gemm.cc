@@ -52,7 +52,6 @@ struct Problem {
     for (int e = 0; e <= kExperts; ++e) offset.push_back(e * s.rows);
     blocks = Buffer<RowBlock>(kernels::blocks_of(groups(), s.in));
     std::vector<float> row(static_cast<size_t>(s.in));
-    const size_t packed_bytes = kernels::packed_bytes(s.type, s.out, s.in);
     for (size_t e = 0; e < calls * kExperts; ++e) {
       file.emplace_back(bytes);
       if (e == 0)
@@ -60,8 +59,9 @@ struct Problem {
       else
         std::ranges::copy(file[0].span(), file.back().data());
       lying.emplace_back(file.back().data(), s.type, s.out, s.in);
-      packed_file.emplace_back(packed_bytes);
-      packed.push_back(kernels::pack(lying.back(), packed_file.back().span(), threads));
+      packed_file.emplace_back(kernels::packed_bytes({&lying.back(), 1}));
+      packed.push_back(lying.back());
+      kernels::pack({&packed.back(), 1}, packed_file.back().span(), threads);
     }
   }
 

@@ -27,9 +27,12 @@ bool wants_blocks(tensor::DType type);  // of the activations; CHECKs that the t
 int panel_rows(tensor::DType type);
 size_t packed_bytes(tensor::DType type, int rows, int cols);
 
-// The same weight with its numbers in panels, at `to`, of packed_bytes; aligned to 64 is fastest. The weight it was
-// made of is not needed afterwards.
-Weight pack(const Weight& weight, std::span<std::byte> to, Threads& threads);
+// What pack() writes: one weight behind the other, each at a multiple of 64.
+size_t packed_bytes(std::span<const Weight> weights);
+
+// Each weight gets its numbers in panels, at `to`, of packed_bytes(weights); aligned to 64 is fastest. The bytes that
+// the weights looked at before are not needed afterwards.
+void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads);
 
 // 32 quantised activations of one row.
 struct RowBlock {

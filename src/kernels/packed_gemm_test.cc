@@ -65,9 +65,9 @@ struct Packed {
   Buffer<std::byte> bytes;
   Weight weight;
 
-  explicit Packed(const Stored& from) : bytes(packed_bytes(from.weight.type, from.weight.rows, from.weight.cols)) {
+  explicit Packed(const Stored& from) : bytes(packed_bytes({&from.weight, 1})), weight(from.weight) {
     Threads threads(2);
-    weight = pack(from.weight, bytes.span(), threads);
+    pack({&weight, 1}, bytes.span(), threads);
   }
 };
 
@@ -264,6 +264,25 @@ TEST_CASE("packed products: a row's bits depend on nothing but the row and the w
   });
 }
 
+TEST_CASE("packed weights: several in one launch are those packed one by one, each at a multiple of 64") {
+  std::vector<Stored> stored;
+  for (const DType type : kBlocked) stored.emplace_back(type, 37, 256, 30);
+  for (const DType type : kNumbers) stored.emplace_back(type, 9, 50, 31);
+  stored.emplace_back(DType::kQ8_0, 600, 8192, 32);  // of more than one piece
+  std::vector<Weight> weights;
+  for (const Stored& s : stored) weights.push_back(s.weight);
+  Buffer<std::byte> bytes(packed_bytes(weights));
+  Threads threads(3);
+  pack(weights, bytes.span(), threads);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Packed one(stored[i]);
+    CHECK(weights[i].packed());
+    CHECK(reinterpret_cast<uintptr_t>(weights[i].data) % 64 == 0);
+    const size_t size = packed_bytes(weights[i].type, weights[i].rows, weights[i].cols);
+    CHECK(std::memcmp(weights[i].data, one.weight.data, size) == 0);
+  }
+}
+
 TEST_CASE("packed weights are as large as the file's, up to a panel, and what cannot be is refused") {
   CHECK(packed_bytes(DType::kQ8_0, 32, 64) == tensor::bytes_of(DType::kQ8_0, 32 * 64));
   CHECK(packed_bytes(DType::kQ6_K, 17, 256) == tensor::bytes_of(DType::kQ6_K, 32 * 256));
@@ -275,7 +294,8 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   const Packed packed(stored);
   Threads threads(1);
   std::vector<std::byte> small(10);
-  CHECK_THROWS_AS(pack(stored.weight, small, threads), base::Error);
+  Weight weight = stored.weight;
+  CHECK_THROWS_AS(pack({&weight, 1}, small, threads), base::Error);
   Buffer<float> x(32), y(4);
   const Product product{{&packed.weight, 1}, y.matrix(1, 4)}, lying{{&stored.weight, 1}, y.matrix(1, 4)};
   CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&product, 1}, threads), base::Error);

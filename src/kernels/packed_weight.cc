@@ -114,6 +114,11 @@ void pack_numbers(const Weight& w, int first, std::byte* to) {
 
 int round_up(int size, int step) { return (size + step - 1) / step * step; }
 
+size_t aligned_bytes(const Weight& w) {
+  constexpr size_t kLine = 64;
+  return (packed_bytes(w.type, w.rows, w.cols) + kLine - 1) / kLine * kLine;
+}
+
 }  // namespace
 
 bool can_pack(DType type) { return byte_tile_for(type) || lane_tile_for(type); }
@@ -130,18 +135,44 @@ size_t packed_bytes(DType type, int rows, int cols) {
   return static_cast<size_t>(round_up(rows, panel_rows(type))) * tensor::bytes_of(type, static_cast<size_t>(wide));
 }
 
-Weight pack(const Weight& weight, std::span<std::byte> to, Threads& threads) {
-  CHOIR_CHECK(to.size() == packed_bytes(weight.type, weight.rows, weight.cols), std::to_string(to.size()) + " bytes");
-  const int step = panel_rows(weight.type), panels = round_up(weight.rows, step) / step;
-  const size_t panel_bytes = packed_bytes(weight.type, step, weight.cols);
-  threads.for_each(panels, [&](int panel) {
-    std::byte* place = to.data() + static_cast<size_t>(panel) * panel_bytes;
-    (wants_blocks(weight.type) ? pack_blocks : pack_numbers)(weight, panel * step, place);
+size_t packed_bytes(std::span<const Weight> weights) {
+  size_t bytes = 0;
+  for (const Weight& w : weights) bytes += aligned_bytes(w);
+  return bytes;
+}
+
+// A thread should fill huge pages of its own: two that touch the same one first both clear it.
+void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) {
+  CHOIR_CHECK(to.size() == packed_bytes(weights), std::to_string(to.size()) + " bytes");
+  constexpr size_t kPiece = size_t{4} << 20;
+  const auto panel_bytes = [](const Weight& w) { return packed_bytes(w.type, panel_rows(w.type), w.cols); };
+  const auto panels_at_once = [&](const Weight& w) {
+    return static_cast<int>(kPiece / std::max<size_t>(1, panel_bytes(w))) + 1;
+  };
+  const auto panels = [](const Weight& w) { return round_up(w.rows, panel_rows(w.type)) / panel_rows(w.type); };
+  int count = 0;
+  for (const Weight& w : weights) count += round_up(panels(w), panels_at_once(w)) / panels_at_once(w);
+  threads.for_each(count, [&](int piece) {
+    std::byte* place = to.data();
+    size_t i = 0;
+    for (;; ++i) {
+      const int mine = round_up(panels(weights[i]), panels_at_once(weights[i])) / panels_at_once(weights[i]);
+      if (piece < mine) break;
+      piece -= mine;
+      place += aligned_bytes(weights[i]);
+    }
+    const Weight& w = weights[i];
+    const int first = piece * panels_at_once(w), last = std::min(panels(w), first + panels_at_once(w));
+    for (int panel = first; panel < last; ++panel)
+      (wants_blocks(w.type) ? pack_blocks : pack_numbers)(w, panel * panel_rows(w.type),
+                                                          place + static_cast<size_t>(panel) * panel_bytes(w));
   });
-  Weight packed = weight;
-  packed.data = to.data();
-  packed.layout = tensor::Layout::kPanels;
-  return packed;
+  std::byte* place = to.data();
+  for (Weight& w : weights) {
+    w.data = place;
+    place += aligned_bytes(w);
+    w.layout = tensor::Layout::kPanels;
+  }
 }
 
 }  // namespace choir::kernels

@@ -1,6 +1,5 @@
 // The weights of a model in the order that products read fastest.
 #include <algorithm>
-#include <array>
 
 #include "kernels/packed_gemm.h"
 #include "model/model.h"
@@ -8,32 +7,23 @@
 namespace choir::model {
 namespace {
 
-// Every weight that a linear map of activations reads, in groups that are packed together or not at all, for experts of
-// one list are multiplied in one launch. Left out: the table of embeddings, of which rows are taken; gates, which are
-// small; and kv_b, which the absorbed form reads in both directions.
-template <class Function>
-void each_linear(ModelTensors<Weight>& tensors, const Function& function) {
-  const auto alone = [&](Weight& weight) {
-    Weight* one = &weight;
-    function(std::span(&one, 1));
-  };
-  for (BlockTensors<Weight>& block : tensors.blocks) {
-    for (Weight* w : {&block.attention.q, &block.attention.k, &block.attention.v, &block.attention.o, &block.latent.q,
-                      &block.latent.q_a, &block.latent.q_b, &block.latent.kv_a, &block.latent.o, &block.moe.shared.w1,
-                      &block.moe.shared.w2, &block.moe.shared.w3})
-      alone(*w);
-    for (std::vector<Weight>* list : {&block.moe.w1, &block.moe.w3, &block.moe.w2}) {
-      std::vector<Weight*> all;
-      for (Weight& w : *list) all.push_back(&w);
-      function(std::span(all));
-    }
-  }
-  alone(tensors.head);
-}
+bool can_pack(const Weight& w) { return w.data && !w.packed() && kernels::can_pack(w.type); }
 
-size_t packed_size(const Weight& w) {
-  constexpr size_t kLine = 64;
-  return (kernels::packed_bytes(w.type, w.rows, w.cols) + kLine - 1) / kLine * kLine;
+// Every weight of a block that a linear map of activations reads and that can be packed; experts of one list together
+// or not at all, for they are multiplied in one launch. Left out: gates, which are small, and kv_b, which the absorbed
+// form reads in both directions.
+std::vector<Weight*> linear_weights(BlockTensors<Weight>& block) {
+  std::vector<Weight*> result;
+  nn::AttentionTensors<Weight>& attention = block.attention;
+  nn::LatentTensors<Weight>& latent = block.latent;
+  moe::FeedForwardTensors<Weight>& shared = block.moe.shared;
+  for (Weight* w : {&attention.q, &attention.k, &attention.v, &attention.o, &latent.q, &latent.q_a, &latent.q_b,
+                    &latent.kv_a, &latent.o, &shared.w1, &shared.w3, &shared.w2})
+    if (can_pack(*w)) result.push_back(w);
+  for (std::vector<Weight>* list : {&block.moe.w1, &block.moe.w3, &block.moe.w2})
+    if (std::ranges::all_of(*list, can_pack))
+      for (Weight& w : *list) result.push_back(&w);
+  return result;
 }
 
 std::span<const std::byte> bytes_in(const Weight& w) { return {static_cast<const std::byte*>(w.data), w.bytes()}; }
@@ -41,18 +31,13 @@ std::span<const std::byte> bytes_in(const Weight& w) { return {static_cast<const
 }  // namespace
 
 void Model::pack_together(std::span<Weight* const> weights, Threads& threads) {
-  size_t size = 0;
-  for (const Weight* w : weights) {
-    if (!w->data || w->packed() || !kernels::can_pack(w->type)) return;
-    size += packed_size(*w);
-  }
-  Bytes bytes = Bytes::unset(size);
-  std::byte* to = bytes.data();
-  for (Weight* w : weights) {
-    const Weight lying = *w;
-    *w = kernels::pack(lying, {to, kernels::packed_bytes(lying.type, lying.rows, lying.cols)}, threads);
-    if (files_) files_->forget(bytes_in(lying));
-    to += packed_size(lying);
+  std::vector<Weight> packed;
+  for (const Weight* w : weights) packed.push_back(*w);
+  Bytes bytes = Bytes::unset(kernels::packed_bytes(packed));
+  kernels::pack(packed, bytes.span(), threads);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (files_) files_->forget(bytes_in(*weights[i]));
+    *weights[i] = packed[i];
   }
   copies_.push_back(std::make_shared<const Bytes>(std::move(bytes)));
 }
@@ -73,7 +58,9 @@ void Model::drop_copies() {
 Model Model::packed(Threads& threads) const {
   Model result = *this;
   result.packed_ = true;
-  each_linear(result.tensors_, [&](std::span<Weight* const> w) { result.pack_together(w, threads); });
+  for (BlockTensors<Weight>& block : result.tensors_.blocks) result.pack_together(linear_weights(block), threads);
+  Weight* const head = &result.tensors_.head;  // the table of embeddings, of which rows are taken, stays
+  if (can_pack(*head)) result.pack_together({&head, 1}, threads);
   result.drop_copies();
   return result;
 }

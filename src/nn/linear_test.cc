@@ -48,9 +48,10 @@ TEST_CASE("linear: maps of one input, in rows and in panels, alone and of expert
   tensor::narrow(std::span(numbers).first(lying.size()), tensor::DType::kQ8_0, q8);
   const Weight blocks(q8.data(), tensor::DType::kQ8_0, out, in);
   std::vector<std::vector<std::byte>> memory;
-  const auto packed = [&](const Weight& w) {
-    memory.emplace_back(kernels::packed_bytes(w.type, w.rows, w.cols));
-    return kernels::pack(w, memory.back(), threads);
+  const auto packed = [&](Weight w) {
+    memory.emplace_back(kernels::packed_bytes({&w, 1}));
+    kernels::pack({&w, 1}, memory.back(), threads);
+    return w;
   };
   const Weight panels = packed(lying), byte_panels = packed(blocks);
   std::vector<float> a(rows * out), b(a), c(a), expected(a);

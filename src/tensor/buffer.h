@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -11,6 +10,10 @@
 #include "tensor/view.h"
 
 namespace choir::tensor {
+
+// At least 64-byte aligned. Large blocks ask for huge pages: they are faster to get and to walk through.
+void* allocate(size_t bytes);
+void release(void* memory, size_t bytes);
 
 // `size` elements, zero-filled, 64-byte aligned. Movable, not copyable.
 template <class T>
@@ -24,7 +27,7 @@ class Buffer {
   static Buffer unset(size_t size) {
     Buffer buffer;
     buffer.size_ = size;
-    if (size) buffer.data_ = static_cast<T*>(::operator new(size * sizeof(T), kAlign));
+    if (size) buffer.data_ = static_cast<T*>(allocate(size * sizeof(T)));
     return buffer;
   }
   Buffer(Buffer&& other) noexcept { swap(other); }
@@ -33,7 +36,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_) ::operator delete(data_, kAlign);
+    if (data_) release(data_, size_ * sizeof(T));
   }
 
   T* data() const { return data_; }
@@ -50,8 +53,6 @@ class Buffer {
   }
 
  private:
-  static constexpr std::align_val_t kAlign{64};
-
   void swap(Buffer& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
