@@ -15,8 +15,8 @@ import unittest
 import cli_models as models
 
 CHOIR = sys.argv.pop(1)
-VERBS = ["inspect", "forward", "generate", "eval", "prune", "fit", "merge-captures", "skip", "convert", "train", "route",
-         "report", "doctor"]
+VERBS = ["inspect", "forward", "generate", "bench", "eval", "prune", "fit", "merge-captures", "skip", "convert", "train",
+         "route", "report", "doctor"]
 TEXT = "".join(f"In year {n} the {a} {b} of the {c} was {n * 7 % 11}.\n"
                for n, (a, b, c) in enumerate(itertools.product(["old", "new", "red"], ["bell", "gate", "song", "wall"],
                                                                ["town", "river", "choir"])))

@@ -71,6 +71,16 @@ class ConvertTest(CliTest):
             self.assertLess(made["verified"]["fault"], 1e-3)
         self.assertEqual(sorted(sizes, key=sizes.get), ["q4_0", "q8_0", "bf16", "f16", "f32"])
 
+    def test_a_quantised_model_answers_alike_however_its_weights_lie(self):
+        config = models.mixtral_config(290, hidden_size=32, intermediate_size=64)
+        source, gguf = self.dir / "blocks", self.dir / "blocks.gguf"
+        models.write_model(source, config, models.random_tensors(config), None)
+        self.json_of("convert", source, "--out", gguf, "--type", "q8_0")
+        ids = ["--ids", "1,2,3,4", "--ignore-end", "--temperature", 1, "--seed", 7]
+        short, long = (self.json_of("generate", gguf, *ids, "-n", n)["ids"] for n in [20, 40])  # long ones are packed
+        self.assertEqual(short, long[:20])
+        self.assertEqual(len(self.json_of("generate", gguf, *ids, "-n", 40, "--exact")["ids"]), 40)
+
     def test_rows_that_are_no_blocks_are_said(self):
         made = self.json_of("convert", self.model, "--out", self.dir / "short.gguf", "--dtype", "q8_0")
         self.assertTrue(any("not whole blocks of Q8_0 and are F16" in note for note in made["notes"]), made)

@@ -129,6 +129,8 @@ TEST_CASE("packed weights: bits depend on nothing else in the call, and of numbe
     for (const int count : {2, 3}) CHECK(tests::all_logits(packed, texts[0], 1, count) == whole);
     const std::vector<Logits> together = side_by_side(packed, texts, 9, threads);
     for (size_t s = 0; s < texts.size(); ++s) CHECK(together[s] == tests::all_logits(packed, texts[s], 1));
+    CHECK(tests::all_logits(typed.model().packed_in_passing(), texts[0], 1) == whole);
+    CHECK(tests::all_logits(typed.model().packed_in_passing().packed(threads), texts[0], 1) == whole);
     if (!tensor::is_blocked(type)) {
       CHECK(whole == rows);
       continue;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/profile.h"
 
 namespace choir::base {
 namespace {
@@ -24,6 +25,26 @@ void pause_briefly(int spin) {
     __builtin_ia32_pause();
 }
 
+// From its first iteration of a loop to its end a thread is busy.
+class BusyTime {
+ public:
+  BusyTime(Profile* profile, int thread) : profile_(profile), thread_(thread) {
+    if (profile_) [[unlikely]]
+      begin_ = profile_->now();
+  }
+  BusyTime(const BusyTime&) = delete;
+  BusyTime& operator=(const BusyTime&) = delete;
+  ~BusyTime() {
+    if (profile_) [[unlikely]]
+      profile_->add_busy(thread_, begin_);
+  }
+
+ private:
+  Profile* profile_;
+  int thread_;
+  int64_t begin_ = 0;
+};
+
 }  // namespace
 
 struct Threads::Pool {
@@ -36,11 +57,17 @@ struct Threads::Pool {
   int iterations = 0;
   Call call = nullptr;
   const void* body = nullptr;
+  Profile* profile = nullptr;
   std::exception_ptr failure;
 
-  void take_iterations() {
+  int take() { return next.fetch_add(1, std::memory_order_relaxed); }
+
+  void take_iterations(int thread) {
+    int i = take();
+    if (i >= iterations) return;
+    const BusyTime busy_time(profile, thread);
     try {
-      for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < iterations;) call(body, i);
+      for (; i < iterations; i = take()) call(body, i);
     } catch (...) {
       next.store(iterations, std::memory_order_relaxed);
       const std::lock_guard lock(mutex);
@@ -57,12 +84,12 @@ struct Threads::Pool {
     wake.wait(lock, [&] { return round.load(std::memory_order_acquire) != seen; });
   }
 
-  void work() {
+  void work(int thread) {
     for (unsigned seen = 0;;) {
       wait_for_round(seen);
       if (stop.load(std::memory_order_acquire)) return;
       ++seen;
-      take_iterations();
+      take_iterations(thread);
       busy.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -85,7 +112,7 @@ struct Threads::Pool {
 Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
   if (count <= 0) count = static_cast<int>(std::thread::hardware_concurrency());
   try {
-    for (int i = 1; i < count; ++i) pool_->workers.emplace_back([pool = pool_.get()] { pool->work(); });
+    for (int i = 1; i < count; ++i) pool_->workers.emplace_back([pool = pool_.get(), i] { pool->work(i); });
   } catch (const std::system_error& refusal) {
     usage_error("cannot start " + std::to_string(count) + " threads", refusal.what(), "ask for fewer");
   }
@@ -93,21 +120,25 @@ Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
 
 Threads::~Threads() = default;
 
+void Threads::watch(Profile* profile) { profile_ = profile; }
+
 int Threads::count() const { return static_cast<int>(pool_->workers.size()) + 1; }
 
 void Threads::run(int iterations, Call call, const void* body) {
   Pool& pool = *pool_;
   if (iterations <= 1 || pool.workers.empty()) {
+    const BusyTime busy_time(profile_, 0);
     for (int i = 0; i < iterations; ++i) call(body, i);
     return;
   }
   pool.call = call;
   pool.body = body;
+  pool.profile = profile_;
   pool.iterations = iterations;
   pool.next.store(0, std::memory_order_relaxed);
   pool.busy.store(static_cast<int>(pool.workers.size()), std::memory_order_relaxed);
   pool.start_round();
-  pool.take_iterations();
+  pool.take_iterations(0);
   for (int spin = 0; pool.busy.load(std::memory_order_acquire) != 0; ++spin) pause_briefly(spin);
   if (pool.failure) std::rethrow_exception(std::exchange(pool.failure, nullptr));
 }

@@ -5,6 +5,8 @@
 
 namespace choir::base {
 
+class Profile;
+
 // One loop runs at a time; the calling thread takes part. Iterations are handed out in order, one by one, so cut the
 // work into pieces of at least some microseconds. Results must not depend on which thread runs an iteration.
 class Threads {
@@ -25,12 +27,17 @@ class Threads {
         iterations, [](const void* b, int i) { (*static_cast<const Body*>(b))(i); }, &body);
   }
 
+  // Who writes down what is computed with these threads (profile.h); nobody at first. Not to be changed in a loop.
+  void watch(Profile* profile);
+  Profile* profile() const { return profile_; }
+
  private:
   using Call = void (*)(const void* body, int i);
   void run(int iterations, Call call, const void* body);
 
   struct Pool;
   std::unique_ptr<Pool> pool_;
+  Profile* profile_ = nullptr;
 };
 
 }  // namespace choir::base

@@ -47,6 +47,12 @@ void add_skip_word(CLI::App* verb, std::string& skip) {
                    "ser=0.2, or for two experts a token 0.5");
 }
 
+void add_trace(CLI::App* verb, TraceFile& trace) {
+  CLI::Option* file = verb->add_option("--trace", trace.path,
+                                       "FILE.json for when each operator ran, for chrome://tracing or ui.perfetto.dev");
+  verb->add_flag("--force", trace.force, "replace the file that stands there")->needs(file);
+}
+
 CLI::App* add_inspect(CLI::App& app, Call& call, Inspect& o) {
   CLI::App* verb = add_verb(app, call, "inspect", "what a model holds", "choir inspect models/choir-tiny");
   add_model(verb, o.model);
@@ -85,6 +91,22 @@ CLI::App* add_generate(CLI::App& app, Call& call, Generate& o) {
   verb->add_flag("--ignore-end", o.ignore_end, "go on after an end-of-text token");
   add_skip_word(verb, o.skip);
   add_exact(verb, o.exact);
+  add_trace(verb, o.trace);
+  return verb;
+}
+
+CLI::App* add_bench(CLI::App& app, Call& call, Bench& o) {
+  CLI::App* verb =
+      add_verb(app, call, "bench", "how fast a model is, operator by operator, beside what the machine can do",
+               "choir bench models/choir-tiny --prefill 256 --trace trace.json");
+  add_model(verb, o.model);
+  verb->add_option("--prefill", o.prefill, "random tokens to read at once; 512, or what the model takes")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--decode", o.decode, "tokens to read after them, one by one; 64, or an eighth of what it takes")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--repeats", o.repeats, "times to measure; medians are shown")->check(CLI::Range(1, 1000));
+  add_exact(verb, o.exact);
+  add_trace(verb, o.trace);
   return verb;
 }
 
@@ -304,6 +326,7 @@ CLI::App* add_train(CLI::App& app, Call& call, Train& o) {
   verb->add_option("--out", o.out, "directory of the run, a model when done")->required();
   verb->add_option("--data", o.data, "what the config's paths are relative to; the config's directory otherwise");
   verb->add_flag("--resume", o.resume, "go on from the last checkpoint");
+  add_trace(verb, o.trace);
   return verb;
 }
 
@@ -348,6 +371,7 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Inspect inspect;
   Forward forward;
   Generate generate;
+  Bench bench;
   Eval eval;
   Prune prune;
   Fit fit;
@@ -358,19 +382,13 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   Route route;
   Report report;
   Doctor doctor;
-  const CLI::App* asked[] = {add_inspect(app, call, inspect),
-                             add_forward(app, call, forward),
-                             add_generate(app, call, generate),
-                             add_eval(app, call, eval),
-                             add_prune(app, call, prune),
-                             add_fit(app, call, fit),
-                             add_merge_captures(app, call, merge_captures),
-                             add_skip(app, call, skip),
-                             add_convert(app, call, convert),
-                             add_train(app, call, train),
-                             add_route(app, call, route),
-                             add_report(app, call, report),
-                             add_doctor(app, call, doctor)};
+  const CLI::App* asked[] = {add_inspect(app, call, inspect),   add_forward(app, call, forward),
+                             add_generate(app, call, generate), add_bench(app, call, bench),
+                             add_eval(app, call, eval),         add_prune(app, call, prune),
+                             add_fit(app, call, fit),           add_merge_captures(app, call, merge_captures),
+                             add_skip(app, call, skip),         add_convert(app, call, convert),
+                             add_train(app, call, train),       add_route(app, call, route),
+                             add_report(app, call, report),     add_doctor(app, call, doctor)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -379,8 +397,8 @@ std::optional<Call> parse_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     base::usage_error(error.what(), "", "choir VERB --help shows the options");
   }
-  const Verb filled[] = {inspect, forward, generate, eval,  prune,  fit,   merge_captures,
-                         skip,    convert, train,    route, report, doctor};
+  const Verb filled[] = {inspect,        forward, generate, bench, eval,  prune,  fit,
+                         merge_captures, skip,    convert,  train, route, report, doctor};
   for (size_t i = 0; i < std::size(asked); ++i)
     if (asked[i]->parsed()) {
       call.verb = filled[i];

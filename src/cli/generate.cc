@@ -7,10 +7,14 @@
 #include "cli/inputs.h"
 #include "cli/skipped.h"
 #include "cli/terminal.h"
+#include "cli/tracing.h"
 #include "runtime/session.h"
 
 namespace choir::cli {
 namespace {
+
+// The first token comes from weights as they lie in the file; for so many more it pays to pack them.
+constexpr int kWorthPacking = 32;
 
 // The tokenizer, without which text cannot be continued but ids can: a missing or unknown one is then no fault.
 const text::Tokenizer* tokenizer_for(const Generate& o, const runtime::Bundle& bundle) {
@@ -35,11 +39,15 @@ std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokeni
 }  // namespace
 
 void run(const Generate& o, const Common& common) {
+  check_trace(o.trace);
   const runtime::Bundle bundle(o.model);
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads);
-  const model::Model model = ready_to_run(skipping_as_asked(o.skip, bundle.model), o.exact, threads);
+  const auto profile = profile_for(o.trace, threads);
+  const model::Model lying = skipping_as_asked(o.skip, bundle.model);
+  const model::Model model = o.exact ? lying : lying.packed_in_passing();
+  std::optional<model::Model> packed;
   runtime::Session session(model, threads);
   runtime::GenerateOptions options;
   options.most = o.count;
@@ -57,6 +65,7 @@ void run(const Generate& o, const Common& common) {
     } else if (!common.json) {
       std::printf("%d\n", id);
     }
+    if (!o.exact && !packed && o.count > kWorthPacking) session.use(packed.emplace(lying.packed(threads)));
     return !interrupted();
   });
   if (stream) std::printf("%s%s\n", unshown.c_str(), stream->flush().c_str());
@@ -73,6 +82,7 @@ void run(const Generate& o, const Common& common) {
                  counts.decode_tokens_per_second());
   }
   tell_skipped(counts.layers);
+  if (profile) write_trace(o.trace, *profile);
   if (interrupted()) throw base::Error(base::Fault::kInterrupted, "interrupted", "generate", "");
 }
 

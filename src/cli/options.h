@@ -15,6 +15,12 @@ struct Common {
   bool json = false;
 };
 
+// --trace FILE, of verbs that compute.
+struct TraceFile {
+  std::string path;  // empty: none
+  bool force = false;
+};
+
 struct Inspect {
   std::string model;
 };
@@ -31,6 +37,15 @@ struct Generate {
   double temperature = 0, top_p = 1, min_p = 0;
   int top_k = 0;
   bool ignore_end = false, exact = false;
+  TraceFile trace;
+};
+
+struct Bench {
+  std::string model;
+  int prefill = 0, decode = 0;  // 0: 512 and 64, or what the model takes
+  int repeats = 5;
+  bool exact = false;
+  TraceFile trace;
 };
 
 struct Eval {
@@ -109,6 +124,7 @@ struct Convert {
 struct Train {
   std::string config, out, data;
   bool resume = false;
+  TraceFile trace;
 };
 
 struct Route {
@@ -129,8 +145,8 @@ struct Doctor {
   std::string path;  // a run, a model or both; empty: the machine
 };
 
-using Verb = std::variant<Inspect, Forward, Generate, Eval, Prune, Fit, MergeCaptures, Skip, Convert, Train, Route,
-                          Report, Doctor>;
+using Verb = std::variant<Inspect, Forward, Generate, Bench, Eval, Prune, Fit, MergeCaptures, Skip, Convert, Train,
+                          Route, Report, Doctor>;
 
 struct Call {
   Common common;
@@ -141,6 +157,7 @@ struct Call {
 void run(const Inspect& options, const Common& common);
 void run(const Forward& options, const Common& common);
 void run(const Generate& options, const Common& common);
+void run(const Bench& options, const Common& common);
 void run(const Eval& options, const Common& common);
 void run(const Prune& options, const Common& common);
 void run(const Fit& options, const Common& common);

@@ -1,7 +1,6 @@
 #include "cli/speed.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "runtime/session.h"
 
@@ -23,12 +22,6 @@ Rates run_once(const model::Model& model, std::span<const int32_t> ids, const Sp
   return {prefill, counts.decode_tokens_per_second()};
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const size_t half = values.size() / 2;
-  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
 template <class Function>
 double median_of(const std::vector<Rates>& one, const std::vector<Rates>& other, const Function& function) {
   std::vector<double> values;
@@ -37,6 +30,12 @@ double median_of(const std::vector<Rates>& one, const std::vector<Rates>& other,
 }
 
 }  // namespace
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const size_t half = values.size() / 2;
+  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
 
 Speed median_of(std::span<const Speed> speeds) {
   std::vector<double> prefill, decode;

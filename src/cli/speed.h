@@ -3,11 +3,15 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/threads.h"
 #include "model/model.h"
 
 namespace choir::cli {
+
+// Of at least one value; between the middle two where they are even in number.
+double median(std::vector<double> values);
 
 // A run reads `prompt` tokens in one piece, then decodes `decode` tokens one by one.
 struct SpeedRun {

@@ -4,8 +4,9 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "cli/options.h"
+#include "cli/operator_table.h"
 #include "cli/terminal.h"
+#include "cli/tracing.h"
 #include "train/metrics.h"
 #include "train/trainer.h"
 
@@ -55,13 +56,23 @@ std::string line(const train::StepReport& r) {
       100 * r.dropped_token_share, r.max_over_mean_load, capacity(r.layers), left / 60);
 }
 
+// Means of all calls, the first steps among them.
+void print_tables(const base::Profile& profile, base::Threads& threads) {
+  const std::vector<base::PhaseTotal> phases = base::summarize(profile);
+  const runtime::Ceilings ceilings = runtime::measure_ceilings(threads);
+  for (const base::PhaseTotal& phase : phases)
+    fmt::print(stderr, "\n{}{} calls\n", text_of(table_of(phase, ceilings, threads.count())), phase.calls);
+}
+
 }  // namespace
 
 void run(const Train& o, const Common& common) {
   train::TrainConfig config = train::read_train_config(o.config);
   if (common.seed_given) config.seed = common.seed;
+  check_trace(o.trace);
   prepare_directory(o);
   base::Threads threads(common.threads);
+  const auto profile = profile_for(o.trace, threads);
   ProgressLine progress;
   train::RunOptions options;
   options.directory = o.out;
@@ -81,7 +92,12 @@ void run(const Train& o, const Common& common) {
       fmt::print(stderr, "{}\n", line(report));
     return !interrupted();
   };
-  if (train_or_leave_nothing(config, options, threads) == train::RunEnd::kStopped)
+  const train::RunEnd end = train_or_leave_nothing(config, options, threads);
+  if (profile) {
+    write_trace(o.trace, *profile);
+    print_tables(*profile, threads);
+  }
+  if (end == train::RunEnd::kStopped)
     throw base::Error(base::Fault::kInterrupted, "interrupted", o.out, "go on with --resume");
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/byte_tile.h"
 
+#include <bit>
 #include <functional>
 #include <type_traits>
 
@@ -42,7 +43,7 @@ CHOIR_INLINE auto start(const RowBlock& x, int half, const Take& take) {
   if constexpr (Format::kHalves == 2)
     return take(half == 0 ? x.low : x.high);
   else
-    return take(x.offset) >> (Format::kOffset == 8 ? 4 : 0);
+    return take(x.offset) >> std::countr_zero(128u / Format::kOffset);
 }
 
 // One part of a unit, one of its scales, W outputs from `lane` on; and how far the next panel is.
@@ -139,6 +140,17 @@ CHOIR_INLINE void add_part(Place at, const RowBlock* x, typename Native<W>::Floa
     }
 }
 
+// What the sums of outputs from `col` on begin with.
+template <class Floats>
+CHOIR_INLINE Floats begun(const ByteTile& tile, int row, int col) {
+  constexpr int kWidth = sizeof(Floats) / sizeof(float);
+  Floats v{};
+  if (tile.more)
+    std::memcpy(&v, tile.y + row * tile.y_stride + col,
+                static_cast<size_t>(tile.cols - col < kWidth ? tile.cols - col : kWidth) * sizeof(float));
+  return v;
+}
+
 // Rows r0 .. r0 + R - 1 of the tile against P panels from `panel` on, of each W outputs from `lane` on.
 template <bool Vnni, int W, class Format, int P, int R>
 CHOIR_INLINE void some_rows(const ByteTile& tile, int r0, int panel, int lane) {
@@ -147,7 +159,7 @@ CHOIR_INLINE void some_rows(const ByteTile& tile, int r0, int panel, int lane) {
 #pragma GCC unroll 2
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) total[p][r] = Floats{};
+    for (int r = 0; r < R; ++r) total[p][r] = begun<Floats>(tile, r0 + r, (panel + p) * kPanelOutputs + lane);
   const RowBlock* x = tile.x + r0;
   const std::byte* unit = tile.panel + panel * tile.panel_bytes;
   for (int block = 0; block < tile.blocks; block += Format::kParts, unit += Format::kBytes) {

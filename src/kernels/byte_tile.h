@@ -13,6 +13,7 @@ struct ByteTile {
   float* y;
   ptrdiff_t y_stride;
   int rows, cols, blocks;  // cols at most kTilePanels * kPanelOutputs; blocks of 32 numbers
+  bool more;               // to what y holds of the blocks before
 };
 
 constexpr int kTilePanels = 2;
@@ -28,6 +29,9 @@ constexpr TileRows tile_of(int i, int begin, int end) {
   const int first = begin + (i - begin) / kTileRows * kTileRows;
   return {first, end - first < kTileRows ? end - first : kTileRows};
 }
+
+// Blocks begin .. end - 1, whole units, of the rows of a weight from `row` on, as a part of their panel.
+void pack_blocks(const Weight& w, int row, int begin, int end, std::byte* to);
 
 // By the type of the weight; null where it has no blocks or they cannot be packed.
 const Versions<void(const ByteTile&)>* byte_tile_for(tensor::DType type);

@@ -20,6 +20,7 @@ struct Native {
   typedef float Floats __attribute__((vector_size(W * sizeof(float))));
   typedef int32_t Ints __attribute__((vector_size(W * sizeof(int32_t))));
   typedef uint16_t Halves __attribute__((vector_size(W * sizeof(uint16_t))));
+  typedef uint8_t Bytes __attribute__((vector_size(W)));
 };
 
 template <class Vector>
@@ -148,6 +149,51 @@ struct PackedQ6_K {
   }
 };
 
+// Numbers of one sign, two exponent and one fraction bit, twice their size: 0 1 2 3 4 6 8 12 and the same below zero; a
+// scale is a power of two, its exponent in one byte.
+struct PackedMXFP4 {
+  static constexpr int kBytes = 272, kParts = 1, kHalves = 1, kOffset = 16;
+  static constexpr bool kMin = false;
+  static constexpr int kScales = 256;
+
+  template <int W>
+  CHOIR_INLINE static auto codes(const std::byte* unit, int, int g, int lane) {
+    const auto code = nibbles_at<W>(unit + lane * 4, g);
+    if constexpr (W == 16) {  // one instruction looks all of them up
+      alignas(64) static constexpr int8_t kNumbers[64] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4,
+                                                          16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4,
+                                                          16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4,
+                                                          16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
+      auto number = code;
+      asm("vpshufb %1, %2, %0"
+          : "=v"(number)
+          : "v"(code), "v"(vector_at<typename Native<W>::Ints>(reinterpret_cast<const std::byte*>(kNumbers))));
+      return number;
+    } else {
+      return shifted_numbers(code);
+    }
+  }
+  // 2^(e - 128), which is below the normal numbers for e of 0 and 1.
+  template <int W>
+  CHOIR_INLINE static auto scale(const std::byte* unit, int, int, int lane) {
+    using Ints = typename Native<W>::Ints;
+    const auto e = __builtin_convertvector(vector_at<typename Native<W>::Bytes>(unit + kScales + lane), Ints);
+    const Ints twice = (e << 23) | ((e - 1) >> 31 & 0x00400000);
+    return reinterpret_cast<typename Native<W>::Floats>(twice) * 0.5f;
+  }
+
+ private:
+  // The same in every byte by arithmetic: of the magnitude's code m, with l = m mod 4 where m > 3 and else 0, it is
+  // m + l, and two more for l = 3.
+  template <class Ints>
+  CHOIR_INLINE static Ints shifted_numbers(Ints code) {
+    const Ints m = code & 0x07070707, above = m >> 2 & 0x01010101, l = m & (above | above << 1);
+    const Ints magnitude = m + l + ((l & l >> 1 & 0x01010101) << 1);
+    const Ints sign = code >> 3 & 0x01010101;
+    return magnitude + 0x10101010 - ((magnitude & sign * 255) << 1);
+  }
+};
+
 // function(std::type_identity<Format>{}); false where the type is none of these.
 template <class Function>
 bool with_packed_format(tensor::DType type, const Function& function) {
@@ -156,6 +202,7 @@ bool with_packed_format(tensor::DType type, const Function& function) {
     case tensor::DType::kQ4_0: return function(std::type_identity<PackedQ4_0>{}), true;
     case tensor::DType::kQ4_K: return function(std::type_identity<PackedQ4_K>{}), true;
     case tensor::DType::kQ6_K: return function(std::type_identity<PackedQ6_K>{}), true;
+    case tensor::DType::kMXFP4: return function(std::type_identity<PackedMXFP4>{}), true;
     default: return false;
   }
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/byte_tile.h"
+#include "kernels/gemm_tile.h"
 #include "kernels/lane_tile.h"
 #include "kernels/packed_formats.h"
 
@@ -86,35 +87,77 @@ struct Rows {
   int begin, end;
 };
 
+// Some panels that go by together, or of each of them some blocks.
+struct Panels {
+  const std::byte* data;
+  ptrdiff_t bytes;  // from one to the next
+  int first, count, block, blocks;
+};
+
+void byte_tiles(const Call& call, const Rows& rows, const Piece& piece, const Panels& panels) {
+  const Weight& w = piece.weight();
+  const Matrix<float>& y = piece.product->y;
+  const int stride = call.input.x.cols / RowBlock::kNumbers;  // blocks of a row
+  const int col = panels.first * kPanelOutputs;
+  const auto& some_tile = *byte_tile_for(w.type);
+  for (int i = rows.begin; i < rows.end; i += kTileRows) {
+    const TileRows tile = tile_of(i, call.groups.offset[piece.expert], call.groups.offset[piece.expert + 1]);
+    some_tile(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride + panels.block * tile.rows,
+                       .panel = panels.data,
+                       .panel_bytes = panels.bytes,
+                       .y = y[i] + col,
+                       .y_stride = y.stride,
+                       .rows = tile.rows,
+                       .cols = std::min(panels.count * kPanelOutputs, w.rows - col),
+                       .blocks = panels.blocks,
+                       .more = panels.block > 0});
+  }
+}
+
 // The panels first .. first + count - 1 of its weight go by, some at a time.
 void byte_rows(const Call& call, const Rows& rows, const Piece& piece) {
   const Weight& w = piece.weight();
-  const auto* panels = static_cast<const std::byte*>(w.data);
-  const Matrix<float>& y = piece.product->y;
-  const int stride = call.input.x.cols / RowBlock::kNumbers;  // blocks of a row
-  const auto& some_tile = *byte_tile_for(w.type);
   const ptrdiff_t bytes = panel_bytes(w);
-  for (int panel = piece.first; panel < piece.first + piece.count; panel += kTilePanels)
-    for (int i = rows.begin; i < rows.end; i += kTileRows) {
-      const TileRows tile = tile_of(i, call.groups.offset[piece.expert], call.groups.offset[piece.expert + 1]);
-      const int col = panel * kPanelOutputs;
-      const int cols = std::min(kTilePanels, piece.first + piece.count - panel) * kPanelOutputs;
-      some_tile(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride,
-                         .panel = panels + panel * bytes,
-                         .panel_bytes = bytes,
-                         .y = y[i] + col,
-                         .y_stride = y.stride,
-                         .rows = tile.rows,
-                         .cols = std::min(cols, w.rows - col),
-                         .blocks = w.cols / RowBlock::kNumbers});
+  const int end = piece.first + piece.count;
+  for (int panel = piece.first; panel < end; panel += kTilePanels)
+    byte_tiles(call, rows, piece,
+               {static_cast<const std::byte*>(w.data) + panel * bytes, bytes, panel, std::min(kTilePanels, end - panel),
+                0, w.cols / RowBlock::kNumbers});
+}
+
+// The same of a weight in rows: some blocks of some panels are made, and all rows pass by.
+void byte_rows_to_panels(const Call& call, const Rows& rows, const Piece& piece) {
+  constexpr int kBlocks = 32, kMostBytes = 17 * RowBlock::kNumbers;  // of a block of sixteen rows, Q8_0's
+  alignas(64) std::array<std::byte, static_cast<size_t>(kTilePanels) * kBlocks * kMostBytes> made;
+  const Weight& w = piece.weight();
+  const int end = piece.first + piece.count, blocks = w.cols / RowBlock::kNumbers;
+  const ptrdiff_t bytes = panel_bytes(w) / blocks * kBlocks;
+  CHOIR_CHECK(bytes * kTilePanels <= static_cast<ptrdiff_t>(made.size()), std::string(tensor::name_of(w.type)));
+  for (int panel = piece.first; panel < end; panel += kTilePanels)
+    for (int block = 0; block < blocks; block += kBlocks) {
+      const int count = std::min(kTilePanels, end - panel), last = std::min(blocks, block + kBlocks);
+      for (int p = 0; p < count; ++p) pack_blocks(w, (panel + p) * kPanelOutputs, block, last, made.data() + p * bytes);
+      byte_tiles(call, rows, piece, {made.data(), bytes, panel, count, block, last - block});
     }
 }
 
+// Numbers in rows need no panels for the same bits.
 void lane_rows(const Call& call, const Rows& rows, const Piece& piece) {
   const Weight& w = piece.weight();
   const Matrix<float>& y = piece.product->y;
   std::array<const float*, kRows> sources;
   for (int i = rows.begin; i < rows.end; ++i) sources[i - rows.begin] = call.input.x[call.groups.source(i)];
+  if (w.layout == tensor::Layout::kRowsToPanels) {
+    const int col = piece.first * kLanePanel;
+    return dot_for(w.type)(DotBlock{.x = sources.data(),
+                                    .w = w.row(col).data,
+                                    .w_stride = w.cols,
+                                    .y = y[rows.begin] + col,
+                                    .y_stride = y.stride,
+                                    .rows = rows.end - rows.begin,
+                                    .cols = std::min(piece.count * kLanePanel, w.rows - col),
+                                    .depth = w.cols});
+  }
   const auto& some_tile = *lane_tile_for(w.type);
   const ptrdiff_t bytes = panel_bytes(w);
   for (int panel = piece.first; panel < piece.first + piece.count; ++panel) {
@@ -154,6 +197,8 @@ void packed_forward(const Groups& groups, const PackedInput& input, std::span<co
   threads.for_each(pieces.count(), [&](int index) {
     const Piece piece = pieces.at(index);
     const int end = groups.offset[piece.expert + 1];
+    if (piece.weight().layout == tensor::Layout::kRowsToPanels && wants_blocks(piece.weight().type))
+      return byte_rows_to_panels(call, {groups.offset[piece.expert], end}, piece);
     const auto some_rows = wants_blocks(piece.weight().type) ? byte_rows : lane_rows;
     for (int row = groups.offset[piece.expert]; row < end; row += kRows)
       some_rows(call, {row, std::min(end, row + kRows)}, piece);

@@ -5,7 +5,7 @@
 // the panels one behind the other; the last panel is filled up with zeros. The bytes are those of the file, reordered
 // (packed_formats.h, lane_tile.h say how), so a packed weight is as large as the weight.
 //
-// Q8_0, Q4_0, Q4_K, Q6_K: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
+// Q8_0, Q4_0, Q4_K, Q6_K, MXFP4: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
 //   x_k ~ s q_k,  s = max |x| / 127 over the block,  q_k = x_k / s rounded to the nearest.
 // With w_k = d c_k - m, c_k whole, the part of y = sum_k w_k x_k from one block is
 //   d s (sum_k c_k q_k) - m s (sum_k q_k),
@@ -50,6 +50,10 @@ struct PackedInput {
   Matrix<const float> x;             // (N,I)
   std::span<const RowBlock> blocks;  // of quantize(), for the same groups
 };
+
+// A weight in rows for which packed_forward makes the panels in passing, a piece at a time that stays in the
+// first cache.
+Weight to_be_packed(const Weight& weight);
 
 // How many blocks quantize() writes: one for each position and 32 whole columns.
 size_t blocks_of(const Groups& groups, int cols);

@@ -19,7 +19,7 @@ namespace {
 using tensor::Buffer;
 using tensor::DType;
 
-const DType kBlocked[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K};
+const DType kBlocked[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K, DType::kMXFP4};
 const DType kNumbers[] = {DType::kF32, DType::kBF16, DType::kF16};
 
 Buffer<float> random_rows(int rows, int cols, uint64_t seed) {
@@ -49,6 +49,10 @@ struct Stored {
         const tensor::F16 half = tensor::F16::from(0.01f * rng.normal());
         std::memcpy(&bytes[at + offset], &half, sizeof half);
       };
+      if (type == DType::kMXFP4) {
+        bytes[at] = static_cast<std::byte>(118 + rng.below(4));
+        continue;
+      }
       put_half(type == DType::kQ6_K ? 208 : 0);
       if (type == DType::kQ4_K) put_half(2);
     }
@@ -161,7 +165,7 @@ TEST_CASE("packed products of blocks equal plain loops over the rounded rows, in
     reference::for_each_isa([&](Isa isa) {
       CAPTURE(tensor::name_of(type));
       CAPTURE(name_of(isa));
-      const int cols = type == DType::kQ8_0 || type == DType::kQ4_0 ? 288 : 768;
+      const int cols = tensor::block_of(type).numbers == 32 ? 288 : 768;
       for (const int rows : {1, 15, 16, 37}) {
         const Stored stored(type, rows, cols, 5);
         const Packed packed(stored);
@@ -186,6 +190,27 @@ TEST_CASE("packed products of blocks equal plain loops over the rounded rows, in
         }
       }
     });
+}
+
+TEST_CASE("packed MXFP4: every code under scales at both ends of their range") {
+  std::vector<std::byte> bytes;
+  for (const int e : {0, 1, 2, 127, 200})
+    for (int j = -1; j < 16; ++j) bytes.push_back(static_cast<std::byte>(j < 0 ? e : j * 16 + (15 - j)));
+  const int rows = 5;
+  Weight weight(bytes.data(), DType::kMXFP4, rows, 32);
+  std::vector<float> numbers(weight.size()), x(32 * 32);
+  tensor::widen(weight, numbers);
+  for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i * 33)] = 127;  // one number of each row: it is exact
+  Threads threads(1);
+  Buffer<std::byte> panel(packed_bytes({&weight, 1}));
+  pack({&weight, 1}, panel.span(), threads);
+  reference::for_each_isa([&](Isa isa) {
+    CAPTURE(name_of(isa));
+    const Answer answer(One(32).groups(), {x.data(), 32, 32}, {&weight, 1}, rows, 1);
+    for (int i = 0; i < 32; ++i)
+      for (int r = 0; r < rows; ++r)
+        CHECK(answer.y[static_cast<size_t>(i * rows + r)] == 127 * numbers[static_cast<size_t>(r * 32 + i)]);
+  });
 }
 
 TEST_CASE("packed products of blocks: the same bits in every version that fuses multiply-adds") {
@@ -227,10 +252,10 @@ TEST_CASE("packed numbers give the bits of the weight as it lies") {
 // Experts of every type and of unequal size, one without rows, rows gathered. Every position must have the bits of a
 // call of its own, for any number of threads.
 TEST_CASE("packed products: a row's bits depend on nothing but the row and the weight") {
-  const int n = 40, cols = 512, wide = 70;
+  const int n = 40, cols = 2304, wide = 70;
   const DType types[] = {DType::kQ8_0, DType::kQ4_0, DType::kBF16, DType::kQ4_K, DType::kQ6_K, DType::kF32};
   const std::vector<int32_t> offset{0, 9, 10, 36, 36, 57, 60};
-  const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {512, 480, 333, 512, 256, 512};
+  const int widths[] = {33, 70, 16, 20, 47, 9}, depths[] = {2304, 480, 333, 2304, 1280, 512};
   std::vector<Stored> stored;
   std::vector<Packed> packed;
   std::vector<Weight> weights;
@@ -250,7 +275,12 @@ TEST_CASE("packed products: a row's bits depend on nothing but the row and the w
       const Answer again({offset, row}, x.matrix(n, cols), weights, wide, threads);
       CHECK(std::memcmp(all.y.data(), again.y.data(), all.y.size() * sizeof(float)) == 0);
     }
-    Buffer<float> more(all.y.size());  // two products in one launch
+    Buffer<float> more(all.y.size());
+    std::vector<Weight> lying = weights;  // panels made in passing
+    for (size_t e = 0; e < lying.size(); ++e) lying[e] = to_be_packed(stored[e].weight);
+    const Answer passing({offset, row}, x.matrix(n, cols), lying, wide, 2);
+    CHECK(std::memcmp(all.y.data(), passing.y.data(), all.y.size() * sizeof(float)) == 0);
+    // Two products in one launch.
     Threads pool(2);
     const Product both[] = {{weights, more.matrix(60, wide)}, {weights, all.y.matrix(60, wide)}};
     packed_forward({offset, row}, {x.matrix(n, cols), all.blocks.span()}, both, pool);
@@ -288,7 +318,7 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   CHECK(packed_bytes(DType::kQ6_K, 17, 256) == tensor::bytes_of(DType::kQ6_K, 32 * 256));
   CHECK(packed_bytes(DType::kBF16, 9, 17) == 16 * 32 * 2);
   CHECK_FALSE(can_pack(DType::kI8));
-  CHECK_FALSE(can_pack(DType::kMXFP4));
+  CHECK_FALSE(can_pack(DType::kF8E4M3));
   CHECK_THROWS_AS(packed_bytes(DType::kI8, 1, 1), base::Error);
   const Stored stored(DType::kQ8_0, 4, 32, 1);
   const Packed packed(stored);
@@ -296,6 +326,10 @@ TEST_CASE("packed weights are as large as the file's, up to a panel, and what ca
   std::vector<std::byte> small(10);
   Weight weight = stored.weight;
   CHECK_THROWS_AS(pack({&weight, 1}, small, threads), base::Error);
+  CHECK_THROWS_AS(to_be_packed(packed.weight), base::Error);
+  Weight again = packed.weight;
+  std::vector<std::byte> room(packed.bytes.size());
+  CHECK_THROWS_AS(pack({&again, 1}, room, threads), base::Error);
   Buffer<float> x(32), y(4);
   const Product product{{&packed.weight, 1}, y.matrix(1, 4)}, lying{{&stored.weight, 1}, y.matrix(1, 4)};
   CHECK_THROWS_AS(packed_forward(One(1).groups(), {x.matrix(1, 32), {}}, {&product, 1}, threads), base::Error);

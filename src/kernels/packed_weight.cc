@@ -51,6 +51,11 @@ void put_row(PackedQ4_0, const std::byte* block, int row, std::byte* unit) {
   put_half(unit + PackedQ4_0::kScales, row, block);
 }
 
+void put_row(PackedMXFP4, const std::byte* block, int row, std::byte* unit) {
+  for (int g = 0; g < 4; ++g) put_word(unit, g, row, word(block + 1, g));
+  unit[PackedMXFP4::kScales + row] = block[0];
+}
+
 void put_row(PackedQ4_K, const std::byte* block, int row, std::byte* unit) {
   for (int part = 0; part < PackedQ4_K::kParts; ++part)
     put_nibbles(unit + part * 256, row,
@@ -73,20 +78,6 @@ void put_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
   }
   put_bytes(unit + PackedQ6_K::kParted, row, {block + 192, 16});
   put_half(unit + PackedQ6_K::kScales, row, block + 208);
-}
-
-// The rows from `first` on, one panel.
-void pack_blocks(const Weight& w, int first, std::byte* to) {
-  const tensor::Block block = tensor::block_of(w.type);
-  const size_t row_bytes = tensor::bytes_of(w.type, static_cast<size_t>(w.cols));
-  const auto* from = static_cast<const std::byte*>(w.data);
-  with_packed_format(w.type, [&]<class Format>(std::type_identity<Format>) {
-    for (size_t at = 0; at < row_bytes; at += block.bytes, to += Format::kBytes) {
-      const int rows = std::min(kPanelOutputs, w.rows - first);
-      if (rows < kPanelOutputs) std::memset(to, 0, Format::kBytes);
-      for (int l = 0; l < rows; ++l) put_row(Format{}, from + static_cast<size_t>(first + l) * row_bytes + at, l, to);
-    }
-  });
 }
 
 template <class Number>
@@ -121,6 +112,28 @@ size_t aligned_bytes(const Weight& w) {
 
 }  // namespace
 
+void pack_blocks(const Weight& w, int row, int begin, int end, std::byte* to) {
+  const tensor::Block block = tensor::block_of(w.type);
+  const size_t row_bytes = tensor::bytes_of(w.type, static_cast<size_t>(w.cols));
+  const auto* from = static_cast<const std::byte*>(w.data) + static_cast<size_t>(row) * row_bytes;
+  const int rows = std::min(kPanelOutputs, w.rows - row);
+  with_packed_format(w.type, [&]<class Format>(std::type_identity<Format>) {
+    for (int b = begin; b < end; b += Format::kParts, to += Format::kBytes) {
+      if (rows < kPanelOutputs) std::memset(to, 0, Format::kBytes);
+      const std::byte* first = from + static_cast<size_t>(b / Format::kParts) * block.bytes;
+      for (int l = 0; l < rows; ++l) put_row(Format{}, first + static_cast<size_t>(l) * row_bytes, l, to);
+    }
+  });
+}
+
+Weight to_be_packed(const Weight& weight) {
+  CHOIR_CHECK(weight.layout == tensor::Layout::kRows && can_pack(weight.type),
+              std::string(tensor::name_of(weight.type)));
+  Weight result = weight;
+  result.layout = tensor::Layout::kRowsToPanels;
+  return result;
+}
+
 bool can_pack(DType type) { return byte_tile_for(type) || lane_tile_for(type); }
 
 bool wants_blocks(DType type) {
@@ -144,6 +157,7 @@ size_t packed_bytes(std::span<const Weight> weights) {
 // A thread should fill huge pages of its own: two that touch the same one first both clear it.
 void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) {
   CHOIR_CHECK(to.size() == packed_bytes(weights), std::to_string(to.size()) + " bytes");
+  for (const Weight& w : weights) CHOIR_CHECK(w.layout != tensor::Layout::kPanels, "packed already");
   constexpr size_t kPiece = size_t{4} << 20;
   const auto panel_bytes = [](const Weight& w) { return packed_bytes(w.type, panel_rows(w.type), w.cols); };
   const auto panels_at_once = [&](const Weight& w) {
@@ -163,9 +177,13 @@ void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) 
     }
     const Weight& w = weights[i];
     const int first = piece * panels_at_once(w), last = std::min(panels(w), first + panels_at_once(w));
-    for (int panel = first; panel < last; ++panel)
-      (wants_blocks(w.type) ? pack_blocks : pack_numbers)(w, panel * panel_rows(w.type),
-                                                          place + static_cast<size_t>(panel) * panel_bytes(w));
+    for (int panel = first; panel < last; ++panel) {
+      std::byte* of_panel = place + static_cast<size_t>(panel) * panel_bytes(w);
+      if (wants_blocks(w.type))
+        pack_blocks(w, panel * kPanelOutputs, 0, w.cols / RowBlock::kNumbers, of_panel);
+      else
+        pack_numbers(w, panel * kLanePanel, of_panel);
+    }
   });
   std::byte* place = to.data();
   for (Weight& w : weights) {

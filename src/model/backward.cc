@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/gemm.h"
 #include "kernels/soft_cross_entropy.h"
+#include "kernels/work.h"
 #include "nn/embedding.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
@@ -53,11 +54,13 @@ double mean_over(int tokens, std::span<const float> loss) {
 
 TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const TrainingBatch& batch,
                          TrainingActivations& a, Threads& threads) {
+  const base::Scope scope(threads, "forward");
   const int n = pass.rows(), d = model.config().width;
   TrainingLoss loss;
   pass.embed(stream(a, 0, n, d));
   for (size_t l = 0; l < a.blocks.size(); ++l) {
     const int layer = static_cast<int>(l);
+    const base::Scope layer_scope(threads, "layer", layer);
     const Matrix<float> middle = a.blocks[l].middle.matrix(n, d);
     pass.attend(layer, stream(a, l, n, d), nullptr, a.blocks[l], middle);
     pass.mix(layer, middle, scores_before(model, a.blocks, l), a.blocks[l], stream(a, l + 1, n, d));
@@ -66,6 +69,7 @@ TrainingLoss run_forward(const Model& model, const ForwardPass& pass, const Trai
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> logits = a.logits.matrix(n, model.config().vocab);
   pass.head(a.h.matrix(n, d), a.normed.matrix(n, d), a.head, logits);
+  const base::Operator op(threads, "loss", kernels::moved, n, logits.cols, 1);
   kernels::cross_entropy_forward(logits, batch.targets, a.loss.span().first(rows), a.log_sum.span().first(rows),
                                  threads);
   loss.tokens = static_cast<int>(std::ranges::count_if(batch.targets, [](int32_t t) { return t >= 0; }));
@@ -105,6 +109,7 @@ void head_backward(const Model& model, const TrainingBatch& batch, float of_loss
   const auto rows = static_cast<size_t>(n);
   const Matrix<float> dlogits = a.logits.matrix(n, model.config().vocab);
   const Matrix<float> dnormed = a.dnormed.matrix(n, d);
+  base::Operator op(threads, "loss", kernels::moved, n, dlogits.cols, 2);
   const std::span<const float> log_sum = a.log_sum.span().first(rows);
   if (batch.teaching.logits.data) {
     const kernels::MixedScale mixed{scale * (1 - batch.teaching.weight), scale * batch.teaching.weight};
@@ -112,6 +117,7 @@ void head_backward(const Model& model, const TrainingBatch& batch, float of_loss
   } else {
     kernels::cross_entropy_backward(dlogits, batch.targets, log_sum, scale, threads);
   }
+  op.next("head", kernels::product_backward_work, n, model.tensors().head, model.tensors().head_bias);
   nn::linear_backward_weight(dlogits, a.normed.matrix(n, d), gradients.head, gradients.head_bias, threads);
   kernels::gemm_backward_input(dlogits, tensor::as_matrix(model.tensors().head), dnormed, kernels::Write::kSet,
                                threads);
@@ -139,6 +145,7 @@ struct BlockStep {
 
 void block_backward(const Model& model, const BlockStep& step, TrainingActivations& a,
                     BlockTensors<Matrix<float>>& gradients, Threads& threads) {
+  const base::Scope scope(threads, "layer", static_cast<int>(step.layer));
   const int n = step.pass.rows(), d = model.config().width;
   const BlockTensors<Weight>& weights = model.tensors().blocks[step.layer];
   BlockActivations& block = a.blocks[step.layer];
@@ -179,12 +186,14 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
   const ForwardPass pass(model, batch.batch, threads, routing);
   prepare(model, pass.rows(), a);
   const TrainingLoss loss = run_forward(model, pass, batch, a, threads);
+  const base::Scope scope(threads, "backward");
   head_backward(model, batch, scales.tokens / static_cast<float>(std::max(1, loss.tokens)), a, gradients, threads);
   for (size_t l = a.blocks.size(); l-- > 0;) {
     if (batch.observer) batch.observer(static_cast<int>(l), a.dh.matrix(pass.rows(), model.config().width));
     block_backward(model, {pass, l, scales.balance}, a, gradients.blocks[l], threads);
   }
   for (float& d : a.dh.span()) d *= model.config().embedding_multiplier;
+  const base::Operator op(threads, "embedding", kernels::moved, pass.rows(), model.config().width, 3);
   nn::embedding_backward(batch.batch.ids, a.dh.matrix(pass.rows(), model.config().width), gradients.embedding, threads);
   return loss;
 }

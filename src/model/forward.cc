@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/work.h"
 #include "moe/noise.h"
 #include "nn/embedding.h"
 #include "nn/norm.h"
@@ -105,6 +106,7 @@ nn::LatentContext ForwardPass::latent_context() const {
 }
 
 void ForwardPass::embed(Matrix<float> h) const {
+  const base::Operator op(threads_, "embedding", kernels::moved, h.rows, h.cols, 2);
   nn::embedding_forward(batch_.ids, model_.tensors().embedding, h);
   multiply(model_.config().embedding_multiplier, h);
 }
@@ -178,6 +180,7 @@ void ForwardPass::head(Matrix<const float> h, Matrix<float> normed, HeadActivati
   const ModelTensors<Weight>& tensors = model_.tensors();
   nn::norm_forward({tensors.norm, tensors.norm_bias, static_cast<float>(model_.config().norm_epsilon)}, h, normed,
                    activations.norm, threads_);
+  const base::Operator op(threads_, "head", kernels::product_work, h.rows, tensors.head, tensors.head_bias);
   nn::linear_forward(normed, {{tensors.head, tensors.head_bias, logits}}, activations.blocks, threads_, sums());
   multiply(1 / model_.config().logit_divisor, logits);
 }
@@ -191,6 +194,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
   const Matrix<float> h = scratch.h.matrix(n, d), middle = scratch.middle.matrix(n, d);
   pass.embed(h);
   for (int l = 0; l < model.config().depth(); ++l) {
+    const base::Scope scope(threads, "layer", l);
     pass.attend(l, h, options.cache, scratch.block, middle);
     Matrix<const float> previous;
     if (l > 0 && model.router(l).residual()) {  // one block of buffers serves all layers: the scores change places

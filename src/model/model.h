@@ -49,6 +49,9 @@ class Model {
   // multiplied with activations rounded to bytes, others give the same bits as before. What wants rows is refused by
   // CHECK: training, saving, calibration.
   Model packed(Threads& threads) const;
+  // Has the bits of packed() from the first token on, with the weights as they lie: nothing is copied, one token takes
+  // about twice the time.
+  Model packed_in_passing() const;
 
   const Config& config() const { return config_; }
   const ModelTensors<Weight>& tensors() const { return tensors_; }

@@ -7,7 +7,7 @@
 namespace choir::model {
 namespace {
 
-bool can_pack(const Weight& w) { return w.data && !w.packed() && kernels::can_pack(w.type); }
+bool can_pack(const Weight& w) { return w.data && w.layout != tensor::Layout::kPanels && kernels::can_pack(w.type); }
 
 // Every weight of a block that a linear map of activations reads and that can be packed; experts of one list together
 // or not at all, for they are multiplied in one launch. Left out: gates, which are small, and kv_b, which the absorbed
@@ -53,6 +53,16 @@ void Model::drop_copies() {
     const auto first = std::ranges::lower_bound(used, copy->data());
     return first == used.end() || *first >= copy->data() + copy->size();
   });
+}
+
+Model Model::packed_in_passing() const {
+  Model result = *this;
+  const auto mark = [](Weight* w) {
+    if (w->layout == tensor::Layout::kRows) *w = kernels::to_be_packed(*w);
+  };
+  for (BlockTensors<Weight>& block : result.tensors_.blocks) std::ranges::for_each(linear_weights(block), mark);
+  if (can_pack(result.tensors_.head)) mark(&result.tensors_.head);
+  return result;
 }
 
 Model Model::packed(Threads& threads) const {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/work.h"
+
 namespace choir::moe {
 namespace {
 
@@ -12,6 +14,7 @@ int pieces(int rows) { return (rows + kRows - 1) / kRows; }
 }  // namespace
 
 void gather(const Plan& plan, Matrix<const float> x, Matrix<float> rows, Threads& threads) {
+  const base::Operator op(threads, "gather", kernels::moved, plan.edges(), x.cols, 2);
   threads.for_each(pieces(plan.edges()), [&](int piece) {
     for (int i = piece * kRows; i < std::min(plan.edges(), (piece + 1) * kRows); ++i)
       std::ranges::copy(x.row(plan.token[i]), rows[i]);
@@ -20,6 +23,7 @@ void gather(const Plan& plan, Matrix<const float> x, Matrix<float> rows, Threads
 
 void combine(const Plan& plan, Matrix<const float> rows, Weighting weighting, Into into, Matrix<float> y,
              Threads& threads) {
+  const base::Operator op(threads, "combine", kernels::moved, plan.edges() + plan.tokens, rows.cols, 1);
   const auto add_edges = [&](int t) {
     float* sum = y[t];
     if (into == Into::kSet) std::fill_n(sum, y.cols, 0.0f);

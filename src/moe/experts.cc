@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/weigh_rows.h"
+#include "kernels/work.h"
 
 namespace choir::moe {
 namespace {
@@ -75,6 +76,13 @@ void weigh_bias(std::span<const int32_t> offset, const std::vector<Weight>& bias
   });
 }
 
+// Of products with the rows' inputs, forward or backward.
+base::Work gate_up_work(std::span<const int32_t> offset, const ExpertTensors<Weight>& weights,
+                        kernels::WorkOfExperts& of) {
+  base::Work work = of(offset, weights.w1, weights.b1);
+  return work += of(offset, weights.w3, weights.b3);
+}
+
 }  // namespace
 
 void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
@@ -85,11 +93,14 @@ void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weight
     buffer->reserve(area(rows, f));
   const Views a(activations, rows, f);
   for (const Matrix<float>& m : {a.gate, a.up}) clear_past_width(offset, weights.w1, m);
+  base::Operator op(threads, "gate+up", gate_up_work, offset, weights, kernels::grouped_work);
   const kernels::Product in[] = {{weights.w1, a.gate}, {weights.w3, a.up}}, down{weights.w2, out};
   nn::experts_linear_forward(step.rows, step.x, in, activations.blocks, threads, sums);
   add_bias(offset, weights.b1, a.gate, threads);
   add_bias(offset, weights.b3, a.up, threads);
+  op.next("activation", kernels::moved, rows, f, 3);
   kernels::swiglu_forward(a.gate, a.up, a.hidden, threads, step.activation);
+  op.next("down", kernels::grouped_work, offset, weights.w2, weights.b2);
   nn::experts_linear_forward({offset, {}}, a.hidden, {&down, 1}, activations.blocks, threads, sums);
   add_bias(offset, weights.b2, out, threads);
 }
@@ -105,6 +116,7 @@ void experts_backward(const ExpertBackward& backward, const ExpertTensors<Weight
   const Matrix<float> dhidden = backward.dhidden.matrix(rows, f);
   clear_past_width(offset, weights.w1, dhidden);
 
+  base::Operator op(threads, "down", kernels::grouped_backward_work, offset, weights.w2, weights.b2);
   kernels::grouped_backward_input(by_row, backward.dout, matrices(weights.w2), dhidden, kernels::Write::kSet, threads);
   // dg_i = <d (g y)_i / g, y> = <W2^T dout, h> + <dout, b2>: the expert's output is not needed again. Then both factors
   // of the product W2 h take the weight: dh for what lies before, h for the gradient of W2.
@@ -114,7 +126,9 @@ void experts_backward(const ExpertBackward& backward, const ExpertTensors<Weight
   }
   kernels::grouped_backward_weight(by_row, backward.dout, a.hidden, gradients.w2, threads);
   bias_backward(offset, backward.dout, backward.weight, gradients.b2, threads);
+  op.next("activation", kernels::moved, rows, f, 5);
   kernels::swiglu_backward(dhidden, a.gate, a.up, threads, backward.step.activation);
+  op.next("gate+up", gate_up_work, offset, weights, kernels::grouped_backward_work);
   kernels::grouped_backward_weight(by_token, a.gate, backward.step.x, gradients.w1, threads);
   kernels::grouped_backward_weight(by_token, a.up, backward.step.x, gradients.w3, threads);
   bias_backward(offset, a.gate, {}, gradients.b1, threads);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/work.h"
+
 namespace choir::moe {
 namespace {
 
@@ -21,6 +23,7 @@ class Places {
         copy_(zero_ + idle.zero),
         constant_(copy_ + idle.copy),
         novice_(constant_ + idle.constant()) {}
+  int edges() const { return plan_.edges() - plan_.offset[zero_]; }
   Range zeros() const { return {plan_.offset[zero_], plan_.offset[copy_]}; }
   Range copies() const { return {plan_.offset[copy_], plan_.offset[constant_]}; }
   Range constants(int j) const { return of(constant_ + j); }
@@ -117,7 +120,9 @@ void novice_backward(const IdleBackward& step, size_t j, Matrix<float> rows, std
 
 void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<const float> x, Matrix<float> rows,
                   Threads& threads) {
+  if (weights.count() == 0) return;
   const Places places(plan, weights);
+  const base::Operator op(threads, "idle experts", kernels::moved, places.edges(), x.cols, 2);
   each_edge(places.zeros(), threads, [&](int i) { std::ranges::fill(rows.row(i), 0.0f); });
   each_edge(places.copies(), threads, [&](int i) { std::ranges::copy(x.row(plan.token[i]), rows[i]); });
   for (int j = 0; j < weights.constant(); ++j) {
@@ -135,7 +140,9 @@ void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<c
 
 void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<float>& dweight, Threads& threads) {
   const Plan& plan = step.plan;
+  if (step.weights.count() == 0) return;
   const Places places(plan, step.weights);
+  const base::Operator op(threads, "idle experts", kernels::moved, places.edges(), rows.cols, 3);
   each_edge(places.zeros(), threads, [&](int i) {
     dweight[i] = 0;
     std::ranges::fill(rows.row(i), 0.0f);

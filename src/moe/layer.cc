@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/work.h"
 #include "moe/dispatch.h"
 #include "moe/logistic.h"
 
@@ -41,6 +42,7 @@ ExpertTensors<T> alone(const FeedForwardTensors<T>& shared) {
 // With share = s(v), v = gate . x: dv = dshare share (1 - share), dx += dv gate, dgate += dv x.
 void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const MoeBackward& backward,
                      const FeedForwardTensors<Matrix<float>>& gradients, Threads& threads) {
+  const base::Scope scope(threads, "shared expert");
   const Matrix<const float> x = backward.step.tokens.x;
   const int32_t offset[] = {0, x.rows};
   const ExpertStep step{{offset, {}}, x, weights.activation};
@@ -50,6 +52,7 @@ void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const
   experts_backward({step, share, backward.doutput, backward.dx, kernels::Write::kAdd, dshare, backward.dhidden},
                    alone(weights.shared), a.shared, alone(gradients), threads);
   if (!gated) return;
+  const base::Operator op(threads, "share", kernels::product_backward_work, x.rows, weights.shared.gate, Weight());
   for (size_t t = 0; t < dshare.size(); ++t) dshare[t] *= share[t] * (1 - share[t]);
   const Matrix<const float> dv(dshare.data(), x.rows, 1);
   kernels::gemm_backward_input(dv, tensor::as_matrix(weights.shared.gate), backward.dx, kernels::Write::kAdd, threads);
@@ -72,15 +75,18 @@ void run_experts(const Plan& plan, const MoeTensors<Weight>& weights, Matrix<con
 void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x, Matrix<float> y, MoeActivations& a,
                        Threads& threads, kernels::Sums sums) {
   if (!weights.shared.has()) return;
+  const base::Scope scope(threads, "shared expert");
   const int32_t offset[] = {0, x.rows};
   a.shared_out.reserve(area(x.rows, x.cols));
   const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
   experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
   const bool gated = weights.shared.gate.data != nullptr;
   if (gated) {
+    const base::Operator op(threads, "share", kernels::product_work, x.rows, weights.shared.gate, Weight());
     a.shared_share.reserve(area(x.rows, 1));
     kernels::gemm_forward(x, weights.shared.gate, a.shared_share.matrix(x.rows, 1), threads);
   }
+  const base::Operator op(threads, "combine", kernels::moved, x.rows, x.cols, 3);
   constexpr int kRows = 32;  // of one piece
   threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
     for (int t = piece * kRows; t < std::min(x.rows, (piece + 1) * kRows); ++t) {

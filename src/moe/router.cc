@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/softmax.h"
+#include "kernels/work.h"
 #include "moe/parse.h"
 
 namespace choir::moe {
@@ -242,6 +243,22 @@ Words introduced(Words words) {
   return words;
 }
 
+// Every tensor of the score as one product with the tokens.
+base::Work gate_work(const Context& context) {
+  base::Work work = kernels::moved(context.tokens.rows(), context.tokens.x.cols, 1);
+  for (const Weight& w : context.tensors) {
+    work.weights += static_cast<int64_t>(w.bytes());
+    work.operations += 2 * context.tokens.rows() * static_cast<int64_t>(w.size());
+  }
+  return work;
+}
+
+base::Work gate_backward_work(const Context& context) {
+  base::Work work = gate_work(context);
+  work.operations *= 2;  // to the tokens and to the gate
+  return work;
+}
+
 }  // namespace
 
 Router::Router() : Router(Words{NoScore{}, ProposeAll{}, AdmitAll{}, IdentityWeights{}, {}}) {}
@@ -295,6 +312,7 @@ std::vector<GateTensor> Router::tensors(int experts, int width) const {
 }
 
 void Router::route(const Context& context, Balancing balancing, Routing& routing) const {
+  const base::Operator op(context.threads, "router", gate_work, context);
   const Words& words = *words_;
   const int rows = context.tokens.rows(), k = choices(context.experts);
   check_sizes(context, state_size(context.experts), k);
@@ -330,6 +348,7 @@ std::vector<std::pair<std::string, double>> Router::losses(const Context& contex
 }
 
 void Router::backward(const Backward& step, const Context& context, const Routing& routing) const {
+  const base::Operator op(context.threads, "router", gate_backward_work, context);
   const Words& words = *words_;
   const Buffer<float> buffer(context.pairs());
   const Matrix<float> dz = buffer.matrix(context.tokens.rows(), context.experts);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/attention_packed.h"
+#include "kernels/work.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -101,13 +102,22 @@ kernels::AttentionInput attention_input(const AttentionContext& context, const A
   return in;
 }
 
+// Of the three linear maps, forward or backward.
+base::Work qkv_work(int rows, const AttentionTensors<Weight>& weights, kernels::WorkOfProduct& of) {
+  base::Work work = of(rows, weights.q, weights.q_bias);
+  work += of(rows, weights.k, weights.k_bias);
+  return work += of(rows, weights.v, weights.v_bias);
+}
+
 void turn(const AttentionContext& context, Matrix<float> q, Matrix<float> k, kernels::Turn way, Threads& threads) {
+  const base::Operator op(threads, "rope", kernels::moved, q.rows, q.cols + k.cols, 2);
   const kernels::Rotation rotation{context.rope, context.pairs, context.shape.head_width};
   kernels::rope(q, context.positions, rotation, way, threads);
   kernels::rope(k, context.positions, rotation, way, threads);
 }
 
-void append(const AttentionContext& context, const Views& views, const KeysValues& cache) {
+void append(const AttentionContext& context, const Views& views, const KeysValues& cache, Threads& threads) {
+  const base::Operator op(threads, "cache", kernels::moved, views.k.rows, views.k.cols + views.v.cols, 2);
   for (const Sequence& s : context.sequences) {
     const int at = s.kv_row + s.first;
     CHOIR_CHECK(at + s.count <= cache.k.rows, "the cache has " + std::to_string(cache.k.rows) + " rows");
@@ -138,6 +148,7 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
   const Views a(activations, input.cols, context.shape);
   const RefinedAll refined(weights, activations, a);
   norm_forward({weights.norm, weights.norm_bias, context.epsilon}, input, a.normed, activations.norm, threads);
+  base::Operator op(threads, "qkv", qkv_work, input.rows, weights, kernels::product_work);
   linear_forward(a.normed,
                  {{weights.q, weights.q_bias, projected(context, refined.q)},
                   {weights.k, weights.k_bias, projected(context, refined.k)},
@@ -145,11 +156,14 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
                  activations.blocks, threads, context.sums);
   for (const Refined* r : {&refined.q, &refined.k, &refined.v}) refine(context, *r, threads);
   turn(context, a.q, a.k, kernels::Turn::kForward, threads);
-  if (step.cache) append(context, a, *step.cache);
+  if (step.cache) append(context, a, *step.cache, threads);
   const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
   const auto forward =
       context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
-  forward(attention_input(context, weights, a.q, keys_values.k, keys_values.v), a.mixed, a.log_sum, threads);
+  const kernels::AttentionInput in = attention_input(context, weights, a.q, keys_values.k, keys_values.v);
+  op.next("attention", kernels::attention_work, in);
+  forward(in, a.mixed, a.log_sum, threads);
+  op.next("o", kernels::product_work, input.rows, weights.o, weights.o_bias);
   linear_forward(a.mixed, {{weights.o, weights.o_bias, step.output}}, activations.blocks, threads, context.sums);
   add(input, step.output, threads, context.residual);
 }
@@ -175,14 +189,17 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
                                room_v.matrix(a.v.rows, a.v.cols)};
   if (gradients.sinks.data) d.dsinks = gradients.sinks.row(0);
 
+  base::Operator op(threads, "o", kernels::product_backward_work, dh.rows, weights.o, weights.o_bias);
   linear_backward_weight(dbranch, a.mixed, gradients.o, gradients.o_bias, threads);
   kernels::gemm_backward_input(dbranch, tensor::as_matrix(weights.o), dmixed, kernels::Write::kSet, threads);
-  kernels::attention_backward(dmixed, attention_input(context, weights, a.q, a.k, a.v), {a.mixed, a.log_sum}, d,
-                              threads);
+  const kernels::AttentionInput in = attention_input(context, weights, a.q, a.k, a.v);
+  op.next("attention", kernels::attention_backward_work, in);
+  kernels::attention_backward(dmixed, in, {a.mixed, a.log_sum}, d, threads);
   turn(context, d.dq, d.dk, kernels::Turn::kBack, threads);
   const Matrix<float> dq = unrefine(context, refined.q, d.dq, gradients.q_norm, threads);
   const Matrix<float> dk = unrefine(context, refined.k, d.dk, gradients.k_norm, threads);
   const Matrix<float> dv = unrefine(context, refined.v, d.dv, {}, threads);
+  op.next("qkv", qkv_work, dh.rows, weights, kernels::product_backward_work);
   linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads);
   linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads);
   linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads);

@@ -8,6 +8,7 @@
 #include "kernels/attention_packed.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/transposed_gemm.h"
+#include "kernels/work.h"
 #include "nn/residual.h"
 
 namespace choir::nn {
@@ -105,7 +106,15 @@ struct Forward {
   }
 };
 
+base::Work queries_work(const Forward& f) {
+  const int rows = f.a.q.rows;
+  if (f.shape().q_rank == 0) return kernels::product_work(rows, f.weights.q, {});
+  base::Work work = kernels::product_work(rows, f.weights.q_a, f.weights.q_a_bias);
+  return work += kernels::product_work(rows, f.weights.q_b, {});
+}
+
 void make_queries(const Forward& f) {
+  base::Operator op(f.threads, "q", queries_work, f);
   if (f.shape().q_rank > 0) {
     f.linear(f.a.normed, f.weights.q_a, f.weights.q_a_bias, f.a.q_squeezed);
     norm_forward({f.weights.q_a_norm, {}, kLatentEpsilon}, f.a.q_squeezed, f.a.q_latent, f.activations.q_norm,
@@ -114,19 +123,23 @@ void make_queries(const Forward& f) {
   } else {
     f.linear(f.a.normed, f.weights.q, {}, f.a.q);
   }
+  op.next("rope", kernels::moved, f.a.q.rows, f.shape().heads * f.shape().rotary, 2);
   kernels::rope(f.a.q, f.context.positions, of_queries(f.context), Turn::kForward, f.threads);
 }
 
 void make_latents(const Forward& f) {
   const int rank = f.shape().kv_rank, rotary = f.shape().rotary;
+  base::Operator op(f.threads, "kv", kernels::product_work, f.a.latent.rows, f.weights.kv_a, f.weights.kv_a_bias);
   f.linear(f.a.normed, f.weights.kv_a, f.weights.kv_a_bias, f.a.squeezed);
   norm_forward({f.weights.kv_a_norm, {}, kLatentEpsilon}, columns(f.a.squeezed, 0, rank), columns(f.a.latent, 0, rank),
                f.activations.kv_norm, f.threads);
   for (int t = 0; t < f.a.latent.rows; ++t) std::copy_n(f.a.squeezed[t] + rank, rotary, f.a.latent[t] + rank);
+  op.next("rope", kernels::moved, f.a.latent.rows, rotary, 2);
   kernels::rope(columns(f.a.latent, rank, rotary), f.context.positions, of_keys(f.context), Turn::kForward, f.threads);
 }
 
 void append(const Forward& f, const Matrix<float>& cache) {
+  const base::Operator op(f.threads, "cache", kernels::moved, f.a.latent.rows, f.a.latent.cols, 2);
   for (const Sequence& s : f.context.sequences) {
     const int at = s.kv_row + s.first;
     CHOIR_CHECK(at + s.count <= cache.rows, "the cache has " + std::to_string(cache.rows) + " rows");
@@ -138,6 +151,7 @@ void append(const Forward& f, const Matrix<float>& cache) {
 void attend_naive(const Forward& f) {
   const LatentShape& s = f.shape();
   const Expanded e(f.activations, s);
+  base::Operator op(f.threads, "kv up", kernels::product_work, f.a.latent.rows, f.weights.kv_b, Weight());
   f.linear(columns(f.a.latent, 0, s.kv_rank), f.weights.kv_b, {}, e.expanded);
   each_row(f.a.latent.rows, f.threads, [&](int t) {
     const float *from = e.expanded[t], *turned = f.a.latent[t] + s.kv_rank;
@@ -150,7 +164,9 @@ void attend_naive(const Forward& f) {
   });
   const auto forward =
       f.context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
-  forward({naive_shape(s), f.context.sequences, f.a.q, e.keys, e.values}, f.a.mixed, e.log_sum, f.threads);
+  const kernels::AttentionInput in{naive_shape(s), f.context.sequences, f.a.q, e.keys, e.values};
+  op.next("attention", kernels::attention_work, in);
+  forward(in, f.a.mixed, e.log_sum, f.threads);
 }
 
 // One form for few and for many new tokens, although a long prompt costs more here than with keys of its own: a score
@@ -190,6 +206,14 @@ struct HeadWeights {
   }
 };
 
+// All heads read the same keys.
+base::Work absorbed_work(kernels::AttentionInput in, size_t heads) {
+  in.sequences = in.sequences.first(in.sequences.size() / heads);
+  base::Work work = kernels::attention_work(in);
+  work.operations *= static_cast<int64_t>(heads);
+  return work;
+}
+
 // q_nope . (U c) + q_rope . k_rope = [U^T q_nope | q_rope] . [c | k_rope], and sum_j p_j (V c_j) = V sum_j p_j c_j.
 void absorb(const Forward& f, const HeadWeights& weights, const Absorbed& part, Matrix<const float> cached) {
   const LatentShape& s = f.shape();
@@ -198,11 +222,14 @@ void absorb(const Forward& f, const HeadWeights& weights, const Absorbed& part, 
   const Matrix<float> q = buffers.head_q.matrix(rows, s.cached()), latent = buffers.head_latent.matrix(rows, s.kv_rank),
                       value = buffers.head_value.matrix(rows, s.value);
   const Matrix<const float> heads(f.a.q.data, f.a.q.rows * s.heads, s.key());
+  base::Operator op(f.threads, "kv up", kernels::grouped_work, part.offset, weights.keys, std::span<const Weight>());
   kernels::transposed_forward({part.offset, part.source}, columns(heads, 0, s.nope), weights.keys,
                               columns(q, 0, s.kv_rank), f.threads);
   each_row(rows, f.threads, [&](int i) { std::copy_n(heads[part.source[i]] + s.nope, s.rotary, q[i] + s.kv_rank); });
-  kernels::attention_forward({absorbed_shape(s), part.sequences, q, cached, columns(cached, 0, s.kv_rank)}, latent,
-                             buffers.log_sum.matrix(rows, 1), f.threads);
+  const kernels::AttentionInput in{absorbed_shape(s), part.sequences, q, cached, columns(cached, 0, s.kv_rank)};
+  op.next("attention", absorbed_work, in, weights.keys.size());
+  kernels::attention_forward(in, latent, buffers.log_sum.matrix(rows, 1), f.threads);
+  op.next("kv up", kernels::grouped_work, part.offset, weights.values, std::span<const Weight>());
   kernels::grouped_forward({part.offset, {}}, latent, weights.values, value, f.threads);
   const Matrix<float> mixed(f.a.mixed.data, f.a.mixed.rows * s.heads, s.value);
   each_row(rows, f.threads, [&](int i) { std::ranges::copy(value.row(i), mixed[part.source[i]]); });
@@ -239,6 +266,17 @@ void gather_keys(const Backward& b, Matrix<const float> dkeys, Matrix<const floa
       for (int i = 0; i < s.rotary; ++i) drope[t][i] += key[s.nope + i];
     }
   });
+}
+
+base::Work latents_backward_work(int rows, const LatentTensors<Weight>& weights) {
+  base::Work work = kernels::product_backward_work(rows, weights.kv_a, weights.kv_a_bias);
+  return work += kernels::product_backward_work(rows, weights.kv_b, {});
+}
+
+base::Work queries_backward_work(int rows, const LatentShape& shape, const LatentTensors<Weight>& weights) {
+  if (shape.q_rank == 0) return kernels::product_backward_work(rows, weights.q, {});
+  base::Work work = kernels::product_backward_work(rows, weights.q_a, weights.q_a_bias);
+  return work += kernels::product_backward_work(rows, weights.q_b, {});
 }
 
 void latents_backward(const Backward& b, Matrix<const float> dkeys, Matrix<const float> dvalues) {
@@ -326,6 +364,7 @@ void latent_attention_forward(const LatentContext& context, const LatentTensors<
     attend_naive(f);
   else
     attend_absorbed(f, step.cache.value_or(a.latent));
+  const base::Operator op(threads, "o", kernels::product_work, a.q.rows, weights.o, weights.o_bias);
   f.linear(a.mixed, weights.o, weights.o_bias, step.output);
   add(step.input, step.output, threads);
 }
@@ -343,12 +382,16 @@ void latent_attention_backward(const LatentContext& context, const LatentTensors
   const kernels::AttentionGradient d{dq.matrix(n, a.q.cols), dk.matrix(n, e.keys.cols), dv.matrix(n, e.values.cols)};
   const Matrix<float> dm = dmixed.matrix(n, a.mixed.cols);
 
+  base::Operator op(threads, "o", kernels::product_backward_work, n, weights.o, weights.o_bias);
   linear_backward_weight(dh, a.mixed, gradients.o, gradients.o_bias, threads);
   kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, Write::kSet, threads);
-  kernels::attention_backward(dm, {naive_shape(context.shape), context.sequences, a.q, e.keys, e.values},
-                              {a.mixed, e.log_sum}, d, threads);
+  const kernels::AttentionInput in{naive_shape(context.shape), context.sequences, a.q, e.keys, e.values};
+  op.next("attention", kernels::attention_backward_work, in);
+  kernels::attention_backward(dm, in, {a.mixed, e.log_sum}, d, threads);
   const Backward b{context, weights, gradients, activations, a, dnormed.matrix(n, dh.cols), threads};
+  op.next("kv", latents_backward_work, n, weights);
   latents_backward(b, d.dk, d.dv);
+  op.next("q", queries_backward_work, n, context.shape, weights);
   queries_backward(b, d.dq);
   norm_backward({weights.norm, {}, context.epsilon}, b.dnormed,
                 {backward.input, activations.norm, dh, gradients.norm.row(0), {}}, threads);

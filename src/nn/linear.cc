@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/profile.h"
 
 namespace choir::nn {
 namespace {
@@ -43,6 +44,9 @@ void multiply_packed(const Groups& groups, Matrix<const float> x, std::span<cons
   if (blocks) {
     const size_t size = kernels::blocks_of(groups, x.cols);
     room.reserve(size);
+    const size_t moved = static_cast<size_t>(groups.offset.back()) * static_cast<size_t>(x.cols) * sizeof(float) +
+                         size * sizeof(kernels::RowBlock);
+    const base::Operator op(threads, "quantize", base::moved_bytes, moved);
     kernels::quantize(groups, x, room.span().first(size), threads);
     input.blocks = room.span().first(size);
   }

@@ -24,4 +24,9 @@ Machine this_machine() {
 
 double peak_gflops(base::Threads& threads) { return kernels::measure_peak_flops(threads) / 1e9; }
 
+Ceilings measure_ceilings(base::Threads& threads) {
+  return {kernels::measure_peak_flops(threads), kernels::measure_peak_byte_operations(threads),
+          kernels::measure_read_bandwidth(threads)};
+}
+
 }  // namespace choir::runtime

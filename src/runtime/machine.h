@@ -18,4 +18,11 @@ Machine this_machine();
 // Multiply-adds on all of these threads, measured, in GFLOP per second.
 double peak_gflops(base::Threads& threads);
 
+// What all of these threads can do in a second at most, measured (kernels/peak.h): operations on floats and on bytes,
+// bytes read from memory. Takes some tenths of a second and 256 MB.
+struct Ceilings {
+  double operations, byte_operations, read_bytes;
+};
+Ceilings measure_ceilings(base::Threads& threads);
+
 }  // namespace choir::runtime

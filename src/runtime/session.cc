@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/profile.h"
 
 namespace choir::runtime {
 namespace {
@@ -28,7 +29,7 @@ double Counts::decode_tokens_per_second() const {
 }
 
 Session::Session(const model::Model& model, base::Threads& threads, int capacity)
-    : model_(model),
+    : model_(&model),
       threads_(threads),
       capacity_(checked_capacity(model, capacity)),
       cache_(model.config(), 1, std::min(capacity_, kFirstCapacity)),
@@ -55,16 +56,16 @@ std::span<const float> Session::feed(std::span<const int32_t> ids) {
 Generation Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options, const OnToken& on_token) {
   Sampler sampler(options.sampling);
   if (options.most < 0) base::usage_error("a negative number of tokens", "generate", "0 or more");
-  const auto all = static_cast<size_t>(model_.config().vocab);
+  const auto all = static_cast<size_t>(model_->config().vocab);
   const size_t vocab = options.vocab > 0 ? std::min(all, static_cast<size_t>(options.vocab)) : all;
-  feed(prompt);
+  {
+    const base::Scope scope(threads_, "prefill");
+    feed(prompt);
+  }
   Generation result;
   while (static_cast<int>(result.ids.size()) < options.most) {
-    const base::Stopwatch choosing;
-    if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
-      model_.refuse_result("the logits");
-    const int32_t id = sampler.pick(logits_.span().first(vocab));
-    counts_.decode_seconds += choosing.seconds();
+    const base::Scope scope(threads_, "decode");
+    const int32_t id = choose(sampler, vocab);
     if (!options.ignore_end && is_end(id)) return {std::move(result.ids), Stop::kEnd};
     result.ids.push_back(id);
     if (on_token && !on_token(id)) return {std::move(result.ids), Stop::kCaller};
@@ -78,6 +79,16 @@ Generation Session::generate(std::span<const int32_t> prompt, const GenerateOpti
     counts_.decode_seconds += reading.seconds();
   }
   return result;
+}
+
+int32_t Session::choose(Sampler& sampler, size_t vocab) {
+  const base::Operator op(threads_, "sampler", base::moved_bytes, vocab * sizeof(float));
+  const base::Stopwatch watch;
+  if (!std::ranges::all_of(logits_.span(), [](float v) { return std::isfinite(v); }))
+    model_->refuse_result("the logits");
+  const int32_t id = sampler.pick(logits_.span().first(vocab));
+  counts_.decode_seconds += watch.seconds();
+  return id;
 }
 
 void Session::rewind(int length) {
@@ -98,14 +109,14 @@ void Session::forward(std::span<const int32_t> ids, int first) {
     counts_.layers[static_cast<size_t>(layer)].add(routing);
     if (observer_) observer_(layer, routing);
   };
-  model::forward(model_, {ids, {&sequence, 1}, longer_},
+  model::forward(*model_, {ids, {&sequence, 1}, longer_},
                  {.cache = &cache_, .rows = model::Rows::kLast, .observer = observer}, scratch_,
-                 logits_.matrix(1, model_.config().vocab), threads_);
+                 logits_.matrix(1, model_->config().vocab), threads_);
 }
 
 // Some models turn longer texts otherwise: what was read for a text of the other kind is then read again.
 void Session::make_room(int length) {
-  const int most = model_.config().rope_switch();
+  const int most = model_->config().rope_switch();
   if (const bool longer = most > 0 && length > most; longer != longer_) {
     longer_ = longer;
     grow(length);
@@ -118,13 +129,13 @@ void Session::make_room(int length) {
 // Doubling keeps the copying below the cost of what was read.
 void Session::grow(int length) {
   if (length <= cache_.capacity()) return;
-  model::KvCache larger(model_.config(), 1, std::min(capacity_, std::max(length, 2 * cache_.capacity())));
+  model::KvCache larger(model_->config(), 1, std::min(capacity_, std::max(length, 2 * cache_.capacity())));
   larger.copy(cache_, length_);
   cache_ = std::move(larger);
 }
 
 bool Session::is_end(int32_t id) const {
-  return std::ranges::find(model_.config().end_tokens, id) != model_.config().end_tokens.end();
+  return std::ranges::find(model_->config().end_tokens, id) != model_->config().end_tokens.end();
 }
 
 }  // namespace choir::runtime

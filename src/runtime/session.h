@@ -66,6 +66,9 @@ class Session {
   // unsound options. The last token of the answer has not been fed, unless the answer stopped at an end token.
   Generation generate(std::span<const int32_t> prompt, const GenerateOptions& options, const OnToken& on_token = {});
 
+  // Goes on with a model of the same bits: the same one with its weights in another order.
+  void use(const model::Model& same) { model_ = &same; }
+
   // Forgets all ids but the first `length`.
   void rewind(int length);
 
@@ -77,13 +80,14 @@ class Session {
   const Counts& counts() const { return counts_; }
 
  private:
+  int32_t choose(Sampler& sampler, size_t vocab);  // below it
   void read(std::span<const int32_t> ids, int first);
   void forward(std::span<const int32_t> ids, int first);
   void make_room(int length);
   void grow(int length);
   bool is_end(int32_t id) const;
 
-  const model::Model& model_;
+  const model::Model* model_;
   base::Threads& threads_;
   int capacity_;
   int length_ = 0;

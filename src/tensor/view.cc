@@ -33,7 +33,7 @@ void copy_bytes(std::span<const std::byte> from, void* to) {
 }
 
 void check_rows(const Weight& weight) {
-  CHOIR_CHECK(!weight.packed(), "a packed weight of " + std::to_string(weight.rows) + " rows");
+  CHOIR_CHECK(weight.layout != Layout::kPanels, "a packed weight of " + std::to_string(weight.rows) + " rows");
 }
 
 }  // namespace

@@ -30,8 +30,9 @@ struct Matrix {
 };
 
 // How the numbers of a weight lie: row after row without gaps, as in files, or in panels, as products read them fastest
-// (kernels/packed_gemm.h). Panels are for products alone: all functions here want rows.
-enum class Layout : uint8_t { kRows, kPanels };
+// (kernels/packed_gemm.h). kRowsToPanels: in rows, of which products make panels as they go; slower, the same bits.
+// Panels are for products alone: all functions here want rows.
+enum class Layout : uint8_t { kRows, kRowsToPanels, kPanels };
 
 // The weight of a linear map, rows = outputs, cols = inputs, in the format of its file; of a format with blocks every
 // row is whole blocks. Kernels widen it to float as they read it. A vector is a Weight of one row.
@@ -47,7 +48,7 @@ struct Weight {
 
   size_t size() const { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
   size_t bytes() const { return static_cast<size_t>(rows) * bytes_of(type, static_cast<size_t>(cols)); }
-  bool packed() const { return layout == Layout::kPanels; }
+  bool packed() const { return layout != Layout::kRows; }  // products go by panels
   Weight row(int i) const;  // a Weight of one row
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/profile.h"
 #include "kernels/cross_entropy.h"
 #include "moe/stats.h"
 #include "train/geometry.h"
@@ -162,6 +163,7 @@ class Examination {
 
 Evaluation evaluate(const model::Model& model, const HeldOut& held_out, const EvaluationRules& rules,
                     base::Threads& threads) {
+  const base::Scope scope(threads, "evaluation");
   return Examination(model, held_out, rules, threads).run();
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/profile.h"
 #include "kernels/adamw.h"
 #include "train/pattern.h"
 
@@ -121,6 +122,7 @@ void Parameters::drop_frozen_gradients() {
 }
 
 double Parameters::gradient_norm(base::Threads& threads) const {
+  const base::Operator op(threads, "gradient norm", base::moved_bytes, gradient_.span().size_bytes());
   return std::sqrt(kernels::sum_of_squares(gradient_.span(), threads));
 }
 
@@ -134,6 +136,8 @@ std::optional<double> Parameters::gate_gradient_norm(int layer, base::Threads& t
 }
 
 void Parameters::update(const TrainConfig& config, const Step& step, base::Threads& threads) {
+  const size_t moments = moments_.first().size() + moments_.second().size();  // written too, as the values are
+  const base::Operator op(threads, "AdamW", base::moved_bytes, 3 * values_.span().size_bytes() + 2 * moments);
   kernels::AdamwStep adamw{static_cast<float>(step.learning_rate),  static_cast<float>(config.beta1),
                            static_cast<float>(config.beta2),        static_cast<float>(config.epsilon),
                            static_cast<float>(config.weight_decay), step.number,

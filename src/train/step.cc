@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "base/profile.h"
 
 namespace choir::train {
 
@@ -55,6 +56,7 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
   bool asked = false;
   for (int l = 0; l < depth; ++l) asked = asked || model_.router(l).shares_matter();
   if (batches.size() < 2 || !asked) return {};
+  const base::Scope scope(threads_, "count proposals");
   std::vector<moe::RoutingStats> stats(static_cast<size_t>(depth));
   const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
   for (size_t b = 0; b < batches.size(); ++b) {
@@ -80,6 +82,7 @@ void Stepper::add_gradients(const TokenBatch& batch, const model::RoutingOptions
                             const model::LossScales& scales, Sums& sums) {
   model::TrainingBatch training{{batch.ids, batch.sequences}, batch.targets, routing_options};
   if (teacher_) {
+    const base::Scope scope(threads_, "teacher");
     const Teacher::Answer answer = teacher_->answer(batch, threads_);
     training.teaching = {answer.logits, static_cast<float>(config_.distillation.weight),
                          static_cast<float>(config_.distillation.temperature)};
@@ -134,10 +137,14 @@ StepReport Stepper::report(const Sums& sums, const Progress& progress) const {
 }
 
 StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress) {
+  const base::Scope scope(threads_, "step");
   const base::Stopwatch watch;
   const uint64_t seed = config_.seed ^ static_cast<uint64_t>(progress.step + 1) << 32;
   Sums sums(model_);
-  parameters_.clear_gradients();
+  {
+    const base::Operator op(threads_, "clear gradients", base::moved_bytes, parameters_.values().span().size_bytes());
+    parameters_.clear_gradients();
+  }
   int64_t counted = 0, tokens = 0;
   for (const TokenBatch& batch : batches) {
     counted += batch.counted();
