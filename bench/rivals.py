@@ -19,7 +19,8 @@ import sys
 LIBRARY_PEER = pathlib.Path(__file__).resolve().parent / "peers" / "llama_cpp.py"
 SPEEDS = ("prefill", "decode")
 CEILINGS = ("flops", "byte_operations", "read_bytes")
-COLUMNS = ("model", "round", "engine", *SPEEDS, "bytes_per_token", *CEILINGS)
+OF_CHOIR = ("bytes_per_token", "busiest_over_even")
+COLUMNS = ("model", "round", "engine", *SPEEDS, *OF_CHOIR, *CEILINGS)
 
 
 class Failure(Exception):
@@ -43,9 +44,10 @@ def choir_speed(program, args, model):
     def report(prefill, decode):
         return json.loads(run([program, "bench", model, "--prefill", prefill, "--decode", decode, "--threads",
                                args.threads, "--repeats", 1, "--json"]))
-    decoded = report(1, args.decode)
-    return {"prefill": report(args.prefill, 1)["prefill_tokens_per_second"],
-            "decode": decoded["decode_tokens_per_second"], "bytes_per_token": decoded["bytes_per_token"]}
+    read, decoded = report(args.prefill, 1), report(1, args.decode)
+    return {"prefill": read["prefill_tokens_per_second"], "decode": decoded["decode_tokens_per_second"],
+            "bytes_per_token": decoded["bytes_per_token"],
+            "busiest_over_even": read["busiest_expert_share"] / read["even_share"]}
 
 
 def llama_bench_speed(program, flags, args, model):
@@ -80,7 +82,7 @@ def read_rows(path):
         rows = list(csv.DictReader(file))
     for row in rows:
         row["round"] = int(row["round"])
-        row.update((key, float(row[key])) for key in (*SPEEDS, *CEILINGS, "bytes_per_token") if row[key])
+        row.update((key, float(row[key])) for key in (*SPEEDS, *CEILINGS, *OF_CHOIR) if row[key])
     return rows
 
 
@@ -90,8 +92,7 @@ def add_row(path, row):
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         if begins:
             writer.writeheader()
-        writer.writerow({key: f"{cell:.5g}" if isinstance(cell, float) and cell < 1e5 else cell
-                         for key, cell in row.items()})
+        writer.writerow({key: f"{cell:.5g}" if isinstance(cell, float) else cell for key, cell in row.items()})
 
 
 def warm(model):
@@ -133,6 +134,7 @@ def summary(rows, model, engines):
             line[key + " ratio"] = statistics.median(r["choir"][key] / r[name][key] for r in rounds)
         line["% of read"] = statistics.median(100 * r[name]["decode"] * r["choir"]["bytes_per_token"] /
                                               r[name]["read_bytes"] for r in rounds)
+        line["busiest"] = statistics.median(r["choir"]["busiest_over_even"] for r in rounds)
         line["GFLOP/s"] = statistics.median(row["flops"] for row in mine) / 1e9
         line["GB/s"] = statistics.median(row["read_bytes"] for row in mine) / 1e9
         yield line
