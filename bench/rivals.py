@@ -43,7 +43,7 @@ def choir_speed(program, args, model):
     """Decoding begins behind one token, not behind the prompt, as in the peers."""
     def report(prefill, decode):
         return json.loads(run([program, "bench", model, "--prefill", prefill, "--decode", decode, "--threads",
-                               args.threads, "--repeats", 1, "--json"]))
+                               args.threads, "--repeats", 3, "--json"]))
     read, decoded = report(args.prefill, 1), report(1, args.decode)
     return {"prefill": read["prefill_tokens_per_second"], "decode": decoded["decode_tokens_per_second"],
             "bytes_per_token": decoded["bytes_per_token"],
