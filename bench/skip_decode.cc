@@ -6,13 +6,13 @@
 //               [--seed 1]
 //
 // Without --model a random one in bf16, in memory, 1.1 GB of experts as it stands above: larger than any cache, so that
-// decoding is bound by memory. --save DIR, which exists, takes it, and nothing is measured; --model DIR then reads it
-// as choir generate does, from a mapped file. Five models: as it is; with one expert a token (count=1); without those
-// of small weight (tail); with `keep` experts a layer, the first ones; and that with one expert a token. In a round
-// each decodes --tokens tokens, greedily; they take turns after each token, in an order that is drawn, so that all meet
-// the same machine. The first round is not counted. A token reads all weights but the embedding and the experts that it
-// does not use, which are counted while it is decoded. With B the mean bytes a token, B' and B of one model and of the
-// full one,
+// decoding is bound by memory. --save DIR, which exists, takes it, and nothing is measured; --model reads a directory
+// or a GGUF file. Weights are packed, as choir generate packs them. Five models: as it is; with one expert a token
+// (count=1); without those of small weight (tail); with `keep` experts a layer, the first ones; and that with one
+// expert a token. In a round each decodes --tokens tokens, greedily; they take turns after each token, in an order that
+// is drawn, so that all meet the same machine. The first round is not counted. A token reads all weights but the
+// embedding and the experts that it does not use, which are counted while it is decoded. With B the mean bytes a token,
+// B' and B of one model and of the full one,
 //   predicted = B / B',   speedup = median over rounds of (tokens/s / those of the full model in the same round),
 //   share_of_speedup = (speedup - 1) / (predicted - 1),   share_of_time = (1 - 1 / speedup) / (1 - 1 / predicted):
 // of the speedup, and of the time that B - B' bytes take; where more than 2 % are predicted.
@@ -216,7 +216,7 @@ int main(int argc, char** argv) {
               config.depth(), config.width, config.layers[0].experts, config.layers[0].top_k,
               config.layers[0].expert_width, static_cast<double>(model::bytes_of(full)) / 1e6,
               options.at("--tokens").c_str(), options.at("--rounds").c_str(), threads.count());
-  std::vector<Variant> variants = variants_of(full, options);
+  std::vector<Variant> variants = variants_of(full.packed(threads), options);
   measure(variants, options, threads);
   report(variants);
 }

@@ -6,19 +6,18 @@
 #include <string>
 
 #include "base/error.h"
-#include "kernels/gemm_tile.h"
 #include "kernels/lanes.h"
 #include "kernels/vec.h"
 
 namespace choir::kernels {
 namespace {
 
-constexpr int kKeys = 64;  // of a block: their scores stand on the stack
-constexpr int kRows = 16;  // of a tile: rows of queries that look at the same keys
-constexpr int kHeads = 8;  // heads of a piece
+constexpr int kDepth = 64;  // numbers of queries and keys that are multiplied in one go: a block of them stays near
+constexpr int kKeys = 64;   // of a block: their scores stand on the stack
+constexpr int kFew = 3;     // rows that read keys and values where they lie
+constexpr int kRows = 32;   // of a tile: rows of queries that look at the same keys
+constexpr int kHeads = 8;   // heads of a piece
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-using Dot = Versions<void(const DotBlock&)>;
 
 // One row of queries of one head.
 struct Query {
@@ -48,6 +47,99 @@ struct Tile {
     return last;
   }
 };
+
+// Sixteen rows of sixteen numbers become their columns: halves change places, then quarters, and so on.
+template <int Half>
+CHOIR_INLINE void exchange(Vec (&rows)[kLanes]) {
+  IntVec first{}, second{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    first[i] = i & Half ? kLanes + i - Half : i;
+    second[i] = i & Half ? kLanes + i : i + Half;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & Half) continue;
+    const Vec a = rows[i], b = rows[i + Half];
+    rows[i] = __builtin_shuffle(a, b, first);
+    rows[i + Half] = __builtin_shuffle(a, b, second);
+  }
+}
+
+// to[c][j] = the numbers c < depth of key j < count; keys up to the next multiple of sixteen are zeros.
+template <int W>
+CHOIR_INLINE void turn_keys(const float* k, ptrdiff_t stride, int count, int depth, float (*to)[kKeys]) {
+  for (int j = 0; j < count; j += kLanes)
+    for (int c = 0; c < depth; c += kLanes) {
+      if constexpr (W == kLanes) {
+        Vec rows[kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) rows[i] = j + i < count ? load(k + (j + i) * stride + c, depth - c) : Vec{};
+        exchange<8>(rows);
+        exchange<4>(rows);
+        exchange<2>(rows);
+        exchange<1>(rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(to[c + i] + j, rows[i]);
+      } else {
+        for (int i = 0; i < kLanes; ++i)
+          for (int d = c; d < std::min(depth, c + kLanes); ++d)
+            to[d][j + i] = j + i < count ? k[(j + i) * stride + d] : 0;
+      }
+    }
+}
+
+// For R rows and C vectors of keys: score += sum_c q_c k_c, in the order of c.
+template <int W, int R, int C>
+CHOIR_INLINE void add_scores(const float* const* q, const float (*k)[kKeys], int depth, float (*score)[kKeys]) {
+  Lanes<W> sums[R][C];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) sums[r][v] = load_lanes<W>(score[r] + v * kLanes);
+  for (int c = 0; c < depth; ++c) {
+    Lanes<W> keys[C];
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) keys[v] = load_lanes<W>(k[c] + v * kLanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < C; ++v) multiply_add(sums[r][v], keys[v], q[r][c]);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < C; ++v) store_lanes<W>(score[r] + v * kLanes, sums[r][v]);
+}
+
+template <int W, int R>
+CHOIR_INLINE void add_scores(const float* const* q, const float (*k)[kKeys], int depth, int count,
+                             float (*score)[kKeys]) {
+  constexpr int kVectors = W == kLanes ? 4 : 1;
+  int j = 0;
+  for (; j + kVectors * kLanes <= count; j += kVectors * kLanes)
+    add_scores<W, R, kVectors>(q, reinterpret_cast<const float(*)[kKeys]>(k[0] + j), depth,
+                               reinterpret_cast<float(*)[kKeys]>(score[0] + j));
+  for (; j < count; j += kLanes)
+    add_scores<W, R, 1>(q, reinterpret_cast<const float(*)[kKeys]>(k[0] + j), depth,
+                        reinterpret_cast<float(*)[kKeys]>(score[0] + j));
+}
+
+// score[r][j] = q_r . k_j of a block of keys.
+template <int W>
+CHOIR_INLINE void all_scores(const Tile& tile, const float* k, int count, float (*score)[kKeys]) {
+  alignas(64) float keys[kDepth][kKeys];
+  for (int r = 0; r < tile.rows; ++r) std::fill_n(score[r], kKeys, 0.0f);
+  for (int c = 0; c < tile.width; c += kDepth) {
+    const int depth = std::min(kDepth, tile.width - c);
+    turn_keys<W>(k + c, tile.k_stride, count, depth, keys);
+    const float* q[kRows];
+    for (int r = 0; r < tile.rows; ++r) q[r] = tile.query[r].q + c;
+    int r = 0;
+    for (; r + 4 <= tile.rows; r += 4) add_scores<W, 4>(q + r, keys, depth, count, score + r);
+    for (; r < tile.rows; ++r) add_scores<W, 1>(q + r, keys, depth, count, score + r);
+  }
+}
 
 // The sums of one row: softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the
 // maximum, what is summed so far shrinks by e^(old - new). A sink is what the sum begins with.
@@ -138,9 +230,17 @@ CHOIR_INLINE void mix_rows(const Mix<R>& m, int values) {
     mix_last_columns<W>(m.out[r] + c, m.weight[r], m.keep[r], {m.v + c, m.v_stride, m.count, values - c});
 }
 
+// Some columns of a block's values, as many of every key.
+struct Values {
+  const float* v;  // of the block's first key
+  ptrdiff_t stride;
+  int column, width;
+};
+
 // The keys that all of R rows see are read once for them; a row's other keys come before and behind, in their order.
 template <int W, int R>
-CHOIR_INLINE void add_values(const Tile& tile, int first, int r0, const float (*weight)[kKeys], const Running* rows) {
+CHOIR_INLINE void add_values(const Query* query, const Values& values, const float (*weight)[kKeys],
+                             const Running* rows) {
   int low = 0, high = kKeys;
   for (int r = 0; r < R; ++r) {
     low = std::max(low, rows[r].low);
@@ -148,53 +248,66 @@ CHOIR_INLINE void add_values(const Tile& tile, int first, int r0, const float (*
   }
   high = std::max(high, low);
   const auto alone = [&](int r, int begin, int end, float keep) {
-    Mix<1> m{{tile.query[r0 + r].out},
-             {weight[r] + begin},
-             {keep},
-             tile.v + (first + begin) * tile.v_stride,
-             tile.v_stride,
-             end - begin};
-    if (begin < end) mix_rows<W, 1>(m, tile.values);
+    const Mix<1> m{{query[r].out + values.column},   {weight[r] + begin}, {keep},
+                   values.v + begin * values.stride, values.stride,       end - begin};
+    if (begin < end) mix_rows<W, 1>(m, values.width);
   };
   Mix<R> all;
   for (int r = 0; r < R; ++r) {
     const int seen = std::min(rows[r].high, low);
     alone(r, rows[r].low, seen, rows[r].shrink);
-    all.out[r] = tile.query[r0 + r].out;
+    all.out[r] = query[r].out + values.column;
     all.weight[r] = weight[r] + low;
     all.keep[r] = rows[r].low < seen ? 1 : rows[r].shrink;
   }
-  all.v = tile.v + (first + low) * tile.v_stride;
-  all.v_stride = tile.v_stride;
+  all.v = values.v + low * values.stride;
+  all.v_stride = values.stride;
   all.count = high - low;
-  mix_rows<W, R>(all, tile.values);
+  mix_rows<W, R>(all, values.width);
   for (int r = 0; r < R; ++r) alone(r, std::max(high, rows[r].low), rows[r].high, 1);
+}
+
+// Rows of values lie far apart, often in the same few sets of a cache: many rows read a copy.
+template <int W>
+CHOIR_INLINE void add_all_values(const Tile& tile, const float* v, int count, const float (*weight)[kKeys],
+                                 const Running* rows) {
+  if (tile.rows <= kFew) {
+    for (int r = 0; r < tile.rows; ++r)
+      add_values<W, 1>(tile.query + r, {v, tile.v_stride, 0, tile.values}, weight + r, rows + r);
+    return;
+  }
+  alignas(64) float copy[kKeys][kDepth];
+  for (int c = 0; c < tile.values; c += kDepth) {
+    const int width = std::min(kDepth, tile.values - c);
+    for (int j = 0; j < count; ++j)
+      for (int i = 0; i < width; i += kLanes) store(copy[j] + i, load(v + j * tile.v_stride + c + i, width - i));
+    const Values some{copy[0], kDepth, c, width};
+    int r = 0;
+    for (; r + 4 <= tile.rows; r += 4) add_values<W, 4>(tile.query + r, some, weight + r, rows + r);
+    for (; r < tile.rows; ++r) add_values<W, 1>(tile.query + r, some, weight + r, rows + r);
+  }
 }
 
 // Blocks of keys are counted from position 0, so a row is computed in the same way alone and among others.
 template <int W>
-CHOIR_INLINE void forward_tile(const Tile& tile, const Dot& dot) {
+CHOIR_INLINE void forward_tile(const Tile& tile) {
   float weight[kRows][kKeys];
   Running rows[kRows];
-  const float* q[kRows];
   for (int r = 0; r < tile.rows; ++r) {
     rows[r] = Running(tile.query[r].sink);
-    q[r] = tile.query[r].q;
     std::fill_n(tile.query[r].out, tile.values, 0.0f);
   }
   const int end = tile.end();
   for (int first = tile.begin() / kKeys * kKeys; first < end; first += kKeys) {
     const int count = std::min(kKeys, end - first);
-    dot(DotBlock{q, tile.k + first * tile.k_stride, tile.k_stride, weight[0], kKeys, tile.rows, count, tile.width});
+    all_scores<W>(tile, tile.k + first * tile.k_stride, count, weight);
     for (int r = 0; r < tile.rows; ++r) {
       rows[r].low = std::clamp(tile.query[r].begin - first, 0, count);
       rows[r].high = std::clamp(tile.query[r].end - first, 0, count);
       rows[r].shrink = 1;
       if (rows[r].low < rows[r].high) weigh(weight[r], tile.scale, rows[r]);
     }
-    int r = 0;
-    for (; r + 4 <= tile.rows; r += 4) add_values<W, 4>(tile, first, r, weight + r, rows + r);
-    for (; r < tile.rows; ++r) add_values<W, 1>(tile, first, r, weight + r, rows + r);
+    add_all_values<W>(tile, tile.v + first * tile.v_stride, count, weight, rows);
   }
   for (int r = 0; r < tile.rows; ++r) {
     const Query& query = tile.query[r];
@@ -205,11 +318,10 @@ CHOIR_INLINE void forward_tile(const Tile& tile, const Dot& dot) {
   }
 }
 
-using ForwardTile = void(const Tile&, const Dot&);
-void forward_plain(const Tile& tile, const Dot& dot) { forward_tile<4>(tile, dot); }
-CHOIR_AVX2 void forward_avx2(const Tile& tile, const Dot& dot) { forward_tile<8>(tile, dot); }
-CHOIR_AVX512 void forward_avx512(const Tile& tile, const Dot& dot) { forward_tile<16>(tile, dot); }
-constexpr Versions<ForwardTile> forward_tile_for{forward_plain, forward_avx2, forward_avx512};
+void forward_plain(const Tile& tile) { forward_tile<4>(tile); }
+CHOIR_AVX2 void forward_avx2(const Tile& tile) { forward_tile<8>(tile); }
+CHOIR_AVX512 void forward_avx512(const Tile& tile) { forward_tile<16>(tile); }
+constexpr Versions<void(const Tile&)> forward_tile_for{forward_plain, forward_avx2, forward_avx512};
 
 struct Forward {
   const AttentionInput& in;
@@ -255,7 +367,7 @@ void forward_piece(const Forward& f, const Pieces& pieces, const Sequence& s, in
                                  position + 1,
                                  f.in.sinks.empty() ? -kInfinity : f.in.sinks[static_cast<size_t>(h)]};
     }
-  if (tile.rows > 0) forward_tile_for(tile, dot_for(tensor::DType::kF32));
+  if (tile.rows > 0) forward_tile_for(tile);
 }
 
 }  // namespace

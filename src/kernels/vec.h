@@ -101,9 +101,12 @@ CHOIR_INLINE Vec select(IntVec mask, Vec yes, Vec no) {
 CHOIR_INLINE Vec max(Vec a, Vec b) { return select(negative(a - b), b, a); }  // of a NaN and a number: either
 
 CHOIR_INLINE float largest(Vec v) {
-  float result = v[0];
-  for (int lane = 1; lane < kLanes; ++lane) result = v[lane] > result ? v[lane] : result;
-  return result;
+  float half[kLanes / 2];
+  for (int lane = 0; lane < kLanes / 2; ++lane) half[lane] = v[lane + 8] > v[lane] ? v[lane + 8] : v[lane];
+  for (int step = kLanes / 4; step > 0; step /= 2)
+    for (int lane = 0; lane < step; ++lane)
+      half[lane] = half[lane + step] > half[lane] ? half[lane + step] : half[lane];
+  return half[0];
 }
 
 // e^x: x = n ln 2 + r with |r| <= ln 2 / 2, its series to degree 7 in r, then n into the exponent. The relative error
