@@ -115,7 +115,7 @@ model::Config config_in_blocks() {
   return config;
 }
 
-TEST_CASE("packed weights: bits depend on nothing else in the call, and of numbers they are those of rows") {
+TEST_CASE("packed weights: bits depend on nothing else in the call, and they are near those of rows") {
   const tests::RandomModel random(config_in_blocks(), 21);
   std::vector<std::vector<int32_t>> texts;
   for (const int length : {50, 3, 17}) texts.push_back(tests::random_ids(length, 131, 22 + texts.size()));
@@ -131,17 +131,14 @@ TEST_CASE("packed weights: bits depend on nothing else in the call, and of numbe
     for (size_t s = 0; s < texts.size(); ++s) CHECK(together[s] == tests::all_logits(packed, texts[s], 1));
     CHECK(tests::all_logits(typed.model().packed_in_passing(), texts[0], 1) == whole);
     CHECK(tests::all_logits(typed.model().packed_in_passing().packed(threads), texts[0], 1) == whole);
-    if (!tensor::is_blocked(type)) {
-      CHECK(whole == rows);
-      continue;
-    }
-    CHECK(whole != rows);
     double most = 0, error = 0;
     for (size_t i = 0; i < rows.size(); ++i) {
       most = std::max(most, std::abs(static_cast<double>(rows[i])));
       error += std::abs(static_cast<double>(whole[i]) - static_cast<double>(rows[i]));
     }
-    CHECK(error / static_cast<double>(rows.size()) < 0.05 * most);  // a token may meet another expert
+    const double bound = type == tensor::DType::kF32 ? 1e-5 : 0.05;  // of rounded activations: another expert may win
+    CHECK(error / static_cast<double>(rows.size()) < bound * most);
+    CHECK(whole != rows);
   }
 }
 

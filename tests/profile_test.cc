@@ -76,8 +76,7 @@ TEST_CASE("profile: a decode step reads the weights of one token and multiplies 
     CHECK(sum_of(phase_of(phases, "prefill")).operations == 2 * expected);
     CHECK(calls_of(decode, "attention") == config.depth());
     CHECK(calls_of(decode, "norm") == 2 * config.depth() + 1);
-    for (const char* name :
-         {"qkv", "o", "rope", "cache", "router", "gate+up", "activation", "down", "combine"})
+    for (const char* name : {"qkv", "o", "rope", "cache", "router", "gate+up", "activation", "down", "combine"})
       CHECK(calls_of(decode, name) == config.depth());
   }
 }

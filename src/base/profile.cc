@@ -45,23 +45,22 @@ void Profile::clear() {
   for (int64_t& thread : busy_dropped_) thread = 0;
 }
 
-int Profile::open(const char* name, int layer, bool is_operator, const Work& work) {
+int Profile::open(const char* name, int layer, bool is_operator, const Work& work, int64_t begin) {
   if (spans_.size() == spans_.capacity()) {
     ++dropped_;
     cut();
     return -1;
   }
-  const int64_t begin = now();
   spans_.push_back({name, open_, layer, is_operator, false, begin, begin, work});
   return open_ = static_cast<int>(spans_.size()) - 1;
 }
 
-void Profile::close(int span) {
+void Profile::close(int span, int64_t end) {
   for (const int64_t thread : busy_dropped_)
     if (thread > 0) cut();
   if (span < 0) return;
   Span& closed = spans_[static_cast<size_t>(span)];
-  closed.end = now();
+  closed.end = end;
   open_ = closed.parent;
 }
 

@@ -7,12 +7,12 @@
 //   rope(q, threads);
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/threads.h"
 
 namespace choir::base {
@@ -49,7 +49,7 @@ class Profile {
     int layer;           // of a scope that is a layer; else -1
     bool is_operator;    // or a scope of operators
     bool cut;            // something inside it was dropped
-    int64_t begin, end;  // ns since the profile was made
+    int64_t begin, end;  // ticks since the profile was made
     Work work;
   };
   // A thread between its first iteration of a loop and its last.
@@ -62,22 +62,23 @@ class Profile {
   int threads() const { return static_cast<int>(busy_.size()); }
   std::span<const Busy> busy(int thread) const {
     return busy_[static_cast<size_t>(thread)];
-  }                         // thread 0 calls for_each
+  }  // thread 0 calls for_each
+  double seconds_per_tick() const { return watch_.seconds() / static_cast<double>(now()); }
   int64_t dropped() const;  // spans, and loops of threads
   void clear();             // outside all spans
 
   // What Scope, Operator and Threads say to it. open() returns the span, or -1 when it is dropped.
-  int64_t now() const { return std::chrono::nanoseconds(Clock::now() - start_).count(); }
-  int open(const char* name, int layer, bool is_operator, const Work& work);
-  void close(int span);
+  int64_t now() const { return ticks() - start_; }
+  int open(const char* name, int layer, bool is_operator, const Work& work, int64_t begin);
+  void close(int span, int64_t end);
   void add_busy(int thread, int64_t begin);  // by that thread, during a loop
 
  private:
-  using Clock = std::chrono::steady_clock;
   void cut();
 
   Threads& watched_;
-  Clock::time_point start_ = Clock::now();
+  Stopwatch watch_;
+  int64_t start_ = ticks();
   int open_ = -1;  // the innermost span
   int64_t dropped_ = 0;
   std::vector<Span> spans_;
@@ -90,13 +91,13 @@ class Scope {
  public:
   Scope(Threads& threads, const char* name, int layer = -1) : profile_(threads.profile()) {
     if (profile_) [[unlikely]]
-      span_ = profile_->open(name, layer, false, {});
+      span_ = profile_->open(name, layer, false, {}, profile_->now());
   }
   Scope(const Scope&) = delete;
   Scope& operator=(const Scope&) = delete;
   ~Scope() {
     if (profile_) [[unlikely]]
-      profile_->close(span_);
+      profile_->close(span_, profile_->now());
   }
 
  private:
@@ -110,13 +111,13 @@ class Operator {
   template <class... Count>
   Operator(Threads& threads, const char* name, const Count&... count) : profile_(threads.profile()) {
     if (profile_) [[unlikely]]
-      span_ = profile_->open(name, -1, true, counted(count...));
+      open(name, counted(count...), profile_->now());
   }
   Operator(const Operator&) = delete;
   Operator& operator=(const Operator&) = delete;
   ~Operator() {
     if (profile_) [[unlikely]]
-      profile_->close(span_);
+      profile_->close(span_, profile_->now());
   }
 
   // Ends it and begins another.
@@ -124,8 +125,9 @@ class Operator {
   void next(const char* name, const Count&... count) {
     if (!profile_) [[likely]]
       return;
-    profile_->close(span_);
-    span_ = profile_->open(name, -1, true, counted(count...));
+    const int64_t now = profile_->now();
+    profile_->close(span_, now);
+    open(name, counted(count...), now);
   }
 
  private:
@@ -134,6 +136,8 @@ class Operator {
   static Work counted(const Count&... count) {
     return std::invoke(count...);
   }
+
+  void open(const char* name, const Work& work, int64_t begin) { span_ = profile_->open(name, -1, true, work, begin); }
 
   Profile* profile_;
   int span_ = -1;

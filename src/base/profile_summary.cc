@@ -5,10 +5,6 @@
 namespace choir::base {
 namespace {
 
-constexpr double kNanosecond = 1e-9;
-
-double seconds_of(const Profile::Span& span) { return kNanosecond * static_cast<double>(span.end - span.begin); }
-
 // The one of that name, at the end where it is new.
 template <class Total>
 size_t place_of(const std::string& name, std::vector<Total>& totals) {
@@ -26,18 +22,29 @@ struct Place {
 
 class Summary {
  public:
-  explicit Summary(const Profile& profile) : profile_(profile), places_(profile.spans().size()) {}
+  Summary(const Profile& profile, bool warm)
+      : profile_(profile), tick_(profile.seconds_per_tick()), places_(profile.spans().size()) {
+    if (warm) find_first();
+  }
 
   std::vector<PhaseTotal> phases() {
     for (size_t i = 0; i < places_.size(); ++i) add(profile_.spans()[i], places_[i]);
     for (int t = 0; t < profile_.threads(); ++t)
       for (const Profile::Busy& busy : profile_.busy(t))
         if (OperatorTotal* total = busy.span < 0 ? nullptr : total_of(places_[static_cast<size_t>(busy.span)]))
-          total->busy += kNanosecond * static_cast<double>(busy.end - busy.begin);
+          total->busy += tick_ * static_cast<double>(busy.end - busy.begin);
     return std::move(phases_);
   }
 
  private:
+  double seconds_of(const Profile::Span& span) const { return tick_ * static_cast<double>(span.end - span.begin); }
+
+  void find_first() {
+    for (const Profile::Span& span : profile_.spans())
+      if (span.parent < 0 && !span.cut) ++cold_[place_of(span.name, cold_)].calls;
+    std::erase_if(cold_, [](const PhaseTotal& phase) { return phase.calls == 1; });
+  }
+
   OperatorTotal* total_of(const Place& place) {
     if (place.total < 0) return nullptr;
     return &phases_[static_cast<size_t>(place.phase)].operators[static_cast<size_t>(place.total)];
@@ -45,7 +52,8 @@ class Summary {
 
   void add(const Profile::Span& span, Place& place) {
     if (span.parent < 0) {
-      if (!span.cut) place.phase = begin_phase(span);
+      if (!span.cut && std::erase_if(cold_, [&](const PhaseTotal& p) { return p.name == span.name; }) == 0)
+        place.phase = begin_phase(span);
     } else if (const Place& around = places_[static_cast<size_t>(span.parent)]; around.phase >= 0) {
       place.phase = around.phase;
       place.path = around.path;
@@ -69,7 +77,9 @@ class Summary {
   }
 
   const Profile& profile_;
-  std::vector<Place> places_;  // [spans]
+  double tick_;                   // seconds
+  std::vector<PhaseTotal> cold_;  // whose first is still to be left out
+  std::vector<Place> places_;     // [spans]
   std::vector<PhaseTotal> phases_;
 };
 
@@ -81,6 +91,6 @@ double PhaseTotal::uncovered() const {
   return rest;
 }
 
-std::vector<PhaseTotal> summarize(const Profile& profile) { return Summary(profile).phases(); }
+std::vector<PhaseTotal> summarize(const Profile& profile, bool warm) { return Summary(profile, warm).phases(); }
 
 }  // namespace choir::base

@@ -27,7 +27,8 @@ struct PhaseTotal {
   double uncovered() const;  // seconds outside every operator
 };
 
-// In the order of their first call. Outermost spans of which something was dropped are left out.
-std::vector<PhaseTotal> summarize(const Profile& profile);
+// In the order of their first call. Outermost spans of which something was dropped are left out; with `warm` also the
+// first of each name, where there are more.
+std::vector<PhaseTotal> summarize(const Profile& profile, bool warm = false);
 
 }  // namespace choir::base

@@ -111,8 +111,15 @@ TEST_CASE("profile: totals count each moment and each byte once") {
   CHECK(covered <= step.seconds);
   CHECK(step.uncovered() == doctest::Approx(step.seconds - covered));
   CHECK(find(step, "shared expert/down").busy <= 2 * find(step, "shared expert/down").seconds);
+  const std::vector<PhaseTotal> warm = summarize(profile, true);
+  REQUIRE(warm.size() == 1);
+  CHECK(warm[0].calls == 2);
+  CHECK(find(warm[0], "q").work.weights == 4 * 20);
+  CHECK(warm[0].seconds < step.seconds);
   profile.clear();
   CHECK(summarize(profile).empty());
+  compute(threads);
+  CHECK(summarize(profile, true).at(0).calls == 1);
 }
 
 TEST_CASE("profile: what does not fit is counted, and its phase is left out of the totals") {

@@ -15,7 +15,7 @@ TEST_CASE("trace file: one event for each span and each busy time, and nothing e
       (std::filesystem::temp_directory_path() / ("choir_trace_file_test." + std::to_string(::getpid()))).string();
   std::filesystem::remove(path);
   Threads threads(1);
-  const Profile profile(threads);
+  Profile profile(threads);
   {
     const Scope step(threads, "step");
     const Scope layer(threads, "layer", 3);
@@ -35,8 +35,9 @@ TEST_CASE("trace file: one event for each span and each busy time, and nothing e
   CHECK(count("\"other bytes\":12") == 1);
   CHECK(count("\"name\":\"thread 0\"") == 1);
   CHECK_THROWS_AS(write_trace(profile, path, Existing::kRefuse), Error);
+  profile.clear();
   write_trace(profile, path, Existing::kReplace);
-  CHECK(read_file(path) == text);
+  CHECK(read_file(path) == text.substr(0, text.find(",\n{\"name\":\"step\"")) + "\n]}\n");
   std::filesystem::remove(path);
 }
 

@@ -50,7 +50,7 @@ Bench complete(Bench o, const model::Model& model) {
 // What one round computes needs about so many spans.
 size_t spans_of(const Bench& o, const model::Model& model) {
   const size_t forwards = static_cast<size_t>(o.prefill) / 128 + 1 + static_cast<size_t>(o.decode);
-  return forwards * (static_cast<size_t>(model.config().depth()) * 64 + 16);
+  return forwards * (static_cast<size_t>(model.config().depth()) * 128 + 64);
 }
 
 class Measurement {
@@ -150,8 +150,9 @@ double decode_rate(const Results& r) { return 1 / r.decode.all.seconds; }
 double weight_bandwidth(const Results& r) { return r.decode.all.weight_bytes / r.decode.all.seconds; }
 
 void print_text(const Bench& o, const Results& r, int threads) {
-  fmt::print("{} threads: {:.0f} GFLOP/s of multiply-adds, {:.0f} Gop/s of bytes, {:.1f} GB/s read from memory\n",
-             threads, r.ceilings.operations / 1e9, r.ceilings.byte_operations / 1e9, r.ceilings.read_bytes / 1e9);
+  fmt::print("{} {}: {:.0f} GFLOP/s of multiply-adds, {:.0f} Gop/s of bytes, {:.1f} GB/s read from memory\n", threads,
+             threads == 1 ? "thread" : "threads", r.ceilings.operations / 1e9, r.ceilings.byte_operations / 1e9,
+             r.ceilings.read_bytes / 1e9);
   fmt::print("prefill of {} tokens: {:.1f} tokens/s; decode of {} more: {:.1f} tokens/s\n", o.prefill,
              prefill_rate(o, r), o.decode, decode_rate(r));
   if (r.even > 0)

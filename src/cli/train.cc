@@ -56,12 +56,12 @@ std::string line(const train::StepReport& r) {
       100 * r.dropped_token_share, r.max_over_mean_load, capacity(r.layers), left / 60);
 }
 
-// Means of all calls, the first steps among them.
+// Means of calls; the first of each kind, which takes memory for the first time, only where it is alone.
 void print_tables(const base::Profile& profile, base::Threads& threads) {
-  const std::vector<base::PhaseTotal> phases = base::summarize(profile);
+  const std::vector<base::PhaseTotal> phases = base::summarize(profile, true);
   const runtime::Ceilings ceilings = runtime::measure_ceilings(threads);
   for (const base::PhaseTotal& phase : phases)
-    fmt::print(stderr, "\n{}{} calls\n", text_of(table_of(phase, ceilings, threads.count())), phase.calls);
+    fmt::print(stderr, "\n{}mean of {}\n", text_of(table_of(phase, ceilings, threads.count())), phase.calls);
 }
 
 }  // namespace

@@ -140,17 +140,6 @@ CHOIR_INLINE void add_part(Place at, const RowBlock* x, typename Native<W>::Floa
     }
 }
 
-// What the sums of outputs from `col` on begin with.
-template <class Floats>
-CHOIR_INLINE Floats begun(const ByteTile& tile, int row, int col) {
-  constexpr int kWidth = sizeof(Floats) / sizeof(float);
-  Floats v{};
-  if (tile.more)
-    std::memcpy(&v, tile.y + row * tile.y_stride + col,
-                static_cast<size_t>(tile.cols - col < kWidth ? tile.cols - col : kWidth) * sizeof(float));
-  return v;
-}
-
 // Rows r0 .. r0 + R - 1 of the tile against P panels from `panel` on, of each W outputs from `lane` on.
 template <bool Vnni, int W, class Format, int P, int R>
 CHOIR_INLINE void some_rows(const ByteTile& tile, int r0, int panel, int lane) {
@@ -170,14 +159,9 @@ CHOIR_INLINE void some_rows(const ByteTile& tile, int r0, int panel, int lane) {
       add_part<Vnni, W, Format>({unit, tile.panel_bytes, part, 0, lane}, x, total);
   }
 #pragma GCC unroll 2
-  for (int p = 0; p < P; ++p) {
-    const int col = (panel + p) * kPanelOutputs + lane, wanted = tile.cols - col < W ? tile.cols - col : W;
+  for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Floats result = total[p][r];  // a copy: what has an address stays in memory, also inside the loop
-      std::memcpy(tile.y + (r0 + r) * tile.y_stride + col, &result, static_cast<size_t>(wanted) * sizeof(float));
-    }
-  }
+    for (int r = 0; r < R; ++r) put(tile, r0 + r, (panel + p) * kPanelOutputs + lane, total[p][r]);
 }
 
 constexpr int kRowsAtOnce = 4;

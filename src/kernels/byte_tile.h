@@ -5,6 +5,10 @@
 
 namespace choir::kernels {
 
+constexpr int kPanelOutputs = 16;  // rows of the weight in a panel
+constexpr int kTilePanels = 2;     // of a tile
+constexpr int kTileRows = 8;       // of activations
+
 // Up to kTileRows rows of activations against up to kTilePanels panels: y[r][l] for l < cols.
 struct ByteTile {
   const RowBlock* x;       // [blocks][rows]
@@ -15,9 +19,6 @@ struct ByteTile {
   int rows, cols, blocks;  // cols at most kTilePanels * kPanelOutputs; blocks of 32 numbers
   bool more;               // to what y holds of the blocks before
 };
-
-constexpr int kTilePanels = 2;
-constexpr int kTileRows = 8;
 
 // An expert's positions begin .. end - 1 are cut into tiles from the first on; this one holds position i. The blocks of
 // its rows begin at block `first` times the blocks of a row.

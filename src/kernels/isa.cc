@@ -8,12 +8,14 @@ namespace {
 
 Isa detect() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return __builtin_cpu_supports("avx512vnni") ? Isa::kVnni : Isa::kAvx512;
+  if (__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512vnni"))
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd") ? Isa::kBf16 : Isa::kVnni;
+  if (__builtin_cpu_supports("x86-64-v4")) return Isa::kAvx512;
   if (__builtin_cpu_supports("x86-64-v3")) return Isa::kAvx2;
   return Isa::kPlain;
 }
 
-std::atomic<Isa> limit{Isa::kVnni};
+std::atomic<Isa> limit{Isa::kBf16};
 
 }  // namespace
 
@@ -27,6 +29,7 @@ IsaLimit::~IsaLimit() { limit.store(before_, std::memory_order_relaxed); }
 
 std::string_view name_of(Isa isa) {
   switch (isa) {
+    case Isa::kBf16: return "avx512 with vnni and bf16";
     case Isa::kVnni: return "avx512 with vnni";
     case Isa::kAvx512: return "avx512";
     case Isa::kAvx2: return "avx2";

@@ -9,7 +9,9 @@
 
 namespace choir::kernels {
 
-enum class Isa { kPlain, kAvx2, kAvx512, kVnni };  // x86-64, x86-64-v3, x86-64-v4, and v4 with AVX512_VNNI
+// x86-64, x86-64-v3, x86-64-v4, v4 with AVX512_VNNI, and that with AVX512_BF16 where it multiplies faster than floats
+// are multiplied: on AMD's processors twice as fast (measured on Zen 5), on Intel's servers half as fast.
+enum class Isa { kPlain, kAvx2, kAvx512, kVnni, kBf16 };
 
 Isa best_isa();  // of this machine, or the limit if that is lower
 std::string_view name_of(Isa isa);
@@ -31,8 +33,10 @@ template <class Function>
 struct Versions {
   Function *plain, *avx2, *avx512;
   Function* vnni = avx512;  // products of bytes alone have one
+  Function* bf16 = vnni;    // and products of BF16
 
   Function* at(Isa isa) const {
+    if (isa == Isa::kBf16) return bf16;
     return isa == Isa::kVnni ? vnni : isa == Isa::kAvx512 ? avx512 : isa == Isa::kAvx2 ? avx2 : plain;
   }
   template <class... Arguments>

@@ -9,11 +9,11 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "kernels/byte_tile.h"
 #include "kernels/vec.h"
 
 namespace choir::kernels {
 
-constexpr int kPanelOutputs = 16;
 
 template <int W>  // the lanes of one register
 struct Native {
@@ -63,6 +63,23 @@ template <int W>
 CHOIR_INLINE typename Native<W>::Ints nibbles_at(const std::byte* from, int g) {
   const auto pairs = vector_at<typename Native<W>::Ints>(from + g % 4 * 64);
   return (g < 4 ? pairs : pairs >> 4) & 0x0f0f0f0f;
+}
+
+// What the sums of a row's outputs from `col` on begin with, and where they go. Of a Tile with y, y_stride, cols, more.
+template <class Floats, class Tile>
+CHOIR_INLINE Floats begun(const Tile& tile, int row, int col) {
+  constexpr int kWidth = sizeof(Floats) / sizeof(float);
+  Floats v{};
+  if (tile.more)
+    std::memcpy(&v, tile.y + row * tile.y_stride + col,
+                static_cast<size_t>(tile.cols - col < kWidth ? tile.cols - col : kWidth) * sizeof(float));
+  return v;
+}
+template <class Floats, class Tile>
+CHOIR_INLINE void put(const Tile& tile, int row, int col, Floats sums) {  // a copy: what has an address stays in memory
+  constexpr int kWidth = sizeof(Floats) / sizeof(float);
+  std::memcpy(tile.y + row * tile.y_stride + col, &sums,
+              static_cast<size_t>(tile.cols - col < kWidth ? tile.cols - col : kWidth) * sizeof(float));
 }
 
 // Each format: what a unit is; kOffset, what the code of zero is; kHalves, scales to a part; and for rows lane..

@@ -6,8 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/byte_tile.h"
-#include "kernels/gemm_tile.h"
-#include "kernels/lane_tile.h"
+#include "kernels/number_tile.h"
 #include "kernels/packed_formats.h"
 
 namespace choir::kernels {
@@ -30,11 +29,9 @@ struct Piece {
   const Weight& weight() const { return product->w[static_cast<size_t>(expert)]; }
 };
 
-int panels_of(const Weight& w) { return (w.rows + panel_rows(w.type) - 1) / panel_rows(w.type); }
+int panels_of(const Weight& w) { return (w.rows + kPanelOutputs - 1) / kPanelOutputs; }
 
-ptrdiff_t panel_bytes(const Weight& w) {
-  return static_cast<ptrdiff_t>(packed_bytes(w.type, panel_rows(w.type), w.cols));
-}
+ptrdiff_t panel_bytes(const Weight& w) { return static_cast<ptrdiff_t>(packed_bytes(w.type, kPanelOutputs, w.cols)); }
 
 // Pieces only divide the work: no sum crosses from one into another. Small weights are cut finer, for all threads to
 // have some.
@@ -87,89 +84,94 @@ struct Rows {
   int begin, end;
 };
 
-// Some panels that go by together, or of each of them some blocks.
+// Some panels that go by together, or of each of them the numbers begin .. end - 1 of every row, whole units.
 struct Panels {
   const std::byte* data;
   ptrdiff_t bytes;  // from one to the next
-  int first, count, block, blocks;
+  int first, count, begin, end;
 };
 
 void byte_tiles(const Call& call, const Rows& rows, const Piece& piece, const Panels& panels) {
-  const Weight& w = piece.weight();
   const Matrix<float>& y = piece.product->y;
   const int stride = call.input.x.cols / RowBlock::kNumbers;  // blocks of a row
-  const int col = panels.first * kPanelOutputs;
-  const auto& some_tile = *byte_tile_for(w.type);
+  const int block = panels.begin / RowBlock::kNumbers, col = panels.first * kPanelOutputs;
+  const auto& some_tile = *byte_tile_for(piece.weight().type);
   for (int i = rows.begin; i < rows.end; i += kTileRows) {
     const TileRows tile = tile_of(i, call.groups.offset[piece.expert], call.groups.offset[piece.expert + 1]);
-    some_tile(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride + panels.block * tile.rows,
+    some_tile(ByteTile{.x = call.input.blocks.data() + static_cast<ptrdiff_t>(i) * stride + block * tile.rows,
                        .panel = panels.data,
                        .panel_bytes = panels.bytes,
                        .y = y[i] + col,
                        .y_stride = y.stride,
                        .rows = tile.rows,
-                       .cols = std::min(panels.count * kPanelOutputs, w.rows - col),
-                       .blocks = panels.blocks,
-                       .more = panels.block > 0});
+                       .cols = std::min(panels.count * kPanelOutputs, piece.weight().rows - col),
+                       .blocks = panels.end / RowBlock::kNumbers - block,
+                       .more = block > 0});
   }
 }
 
+void number_tiles(const Call& call, const Rows& rows, const Piece& piece, const Panels& panels) {
+  const PackedInput& input = call.input;
+  const Matrix<float>& y = piece.product->y;
+  const int col = panels.first * kPanelOutputs;
+  const auto& some_tile = *number_tile_for(piece.weight().type);
+  for (int i = rows.begin; i < rows.end; i += kTileRows) {
+    std::array<const float*, kTileRows> x;
+    std::array<const uint32_t*, kTileRows> pairs{};
+    const int count = std::min(kTileRows, rows.end - i);
+    for (int r = 0; r < count; ++r) {
+      const int source = call.groups.source(i + r);
+      x[r] = input.x[source] + panels.begin;
+      if (!input.pairs.empty())
+        pairs[r] = &input.pairs[static_cast<size_t>(source) * pairs_of(input.x.cols) + panels.begin / 2];
+    }
+    some_tile(NumberTile{.x = x.data(),
+                         .pairs = pairs.data(),
+                         .panel = panels.data,
+                         .panel_bytes = panels.bytes,
+                         .y = y[i] + col,
+                         .y_stride = y.stride,
+                         .rows = count,
+                         .cols = std::min(panels.count * kPanelOutputs, piece.weight().rows - col),
+                         .depth = panels.end - panels.begin,
+                         .more = panels.begin > 0});
+  }
+}
+
+using Tiles = void(const Call&, const Rows&, const Piece&, const Panels&);
+
 // The panels first .. first + count - 1 of its weight go by, some at a time.
-void byte_rows(const Call& call, const Rows& rows, const Piece& piece) {
+void packed_panels(const Call& call, const Rows& rows, const Piece& piece, Tiles* tiles) {
   const Weight& w = piece.weight();
   const ptrdiff_t bytes = panel_bytes(w);
   const int end = piece.first + piece.count;
   for (int panel = piece.first; panel < end; panel += kTilePanels)
-    byte_tiles(call, rows, piece,
-               {static_cast<const std::byte*>(w.data) + panel * bytes, bytes, panel, std::min(kTilePanels, end - panel),
-                0, w.cols / RowBlock::kNumbers});
+    tiles(call, rows, piece,
+          {static_cast<const std::byte*>(w.data) + panel * bytes, bytes, panel, std::min(kTilePanels, end - panel), 0,
+           w.cols});
 }
 
-// The same of a weight in rows: some blocks of some panels are made, and all rows pass by.
-void byte_rows_to_panels(const Call& call, const Rows& rows, const Piece& piece) {
-  constexpr int kBlocks = 32, kMostBytes = 17 * RowBlock::kNumbers;  // of a block of sixteen rows, Q8_0's
-  alignas(64) std::array<std::byte, static_cast<size_t>(kTilePanels) * kBlocks * kMostBytes> made;
+// The same of a weight in rows: a part of some panels is made, and all rows pass by.
+void passing_panels(const Call& call, const Rows& rows, const Piece& piece, Tiles* tiles) {
+  constexpr ptrdiff_t kMostBytes = 18 << 10;  // of a panel's part
+  alignas(64) std::array<std::byte, kTilePanels * kMostBytes> made;
   const Weight& w = piece.weight();
-  const int end = piece.first + piece.count, blocks = w.cols / RowBlock::kNumbers;
-  const ptrdiff_t bytes = panel_bytes(w) / blocks * kBlocks;
-  CHOIR_CHECK(bytes * kTilePanels <= static_cast<ptrdiff_t>(made.size()), std::string(tensor::name_of(w.type)));
+  const bool blocks = wants_blocks(w.type);
+  const int step = blocks ? 32 * RowBlock::kNumbers : 256, end = piece.first + piece.count;
+  const auto bytes = static_cast<ptrdiff_t>(packed_bytes(w.type, kPanelOutputs, step));
+  CHOIR_CHECK(bytes <= kMostBytes, std::string(tensor::name_of(w.type)));
   for (int panel = piece.first; panel < end; panel += kTilePanels)
-    for (int block = 0; block < blocks; block += kBlocks) {
-      const int count = std::min(kTilePanels, end - panel), last = std::min(blocks, block + kBlocks);
-      for (int p = 0; p < count; ++p) pack_blocks(w, (panel + p) * kPanelOutputs, block, last, made.data() + p * bytes);
-      byte_tiles(call, rows, piece, {made.data(), bytes, panel, count, block, last - block});
+    for (int k = 0; k < w.cols; k += step) {
+      const Panels part{made.data(), bytes, panel, std::min(kTilePanels, end - panel), k, std::min(w.cols, k + step)};
+      for (int p = 0; p < part.count; ++p) {
+        std::byte* to = made.data() + p * bytes;
+        if (blocks)
+          pack_blocks(w, (panel + p) * kPanelOutputs, k / RowBlock::kNumbers, part.end / RowBlock::kNumbers, to);
+        else
+          pack_numbers(w, (panel + p) * kPanelOutputs, k, part.end, to);
+      }
+      tiles(call, rows, piece, part);
     }
-}
-
-// Numbers in rows need no panels for the same bits.
-void lane_rows(const Call& call, const Rows& rows, const Piece& piece) {
-  const Weight& w = piece.weight();
-  const Matrix<float>& y = piece.product->y;
-  std::array<const float*, kRows> sources;
-  for (int i = rows.begin; i < rows.end; ++i) sources[i - rows.begin] = call.input.x[call.groups.source(i)];
-  if (w.layout == tensor::Layout::kRowsToPanels) {
-    const int col = piece.first * kLanePanel;
-    return dot_for(w.type)(DotBlock{.x = sources.data(),
-                                    .w = w.row(col).data,
-                                    .w_stride = w.cols,
-                                    .y = y[rows.begin] + col,
-                                    .y_stride = y.stride,
-                                    .rows = rows.end - rows.begin,
-                                    .cols = std::min(piece.count * kLanePanel, w.rows - col),
-                                    .depth = w.cols});
-  }
-  const auto& some_tile = *lane_tile_for(w.type);
-  const ptrdiff_t bytes = panel_bytes(w);
-  for (int panel = piece.first; panel < piece.first + piece.count; ++panel) {
-    const int col = panel * kLanePanel;
-    some_tile(LaneTile{.x = sources.data(),
-                       .panel = static_cast<const std::byte*>(w.data) + panel * bytes,
-                       .y = y[rows.begin] + col,
-                       .y_stride = y.stride,
-                       .rows = rows.end - rows.begin,
-                       .cols = std::min(kLanePanel, w.rows - col),
-                       .depth = w.cols});
-  }
 }
 
 void check(const Call& call) {
@@ -183,6 +185,9 @@ void check(const Call& call) {
                   std::to_string(w.cols) + " vs " + std::to_string(call.input.x.cols));
       CHOIR_CHECK(!wants_blocks(w.type) || call.input.blocks.size() == blocks_of(groups, call.input.x.cols),
                   std::to_string(call.input.blocks.size()) + " blocks");
+      CHOIR_CHECK(!wants_pairs(w.type) ||
+                      call.input.pairs.size() >= static_cast<size_t>(call.input.x.rows) * pairs_of(call.input.x.cols),
+                  std::to_string(call.input.pairs.size()) + " pairs");
     }
   }
 }
@@ -196,12 +201,11 @@ void packed_forward(const Groups& groups, const PackedInput& input, std::span<co
   const Pieces pieces(call, threads.count());
   threads.for_each(pieces.count(), [&](int index) {
     const Piece piece = pieces.at(index);
-    const int end = groups.offset[piece.expert + 1];
-    if (piece.weight().layout == tensor::Layout::kRowsToPanels && wants_blocks(piece.weight().type))
-      return byte_rows_to_panels(call, {groups.offset[piece.expert], end}, piece);
-    const auto some_rows = wants_blocks(piece.weight().type) ? byte_rows : lane_rows;
-    for (int row = groups.offset[piece.expert]; row < end; row += kRows)
-      some_rows(call, {row, std::min(end, row + kRows)}, piece);
+    const Rows all{groups.offset[piece.expert], groups.offset[piece.expert + 1]};
+    Tiles* const tiles = wants_blocks(piece.weight().type) ? byte_tiles : number_tiles;
+    if (piece.weight().layout == tensor::Layout::kRowsToPanels) return passing_panels(call, all, piece, tiles);
+    for (int row = all.begin; row < all.end; row += kRows)
+      packed_panels(call, {row, std::min(all.end, row + kRows)}, piece, tiles);
   });
 }
 

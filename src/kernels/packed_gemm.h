@@ -3,7 +3,7 @@
 //
 // Packed weights. Rows are interleaved in panels, so that a panel's numbers lie in the order in which they are used and
 // the panels one behind the other; the last panel is filled up with zeros. The bytes are those of the file, reordered
-// (packed_formats.h, lane_tile.h say how), so a packed weight is as large as the weight.
+// (packed_formats.h, number_tile.h say how), so a packed weight is as large as the weight.
 //
 // Q8_0, Q4_0, Q4_K, Q6_K, MXFP4: panels of 16 rows. The activations are quantised too, each row in blocks of 32:
 //   x_k ~ s q_k,  s = max |x| / 127 over the block,  q_k = x_k / s rounded to the nearest.
@@ -14,8 +14,9 @@
 // Q4_K, which alone has an m, one more). So an element depends on its row and its column alone, whatever the batch, the
 // threads, the tile and, but for x86-64 without fused multiply-adds, the instruction set.
 //
-// F32, BF16, F16: panels of 8 rows. The activations stay as they are, and the result has the bits of gemm_forward with
-// Sums::kLanes.
+// F32, BF16, F16: panels of 16 rows too. An element is the sum over k in ascending order, one multiply-add at a time.
+// On machines that multiply BF16 faster than floats (Isa::kBf16) rows of x are rounded to that for weights in BF16, and
+// an element has other bits there than elsewhere; but again they depend on its row and its column alone.
 #pragma once
 
 #include "kernels/grouped_gemm.h"
@@ -24,7 +25,7 @@ namespace choir::kernels {
 
 bool can_pack(tensor::DType type);
 bool wants_blocks(tensor::DType type);  // of the activations; CHECKs that the type can be packed
-int panel_rows(tensor::DType type);
+bool wants_pairs(tensor::DType type);   // of the activations, on this machine
 size_t packed_bytes(tensor::DType type, int rows, int cols);
 
 // What pack() writes: one weight behind the other, each at a multiple of 64.
@@ -45,10 +46,11 @@ struct RowBlock {
   int8_t q[kNumbers];
 };
 
-// Rows of x as products read them. `blocks` may be empty where no weight wants them.
+// Rows of x as products read them. What no weight wants may be empty.
 struct PackedInput {
-  Matrix<const float> x;             // (N,I)
-  std::span<const RowBlock> blocks;  // of quantize(), for the same groups
+  Matrix<const float> x;               // (N,I)
+  std::span<const RowBlock> blocks{};  // of quantize(), for the same groups
+  std::span<const uint32_t> pairs{};   // of round_to_pairs()
 };
 
 // A weight in rows for which packed_forward makes the panels in passing, a piece at a time that stays in the
@@ -62,6 +64,11 @@ size_t blocks_of(const Groups& groups, int cols);
 // positions go eight at a time, the blocks of eight rows side by side. Magnitudes below 2^-100 count as zero; a number
 // that is not finite makes all products of its row NaN.
 void quantize(const Groups& groups, Matrix<const float> x, std::span<RowBlock> blocks, Threads& threads);
+
+// Rows of x rounded to BF16, the nearest or the even one: two numbers a word, the earlier one in its lower half, and a
+// zero where a row has no last one. pairs.size() must be x.rows * pairs_of(x.cols).
+constexpr size_t pairs_of(int cols) { return (static_cast<size_t>(cols) + 1) / 2; }
+void round_to_pairs(Matrix<const float> x, std::span<uint32_t> pairs, Threads& threads);
 
 // One weight for each expert, and where the products with it go.
 struct Product {

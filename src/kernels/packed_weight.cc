@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/byte_tile.h"
-#include "kernels/lane_tile.h"
+#include "kernels/number_tile.h"
 #include "kernels/packed_formats.h"
 
 namespace choir::kernels {
@@ -80,29 +80,6 @@ void put_row(PackedQ6_K, const std::byte* block, int row, std::byte* unit) {
   put_half(unit + PackedQ6_K::kScales, row, block + 208);
 }
 
-template <class Number>
-void put_numbers(const std::byte* from, int count, std::byte* to) {
-  for (int k = 0; k < count; ++k)
-    std::memcpy(to + place_in_unit(k, sizeof(Number)) * static_cast<int>(sizeof(Number)), from + k * sizeof(Number),
-                sizeof(Number));
-}
-
-void pack_numbers(const Weight& w, int first, std::byte* to) {
-  const size_t number = tensor::size_of(w.type);
-  const int step = unit_numbers(number);
-  const auto* from = static_cast<const std::byte*>(w.data);
-  for (int begin = 0; begin < w.cols; begin += step)
-    for (int l = 0; l < kLanePanel; ++l, to += kLaneUnit) {
-      const int count = first + l < w.rows ? std::min(step, w.cols - begin) : 0;
-      const std::byte* some = from + (static_cast<size_t>(first + l) * static_cast<size_t>(w.cols) + begin) * number;
-      if (count < step) std::memset(to, 0, kLaneUnit);
-      if (number == 2)
-        put_numbers<uint16_t>(some, count, to);
-      else
-        put_numbers<uint32_t>(some, count, to);
-    }
-}
-
 int round_up(int size, int step) { return (size + step - 1) / step * step; }
 
 size_t aligned_bytes(const Weight& w) {
@@ -134,18 +111,34 @@ Weight to_be_packed(const Weight& weight) {
   return result;
 }
 
-bool can_pack(DType type) { return byte_tile_for(type) || lane_tile_for(type); }
+// Words of a row go to every sixteenth place.
+void pack_numbers(const Weight& w, int row, int begin, int end, std::byte* to) {
+  const size_t number = tensor::size_of(w.type), step = static_cast<size_t>(w.cols) * number;
+  const size_t bytes = static_cast<size_t>(end - begin) * number, words = (bytes + kWordBytes - 1) / kWordBytes;
+  const auto* from = static_cast<const std::byte*>(w.data) + static_cast<size_t>(row) * step + begin * number;
+  const int rows = std::min(kPanelOutputs, w.rows - row);
+  if (rows < kPanelOutputs || bytes % kWordBytes != 0) std::memset(to, 0, words * kWordBytes * kPanelOutputs);
+  for (size_t i = 0; i < bytes / kWordBytes; ++i)
+    for (int l = 0; l < rows; ++l)
+      std::memcpy(to + (i * kPanelOutputs + l) * kWordBytes, from + l * step + i * kWordBytes, kWordBytes);
+  for (int l = 0; l < rows && bytes % kWordBytes != 0; ++l)
+    std::memcpy(to + ((words - 1) * kPanelOutputs + l) * kWordBytes, from + l * step + (words - 1) * kWordBytes,
+                number);
+}
+
+bool can_pack(DType type) { return byte_tile_for(type) || number_tile_for(type); }
 
 bool wants_blocks(DType type) {
   CHOIR_CHECK(can_pack(type), std::string(tensor::name_of(type)));
   return byte_tile_for(type);
 }
 
-int panel_rows(DType type) { return wants_blocks(type) ? kPanelOutputs : kLanePanel; }
+bool wants_pairs(DType type) { return type == DType::kBF16 && best_isa() >= Isa::kBf16; }
 
 size_t packed_bytes(DType type, int rows, int cols) {
-  const int wide = wants_blocks(type) ? cols : round_up(cols, unit_numbers(tensor::size_of(type)));
-  return static_cast<size_t>(round_up(rows, panel_rows(type))) * tensor::bytes_of(type, static_cast<size_t>(wide));
+  const int word = wants_blocks(type) ? 1 : kWordBytes / static_cast<int>(tensor::size_of(type));
+  return static_cast<size_t>(round_up(rows, kPanelOutputs)) *
+         tensor::bytes_of(type, static_cast<size_t>(round_up(cols, word)));
 }
 
 size_t packed_bytes(std::span<const Weight> weights) {
@@ -159,11 +152,11 @@ void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) 
   CHOIR_CHECK(to.size() == packed_bytes(weights), std::to_string(to.size()) + " bytes");
   for (const Weight& w : weights) CHOIR_CHECK(w.layout != tensor::Layout::kPanels, "packed already");
   constexpr size_t kPiece = size_t{4} << 20;
-  const auto panel_bytes = [](const Weight& w) { return packed_bytes(w.type, panel_rows(w.type), w.cols); };
+  const auto panel_bytes = [](const Weight& w) { return packed_bytes(w.type, kPanelOutputs, w.cols); };
   const auto panels_at_once = [&](const Weight& w) {
     return static_cast<int>(kPiece / std::max<size_t>(1, panel_bytes(w))) + 1;
   };
-  const auto panels = [](const Weight& w) { return round_up(w.rows, panel_rows(w.type)) / panel_rows(w.type); };
+  const auto panels = [](const Weight& w) { return round_up(w.rows, kPanelOutputs) / kPanelOutputs; };
   int count = 0;
   for (const Weight& w : weights) count += round_up(panels(w), panels_at_once(w)) / panels_at_once(w);
   threads.for_each(count, [&](int piece) {
@@ -182,7 +175,7 @@ void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) 
       if (wants_blocks(w.type))
         pack_blocks(w, panel * kPanelOutputs, 0, w.cols / RowBlock::kNumbers, of_panel);
       else
-        pack_numbers(w, panel * kLanePanel, of_panel);
+        pack_numbers(w, panel * kPanelOutputs, 0, w.cols, of_panel);
     }
   });
   std::byte* place = to.data();

@@ -80,7 +80,38 @@ CHOIR_AVX2 void row_avx2(const Row& row) { row_body(row); }
 CHOIR_AVX512 void row_avx512(const Row& row) { row_body(row); }
 constexpr Versions<void(const Row&)> kQuantizeRow{row_plain, row_avx2, row_avx512};
 
+// Half of the last place is added, less where the number is even below it; a NaN keeps a bit that survives.
+CHOIR_INLINE IntVec rounded(Vec v) {
+  const IntVec bits = reinterpret_cast<IntVec>(v), nan = (0x7f800000 - (bits & 0x7fffffff)) >> 31;
+  const IntVec up = bits + 0x7fff + (bits >> 16 & 1);
+  return ((up & ~nan) | ((bits | 0x400000) & nan)) >> 16 & 0xffff;
+}
+
+CHOIR_INLINE void round_body(const float* x, int cols, uint32_t* to) {
+  for (int c = 0; c < cols; c += kLanes) {
+    const IntVec whole = rounded(load(x + c, cols - c));
+    uint16_t halves[kLanes];
+    for (int i = 0; i < kLanes; ++i) halves[i] = static_cast<uint16_t>(whole[i]);
+    std::memcpy(to + c / 2, halves, std::min(sizeof halves, pairs_of(cols - c) * sizeof(uint32_t)));
+  }
+}
+
+void round_plain(const float* x, int cols, uint32_t* to) { round_body(x, cols, to); }
+CHOIR_AVX2 void round_avx2(const float* x, int cols, uint32_t* to) { round_body(x, cols, to); }
+CHOIR_AVX512 void round_avx512(const float* x, int cols, uint32_t* to) { round_body(x, cols, to); }
+constexpr Versions<void(const float*, int, uint32_t*)> kRoundRow{round_plain, round_avx2, round_avx512};
+
 }  // namespace
+
+void round_to_pairs(Matrix<const float> x, std::span<uint32_t> pairs, Threads& threads) {
+  const size_t stride = pairs_of(x.cols);
+  CHOIR_CHECK(pairs.size() == static_cast<size_t>(x.rows) * stride, std::to_string(pairs.size()) + " pairs");
+  constexpr int kRows = 16;
+  threads.for_each((x.rows + kRows - 1) / kRows, [&](int piece) {
+    for (int i = piece * kRows; i < std::min(x.rows, (piece + 1) * kRows); ++i)
+      kRoundRow(x[i], x.cols, &pairs[static_cast<size_t>(i) * stride]);
+  });
+}
 
 size_t blocks_of(const Groups& groups, int cols) {
   return static_cast<size_t>(groups.offset.back()) * static_cast<size_t>(cols / RowBlock::kNumbers);

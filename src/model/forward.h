@@ -59,7 +59,7 @@ struct BlockActivations {
 
 struct HeadActivations {
   nn::NormActivations norm;
-  nn::RowBlocks blocks;
+  nn::PackedRoom blocks;
 };
 
 // The pieces of a forward, for whoever needs to stand between them: calibration does.

@@ -1,6 +1,7 @@
 // The weights of a model in the order that products read fastest.
 #include <algorithm>
 
+#include "base/profile.h"
 #include "kernels/packed_gemm.h"
 #include "model/model.h"
 
@@ -66,6 +67,7 @@ Model Model::packed_in_passing() const {
 }
 
 Model Model::packed(Threads& threads) const {
+  const base::Operator op(threads, "pack");
   Model result = *this;
   result.packed_ = true;
   for (BlockTensors<Weight>& block : result.tensors_.blocks) result.pack_together(linear_weights(block), threads);

@@ -42,7 +42,7 @@ struct ExpertTensors {
 // Buffers of one call, kept for the backward; they grow as needed. M rows, F the widest expert.
 struct ExpertActivations {
   Buffer<float> gate, up, hidden;  // (M,F) w1 x + b1, w3 x + b3, what the activation makes of them
-  nn::RowBlocks blocks;
+  nn::PackedRoom blocks;
 };
 
 // Who computes which rows: expert e those from rows.offset[e] to rows.offset[e+1] - 1, of x (N,D) as rows.row says.

@@ -54,7 +54,7 @@ struct KeysValues {
 struct AttentionActivations {
   Buffer<float> normed, q, k, v, mixed, log_sum;
   Buffer<float> raw_q, raw_k, raw_v;  // before norm and clip, where there are any
-  RowBlocks blocks;
+  PackedRoom blocks;
   NormActivations norm, q_norm, k_norm;
   int rows = 0;
 

@@ -76,7 +76,7 @@ struct LatentActivations {
   Buffer<float> expanded, keys, values;           // naive: (N, H*(nope+value)) (N, H*key) (N, H*value)
   Buffer<float> head_q, head_latent, head_value;  // absorbed: of some tokens at a time, head after head
   Buffer<float> mixed, log_sum;                   // (N, H*value) (N, H)
-  RowBlocks blocks;
+  PackedRoom blocks;
   NormActivations norm, q_norm, kv_norm;
   int rows = 0;
 

@@ -35,27 +35,36 @@ void add_rows(Matrix<const float> dy, std::span<float> sums, Threads& threads) {
   });
 }
 
-void multiply_packed(const Groups& groups, Matrix<const float> x, std::span<const Product> products, RowBlocks& room,
-                     Threads& threads) {
-  const bool blocks = std::ranges::any_of(products, [](const Product& p) {
-    return std::ranges::any_of(p.w, [](const Weight& w) { return kernels::wants_blocks(w.type); });
+bool any_weight(std::span<const Product> products, bool (*of_type)(tensor::DType)) {
+  return std::ranges::any_of(products, [&](const Product& p) {
+    return std::ranges::any_of(p.w, [&](const Weight& w) { return of_type(w.type); });
   });
-  kernels::PackedInput input{x, {}};
-  if (blocks) {
+}
+
+void multiply_packed(const Groups& groups, Matrix<const float> x, std::span<const Product> products, PackedRoom& room,
+                     Threads& threads) {
+  kernels::PackedInput input{x};
+  if (any_weight(products, kernels::wants_blocks)) {
     const size_t size = kernels::blocks_of(groups, x.cols);
-    room.reserve(size);
-    const size_t moved = static_cast<size_t>(groups.offset.back()) * static_cast<size_t>(x.cols) * sizeof(float) +
-                         size * sizeof(kernels::RowBlock);
-    const base::Operator op(threads, "quantize", base::moved_bytes, moved);
-    kernels::quantize(groups, x, room.span().first(size), threads);
-    input.blocks = room.span().first(size);
+    const size_t read = static_cast<size_t>(groups.offset.back()) * static_cast<size_t>(x.cols) * sizeof(float);
+    const base::Operator op(threads, "quantize", base::moved_bytes, read + size * sizeof(kernels::RowBlock));
+    room.blocks.reserve(size);
+    kernels::quantize(groups, x, room.blocks.span().first(size), threads);
+    input.blocks = room.blocks.span().first(size);
+  }
+  if (any_weight(products, kernels::wants_pairs)) {
+    const size_t size = static_cast<size_t>(x.rows) * kernels::pairs_of(x.cols);
+    const base::Operator op(threads, "quantize", base::moved_bytes, 3 * size * sizeof(uint32_t));
+    room.pairs.reserve(size);
+    kernels::round_to_pairs(x, room.pairs.span().first(size), threads);
+    input.pairs = room.pairs.span().first(size);
   }
   kernels::packed_forward(groups, input, products, threads);
 }
 
 }  // namespace
 
-void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps, RowBlocks& room, Threads& threads,
+void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps, PackedRoom& room, Threads& threads,
                     kernels::Sums sums) {
   constexpr size_t kMost = 4;
   CHOIR_CHECK(maps.size() <= kMost, std::to_string(maps.size()) + " maps");
@@ -77,7 +86,7 @@ void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps
 }
 
 void experts_linear_forward(const Groups& groups, Matrix<const float> x, std::span<const Product> products,
-                            RowBlocks& room, Threads& threads, kernels::Sums sums) {
+                            PackedRoom& room, Threads& threads, kernels::Sums sums) {
   const auto packed = [](const Product& p) { return !p.w.empty() && p.w.front().packed(); };
   if (std::ranges::all_of(products, packed)) return multiply_packed(groups, x, products, room, threads);
   for (const Product& p : products) {

@@ -13,8 +13,11 @@ using base::Threads;
 using tensor::Matrix;
 using tensor::Weight;
 
-// Room for a call's input as packed weights of blocks read it; grows as needed.
-using RowBlocks = tensor::Buffer<kernels::RowBlock>;
+// Room for a call's input as packed weights read it; grows as needed.
+struct PackedRoom {
+  tensor::Buffer<kernels::RowBlock> blocks;
+  tensor::Buffer<uint32_t> pairs;
+};
 
 // y (N,O) = x (N,I) w (O,I)^T + bias (1,O). The bias is float; without data it is none.
 struct LinearMap {
@@ -24,13 +27,13 @@ struct LinearMap {
 };
 
 // Some maps of one x, which is quantised once where their weights are packed. `sums` is for weights in rows.
-void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps, RowBlocks& room, Threads& threads,
+void linear_forward(Matrix<const float> x, std::initializer_list<LinearMap> maps, PackedRoom& room, Threads& threads,
                     kernels::Sums sums);
 
 // The same of experts: kernels::grouped_forward of each product, or kernels::packed_forward of all of them. The weights
 // of one product have one layout.
 void experts_linear_forward(const kernels::Groups& groups, Matrix<const float> x,
-                            std::span<const kernels::Product> products, RowBlocks& room, Threads& threads,
+                            std::span<const kernels::Product> products, PackedRoom& room, Threads& threads,
                             kernels::Sums sums);
 
 // dw (O,I) += dy (N,O)^T x (N,I) and dbias (1,O) += the sum of dy's rows; a dbias without data is left out. The

@@ -44,7 +44,7 @@ double error(const std::vector<double>& expected, const Got& got) {
 template <class Body>
 void for_each_isa(const Body& body) {
   const Isa best = best_isa();
-  for (const Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512, Isa::kVnni}) {
+  for (const Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512, Isa::kVnni, Isa::kBf16}) {
     if (isa > best) continue;
     const IsaLimit limit(isa);
     body(isa);
