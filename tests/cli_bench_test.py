@@ -163,7 +163,7 @@ class Trace(CliTest):
         self.assertEqual((out / "model.safetensors").read_bytes(),
                          (self.dir / "trained" / "model.safetensors").read_bytes())
         lines = told.stderr.splitlines()
-        for start in ("step  ", "forward/attention  ", "backward/attention  ", "forward/loss  ", "AdamW  ", "mean of 1"):
+        for start in ("step  ", "forward/attention  ", "backward/attention  ", "head and loss/loss  ", "AdamW  ", "mean of 1"):
             self.assertTrue(any(line.startswith(start) for line in lines), start)
         _, tracks = self.events(path)
         spans = [e["name"] for e in tracks[0]]

@@ -57,11 +57,14 @@ class Measurement {
  public:
   Measurement(const Bench& options, const model::Model& model, base::Threads& threads, uint64_t seed)
       : options_(options),
-        model_(model),
         threads_(threads),
+        session_(model, threads, options.prefill + options.decode),
         ids_(random_ids(options.prefill + options.decode, model.config().vocab, seed)),
         routing_(model.config().layers.size()),
-        profile_(threads, spans_of(options, model)) {}
+        profile_(threads, spans_of(options, model)) {
+    session_.observe(
+        [this](int layer, const moe::Routing& routing) { routing_[static_cast<size_t>(layer)].add(routing); });
+  }
 
   // The first round warms up.
   Results results() {
@@ -77,19 +80,18 @@ class Measurement {
 
  private:
   void compute() {
-    runtime::Session session(model_, threads_, options_.prefill + options_.decode);
-    session.observe([&](int layer, const moe::Routing& routing) { routing_[static_cast<size_t>(layer)].add(routing); });
+    session_.rewind(0);  // the room that it has taken stays
     runtime::Sampler sampler({});
     const std::span<const int32_t> ids = ids_;
     {
       const base::Scope scope(threads_, "prefill");
-      session.feed(ids.first(static_cast<size_t>(options_.prefill)));
+      session_.feed(ids.first(static_cast<size_t>(options_.prefill)));
     }
     // The next token is chosen as a generation does, and a random one read in its place: a model with random weights
     // would say the same one again and again, and use the same experts.
     for (const int32_t& id : ids.subspan(static_cast<size_t>(options_.prefill))) {
       const base::Scope scope(threads_, "decode");
-      const std::span<const float> logits = session.feed({&id, 1});
+      const std::span<const float> logits = session_.feed({&id, 1});
       const base::Operator op(threads_, "sampler", base::moved_bytes, logits.size_bytes());
       sampler.pick(logits);
     }
@@ -138,8 +140,8 @@ class Measurement {
   }
 
   const Bench& options_;
-  const model::Model& model_;
   base::Threads& threads_;
+  runtime::Session session_;
   std::vector<int32_t> ids_;
   std::vector<moe::RoutingStats> routing_;  // [L] of the last round
   base::Profile profile_;
