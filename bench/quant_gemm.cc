@@ -51,6 +51,7 @@ struct Problem {
     for (float& v : x.span()) v = rng.normal();
     for (int e = 0; e <= kExperts; ++e) offset.push_back(e * s.rows);
     blocks = Buffer<RowBlock>(kernels::blocks_of(groups(), s.in));
+    pairs = Buffer<uint32_t>(static_cast<size_t>(positions()) * kernels::pairs_of(s.in));
     std::vector<float> row(static_cast<size_t>(s.in));
     for (size_t e = 0; e < calls * kExperts; ++e) {
       file.emplace_back(bytes);
@@ -83,7 +84,8 @@ struct Problem {
     if (kernels::wants_blocks(shape.type)) kernels::quantize(groups(), input(), rows = blocks.span(), threads);
     const std::span<const Weight> w(packed.data() + call % calls * kExperts, kExperts);
     const kernels::Product product{w, output()};
-    kernels::packed_forward(groups(), {input(), rows}, {&product, 1}, threads);
+    if (kernels::wants_pairs(shape.type)) kernels::round_to_pairs(input(), pairs.span(), threads);
+    kernels::packed_forward(groups(), {input(), rows, pairs.span()}, {&product, 1}, threads);
   }
   void run_lying(size_t call, base::Threads& threads) const {
     const std::span<const Weight> w(lying.data() + call % calls * kExperts, kExperts);
@@ -94,6 +96,7 @@ struct Problem {
   size_t bytes, calls;
   Buffer<float> x, y;
   Buffer<RowBlock> blocks;
+  Buffer<uint32_t> pairs;
   std::vector<int32_t> offset;
   std::vector<Buffer<std::byte>> file, packed_file;
   std::vector<Weight> lying;
@@ -133,7 +136,8 @@ Medians measure(const Problem& p, int repeats, const std::function<double()>& pe
   return {median(packed), median(lying), median(peaks)};
 }
 
-const DType kTypes[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K, DType::kBF16};
+const DType kTypes[] = {DType::kQ8_0,  DType::kQ4_0, DType::kQ4_K, DType::kQ6_K,
+                        DType::kMXFP4, DType::kBF16, DType::kF32};
 
 void decode(int repeats, base::Threads& threads) {
   fmt::print("type,rows_per_expert,in,out,read_gbs,packed_gbs,packed_percent,lying_gbs,lying_percent\n");
