@@ -125,6 +125,19 @@ class ConvertTest(CliTest):
             self.refused(verb[0], gguf, *verb[1:], "--out", out, "--ids", calibration, says="is Q8_0, which safetensors")
         self.assertFalse(out.exists())
 
+    def test_losses_of_training_keep_no_model_from_llama_cpp(self):
+        for router, fits in (("linear > top_k(2) > all > chosen + load(0.01)", True),
+                             ("linear > top_k(2) > all > softmax", False)):
+            with self.subTest(router):
+                config = models.mixtral_config(290, choir={"router": router})
+                source, out = self.dir / f"routed_{len(router)}", self.dir / f"routed_{len(router)}.gguf"
+                models.write_model(source, config, models.random_tensors(config), None)
+                if fits:
+                    self.json_of("convert", source, "--out", out)
+                    self.assertEqual(self.rows(source, [3, 1, 4, 1, 5]), self.rows(out, [3, 1, 4, 1, 5]))
+                else:
+                    self.refused("convert", source, "--out", out, code=2, says="a router of its own")
+
     def test_rows_that_are_no_blocks_are_said(self):
         made = self.json_of("convert", self.model, "--out", self.dir / "short.gguf", "--dtype", "q8_0")
         self.assertTrue(any("not whole blocks of Q8_0 and are F16" in note for note in made["notes"]), made)

@@ -12,6 +12,26 @@
 namespace choir::model {
 namespace {
 
+// What a router does when a model is used: losses beside it do nothing then, but a word of balance may have numbers.
+struct Use {
+  std::string words;
+  int numbers;
+
+  Use(const std::string& expression, int experts) {
+    const moe::Router router = moe::parse_router(expression);
+    words = router.expression();
+    words.resize(std::min(words.find(" + "), words.size()));
+    numbers = router.state_size(experts);
+  }
+  bool operator==(const Use&) const = default;
+};
+
+bool routes_as_family(const Config& config, const LayerConfig& layer) {
+  LayerConfig plain = layer;
+  plain.router.clear();
+  return Use(layer.router, layer.routed()) == Use(router_expression(config, plain), layer.routed());
+}
+
 using Kind = kernels::RopeSpec::Kind;
 using Weights = moe::PublishedRouter::Weights;
 
@@ -43,7 +63,8 @@ std::string reason_against_layers(const Config& config) {
     if (layer.expert_width != first->expert_width) return differs("width", layer.expert_width, first->expert_width);
     if (!layer.widths.empty()) return fmt::format("layer {} has experts of unequal width", l);
     if (layer.idle() > 0) return fmt::format("layer {} has experts without weights", l);
-    if (!layer.router.empty()) return fmt::format("layer {} has a router of its own: {}", l, layer.router);
+    if (!layer.router.empty() && !routes_as_family(config, layer))
+      return fmt::format("layer {} has a router of its own: {}", l, layer.router);
     if (layer.skip_beta) return fmt::format("layer {} skips experts, and llama.cpp does not", l);
   }
   return {};
