@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/profile.h"
 
@@ -109,13 +110,22 @@ struct Threads::Pool {
   }
 };
 
-Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
+Threads::Threads(int count, Placement placement) : pool_(std::make_unique<Pool>()) {
+  const std::vector<int> places = placement == Placement::kPinned ? processors() : std::vector<int>();
+  const auto settle = [places](int i) {
+    if (!places.empty()) stay_on(places[static_cast<size_t>(i) % places.size()]);
+  };
   if (count <= 0) count = static_cast<int>(std::thread::hardware_concurrency());
   try {
-    for (int i = 1; i < count; ++i) pool_->workers.emplace_back([pool = pool_.get(), i] { pool->work(i); });
+    for (int i = 1; i < count; ++i)
+      pool_->workers.emplace_back([pool = pool_.get(), settle, i] {
+        settle(i);
+        pool->work(i);
+      });
   } catch (const std::system_error& refusal) {
     usage_error("cannot start " + std::to_string(count) + " threads", refusal.what(), "ask for fewer");
   }
+  settle(0);
 }
 
 Threads::~Threads() = default;

@@ -7,12 +7,16 @@ namespace choir::base {
 
 class Profile;
 
+enum class Placement { kFree, kPinned };
+
 // One loop runs at a time; the calling thread takes part. Iterations are handed out in order, one by one, so cut the
 // work into pieces of at least some microseconds. Results must not depend on which thread runs an iteration.
 class Threads {
  public:
-  // 0 means one for each processor. Throws Error (usage) when the system refuses so many.
-  explicit Threads(int count);
+  // 0 means one for each processor. Throws Error (usage) when the system refuses so many. Pinned threads, the calling
+  // one among them, stay on a processor each, of different cores as far as there are so many; where the system refuses
+  // that, they do not.
+  explicit Threads(int count, Placement placement = Placement::kFree);
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
   ~Threads();

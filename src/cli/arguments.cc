@@ -14,6 +14,7 @@ CLI::App* add_verb(CLI::App& app, Call& call, const std::string& name, const std
   verb->footer("Example:\n  " + example);
   verb->add_option("--threads", call.common.threads, "threads to compute with; 0 takes every processor")
       ->check(CLI::Range(0, 1024));
+  verb->add_flag("--pin", call.common.pin, "every thread stays on a processor of its own, of different cores first");
   verb->add_option("--seed", call.common.seed, "seed of everything random");
   verb->add_flag("--json", call.common.json, "print one JSON object on stdout and nothing else there");
   return verb;

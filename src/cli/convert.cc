@@ -114,7 +114,7 @@ void run(const Convert& o, const Common& common) {
     check_model_output(o.out, o.model, o.force);
   model::Source source(o.model);
   const nlohmann::json config = model::config_file_of(o.model);
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const auto [done, verified] = file ? to_file(o, source, config, threads) : to_directory(o, source, config, threads);
   if (common.json)
     return print_json({{"tensors", done.tensors},

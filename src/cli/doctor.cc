@@ -73,7 +73,7 @@ Json json_of(const std::vector<Finding>& findings) {
 }
 
 void show_machine(const runtime::Machine& machine, const Common& common) {
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const double peak = runtime::peak_gflops(threads);
   if (common.json)
     return print_json({{"cpu", machine.cpu},

@@ -80,7 +80,7 @@ void run(const Eval& o, const Common& common) {
   if (o.text.empty() && o.choices.empty())
     base::usage_error("nothing to measure on", "", "give --text FILE... or --choices FILE.jsonl");
   const runtime::Bundle bundle(o.model);
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const model::Model asked =
       skipping_as_asked(o.skip, o.router.empty() ? bundle.model : bundle.model.with_router(o.router));
   const model::Model model = ready_to_run(asked, o.exact, threads);

@@ -32,7 +32,7 @@ double accuracy_of(const std::string& choices, const model::Model& model, const 
 class Explorer {
  public:
   Explorer(const Prune& options, const Common& common)
-      : o_(options), common_(common), bundle_(options.model), threads_(common.threads) {}
+      : o_(options), common_(common), bundle_(options.model), threads_(common.threads, common.placement()) {}
 
   Exploration run();
 

@@ -104,7 +104,10 @@ std::vector<eval::Document> part_of(const std::vector<eval::Document>& documents
 class Fitter {
  public:
   Fitter(const Fit& options, const Common& common)
-      : o_(options), common_(common), bundle_(options.model, runtime::Use::kWrite), threads_(common.threads) {}
+      : o_(options),
+        common_(common),
+        bundle_(options.model, runtime::Use::kWrite),
+        threads_(common.threads, common.placement()) {}
 
   void run();
 

@@ -64,7 +64,7 @@ void run(const Forward& o, const Common& common) {
   Output output;
   const Buffer<float>& logits =
       output.add<float>("logits", DType::kF32, {ids.shape[0], ids.shape[1], model.config().vocab});
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   model::Scratch scratch;
   const auto observer = [&](int layer, const moe::Routing& routing) { add_trace(layer, routing, output); };
   model::forward(model, {ids.ids, rows}, {.observer = o.trace ? model::Observer(observer) : model::Observer()}, scratch,

@@ -43,7 +43,7 @@ void run(const Generate& o, const Common& common) {
   const runtime::Bundle bundle(o.model);
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const auto profile = profile_for(o.trace, threads);
   const model::Model lying = skipping_as_asked(o.skip, bundle.model);
   const model::Model model = o.exact ? lying : lying.packed_in_passing();

@@ -6,13 +6,18 @@
 #include <variant>
 #include <vector>
 
+#include "base/threads.h"
+
 namespace choir::cli {
 
 struct Common {
   int threads = 0;  // 0: all processors
+  bool pin = false;
   uint64_t seed = 1;
   bool seed_given = false;
   bool json = false;
+
+  base::Placement placement() const { return pin ? base::Placement::kPinned : base::Placement::kFree; }
 };
 
 // --trace FILE, of verbs that compute.

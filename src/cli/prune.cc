@@ -228,7 +228,7 @@ void run(const Prune& o, const Common& common) {
   check_call(o);
   const runtime::Bundle bundle(o.model, o.out.empty() ? runtime::Use::kRun : runtime::Use::kWrite);
   if (!o.plan.empty()) {
-    base::Threads threads(common.threads);
+    base::Threads threads(common.threads, common.placement());
     return apply_plan(o, common, bundle, threads);
   }
   Asked asked;

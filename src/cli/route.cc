@@ -138,7 +138,7 @@ void run(const Route& o, const Common& common) {
   for (const Numbers& numbers : gate) tensors.emplace_back(numbers.matrix());
   std::vector<float> state(static_cast<size_t>(router.state_size(experts)));
   router.initial_state(experts, state);
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const moe::Tokens tokens{.x = x.matrix(),
                            .id = id,
                            .sequence = {},

@@ -117,7 +117,7 @@ void run(const Skip& o, const Common& common) {
     base::usage_error("no budget for --method " + o.method, "--budget", "give the share that stays, such as 0.7");
   const runtime::Bundle bundle(o.model, runtime::Use::kWrite);
   bundle.model.check_finite();
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   ProgressLine line;
   const auto progress = [&](int done, int total) {
     line.show(fmt::format("calibrating {}/{}", done, total));

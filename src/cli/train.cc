@@ -71,7 +71,7 @@ void run(const Train& o, const Common& common) {
   if (common.seed_given) config.seed = common.seed;
   check_trace(o.trace);
   prepare_directory(o);
-  base::Threads threads(common.threads);
+  base::Threads threads(common.threads, common.placement());
   const auto profile = profile_for(o.trace, threads);
   ProgressLine progress;
   train::RunOptions options;

@@ -14,7 +14,6 @@
 
 namespace choir::kernels {
 
-
 template <int W>  // the lanes of one register
 struct Native {
   typedef float Floats __attribute__((vector_size(W * sizeof(float))));
@@ -206,8 +205,8 @@ struct PackedMXFP4 {
   CHOIR_INLINE static Ints shifted_numbers(Ints code) {
     const Ints m = code & 0x07070707, above = m >> 2 & 0x01010101, l = m & (above | above << 1);
     const Ints magnitude = m + l + ((l & l >> 1 & 0x01010101) << 1);
-    const Ints sign = code >> 3 & 0x01010101;
-    return magnitude + 0x10101010 - ((magnitude & sign * 255) << 1);
+    const Ints sign = code >> 3 & 0x01010101, below = (sign << 8) - sign;  // all bits of a byte that is negative
+    return magnitude + 0x10101010 - ((magnitude & below) << 1);
   }
 };
 
