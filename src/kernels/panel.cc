@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/lanes.h"
+#include "kernels/panel_tile.h"
+#include "kernels/turn.h"
 
 namespace choir::kernels {
 namespace {
@@ -12,113 +13,18 @@ constexpr int kMostColumns = 64;  // of a panel of b
 constexpr int kLine = 16;         // floats of a cache line
 constexpr int kAhead = 8;         // rows: what a row of a panel takes to pack, against the way to memory
 
-// Where a tile finds the scalars of a: in rows of their own, or packed, kTileRows for each p.
-struct RowScalars {
-  const float* row[kTileRows];
-  CHOIR_INLINE float operator()(int r, int p) const { return row[r][p]; }
-};
-
-struct PackedScalars {
-  const float* panel;
-  CHOIR_INLINE float operator()(int r, int p) const { return panel[p * kTileRows + r]; }
-};
-
-CHOIR_INLINE RowScalars rows_from(const PanelBlock& block, int i, int p0) {
-  RowScalars result;
+CHOIR_INLINE RowScalars<kTileRows> rows_from(const PanelBlock& block, int i, int p0) {
+  RowScalars<kTileRows> result;
   for (int r = 0; r < kTileRows; ++r) result.row[r] = block.a_rows[std::min(i + r, block.rows - 1)] + p0;
   return result;
 }
 
-// Where a tile's results lie, and whether they are added to what is there.
-struct Results {
-  float* y;
-  ptrdiff_t stride;
-  bool add;
-};
-
-template <int W, int C, class Scalars>
-CHOIR_INLINE void tile_body(const Scalars& a, const float* b, int depth, const Results& to) {
-  Lanes<W> acc[kTileRows][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) acc[r][c] = {};
-  for (int p = 0; p < depth; ++p, b += C * kLanes) {
-    Lanes<W> column[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) column[c] = load_lanes<W>(b + c * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r) {
-      const float scalar = a(r, p);
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) multiply_add(acc[r][c], column[c], scalar);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) {
-      float* y = to.y + r * to.stride + c * kLanes;
-      if (to.add) add(acc[r][c], load_lanes<W>(y));
-      store_lanes(y, acc[r][c]);
-    }
-}
-
-// The instruction sets, and the columns of a tile in units of sixteen: 24 sums of 32 registers with AVX-512, 12 of 16
-// with AVX2. A tile is a function of its own: within the rest of the work, whose constants the compiler keeps in
-// registers, one of its sums would live in memory and every step wait for it (measured on 96 x 64 x 128: 70 % of one
-// core's peak, then 86 %).
-struct Plain {
-  static constexpr int kColumns = 1;
-  template <int C, class Scalars>
-  [[gnu::noinline]] static void tile(const Scalars& a, const float* b, int depth, const Results& to) {
-    tile_body<4, C>(a, b, depth, to);
-  }
-};
-
-struct Avx2 {
-  static constexpr int kColumns = 1;
-  template <int C, class Scalars>
-  CHOIR_AVX2 [[gnu::noinline]] static void tile(const Scalars& a, const float* b, int depth, const Results& to) {
-    tile_body<8, C>(a, b, depth, to);
-  }
-};
-
-struct Avx512 {
-  static constexpr int kColumns = 4;
-  template <int C, class Scalars>
-  CHOIR_AVX512 [[gnu::noinline]] static void tile(const Scalars& a, const float* b, int depth, const Results& to) {
-    tile_body<16, C>(a, b, depth, to);
-  }
-};
-
-// Sixteen rows of sixteen, turned: out[i * step + j] = in[j * stride + i]. Four rounds of pairwise exchange.
-template <int Half>
-CHOIR_INLINE void exchange(Vec (&v)[kLanes]) {
-  IntVec low{}, high{};
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    const bool upper = i & Half;
-    low[i] = upper ? kLanes + i - Half : i;
-    high[i] = upper ? kLanes + i : i + Half;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & Half) continue;
-    const Vec a = v[i], b = v[i + Half];
-    v[i] = __builtin_shuffle(a, b, low);
-    v[i + Half] = __builtin_shuffle(a, b, high);
-  }
-}
-
-CHOIR_INLINE void turn(const float* in, ptrdiff_t stride, float* out, int step) {
+// Sixteen rows of sixteen, turned: out[i * step + j] = in[j * stride + i].
+CHOIR_INLINE void turn_square(const float* in, ptrdiff_t stride, float* out, int step) {
   Vec v[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) v[i] = load(in + i * stride);
-  exchange<8>(v);
-  exchange<4>(v);
-  exchange<2>(v);
-  exchange<1>(v);
+  turn(v);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store(out + i * step, v[i]);
 }
@@ -138,7 +44,7 @@ CHOIR_INLINE void pack(const PanelBlock& block, int p0, int depth, int j0, int w
   const int whole_cols = cols / kLanes * kLanes, whole_depth = depth / kLanes * kLanes;
   for (int c = 0; c < whole_cols; c += kLanes)
     for (int p = 0; p < whole_depth; p += kLanes)
-      turn(block.w + (j0 + c) * block.w_stride + p0 + p, block.w_stride, panel + p * width + c, width);
+      turn_square(block.w + (j0 + c) * block.w_stride + p0 + p, block.w_stride, panel + p * width + c, width);
   for (int c = 0; c < width; ++c)
     for (int p = c < whole_cols ? whole_depth : 0; p < depth; ++p)
       panel[p * width + c] = c < cols ? block.w[(j0 + c) * block.w_stride + p0 + p] : 0;
@@ -181,7 +87,7 @@ CHOIR_INLINE void edge_tile(const Scalars& a, const float* panel, int depth, con
   alignas(64) float out[kTileRows][C * kLanes] = {};
   for (int r = 0; to.add && r < rows; ++r)
     for (int c = 0; c < cols; ++c) out[r][c] = to.y[r * to.stride + c];
-  Set::template tile<C>(a, panel, depth, {out[0], C * kLanes, to.add});
+  Set::template tile<kTileRows, C>(a, {panel, C * kLanes, depth}, {out[0], C * kLanes, to.add});
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < cols; ++c) to.y[r * to.stride + c] = out[r][c];
 }
@@ -195,7 +101,7 @@ CHOIR_INLINE void columns_of(const PanelBlock& block, int p0, int depth, int j0,
     const Results to{block.y + i * block.y_stride + j0, block.y_stride, block.add || p0 > 0};
     const int rows = std::min(kTileRows, block.rows - i);
     if (rows == kTileRows && width == C * kLanes)
-      Set::template tile<C>(a, panel, depth, to);
+      Set::template tile<kTileRows, C>(a, {panel, C * kLanes, depth}, to);
     else
       edge_tile<Set, C>(a, panel, depth, to, rows, width);
   };
@@ -204,7 +110,7 @@ CHOIR_INLINE void columns_of(const PanelBlock& block, int p0, int depth, int j0,
     if (block.a_rows)
       at(rows_from(block, i, p0), i);
     else
-      at(PackedScalars{columns + i / kTileRows * kColumnPanel}, i);
+      at(PackedScalars<kTileRows>{columns + i / kTileRows * kColumnPanel}, i);
   }
 }
 
@@ -223,9 +129,9 @@ CHOIR_INLINE void panel_body(const PanelBlock& block) {
   }
 }
 
-void panel_plain(const PanelBlock& block) { panel_body<Plain>(block); }
-CHOIR_AVX2 void panel_avx2(const PanelBlock& block) { panel_body<Avx2>(block); }
-CHOIR_AVX512 void panel_avx512(const PanelBlock& block) { panel_body<Avx512>(block); }
+void panel_plain(const PanelBlock& block) { panel_body<PlainTile>(block); }
+CHOIR_AVX2 void panel_avx2(const PanelBlock& block) { panel_body<Avx2Tile>(block); }
+CHOIR_AVX512 void panel_avx512(const PanelBlock& block) { panel_body<Avx512Tile>(block); }
 
 }  // namespace
 
