@@ -1,38 +1,43 @@
 #include "kernels/attention.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 
 #include "base/error.h"
-#include "kernels/lanes.h"
-#include "kernels/vec.h"
+#include "kernels/panel.h"
+#include "kernels/panel_tile.h"
+#include "kernels/turn.h"
 
 namespace choir::kernels {
 namespace {
 
-constexpr int kDepth = 64;  // numbers of queries and keys that are multiplied in one go: a block of them stays near
-constexpr int kKeys = 64;   // of a block: their scores stand on the stack
-constexpr int kFew = 3;     // rows that read keys and values where they lie
-constexpr int kRows = 32;   // of a tile: rows of queries that look at the same keys
-constexpr int kHeads = 8;   // heads of a piece
+constexpr int kSplit = 512;      // keys whose sums are made apart: what threads share of a long context
+constexpr int kRows = 48;        // of a tile: rows of queries that look at the same keys
+constexpr int kGroup = 6;        // of them are multiplied at once
+constexpr int kNumbers = 16384;  // of a tile's sums, which stand on the stack
+constexpr int kAhead = 1024;     // numbers: from what is read to what memory is asked for
+constexpr float kNone = std::numeric_limits<float>::lowest();  // the largest of no scores
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+static_assert(kSplit % kKeyBlock == 0 && kRows % kLanes == 0 && kGroup == kPanelTile && kKeyBlock <= kPanelDepth);
 
 // One row of queries of one head.
 struct Query {
   const float* q;
-  float *out, *log_sum;
+  float *out, *log_sum, *room;
   int begin, end;  // the visible keys
   float sink;      // minus infinity is none
+
+  bool sees(int split) const { return begin < (split + 1) * kSplit && end > split * kSplit; }
 };
 
 // Up to kRows of them, of one key-value head of one sequence, in the order of their tokens.
 struct Tile {
   Query query[kRows];
   int rows;
-  const float *k, *v;  // of the sequence's first position
-  ptrdiff_t k_stride, v_stride;
+  bool blocks;
+  const float *k, *v;            // of the sequence's first position
+  ptrdiff_t k_stride, v_stride;  // between rows; blocks follow one another
   int width, values;
   float scale;
 
@@ -48,280 +53,341 @@ struct Tile {
   }
 };
 
-// Sixteen rows of sixteen numbers become their columns: halves change places, then quarters, and so on.
-template <int Half>
-CHOIR_INLINE void exchange(Vec (&rows)[kLanes]) {
-  IntVec first{}, second{};
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    first[i] = i & Half ? kLanes + i - Half : i;
-    second[i] = i & Half ? kLanes + i : i + Half;
+// What the rows have gathered of the keys of one split: sum_j e^(s_j - peak) v_j, and the same sum without v.
+struct Sums {
+  alignas(64) float numbers[kNumbers], peak[kRows], total[kRows];
+};
+
+// Some keys of one split, [begin, end), from the first of a block on.
+struct Range {
+  const Tile& tile;
+  int begin, end;
+  Sums& sums;
+};
+
+// The scores of a block of keys, which become its weights, and the keys of the block that each row sees, and each group
+// of rows: [low, high).
+struct Block {
+  alignas(64) float score[kRows][kKeyBlock];
+  alignas(64) float room[kPanelDepth * kKeyBlock];  // for keys and values that do not lie in blocks
+  int low[kRows], high[kRows], group_low[kRows], group_high[kRows];
+  int first, count;
+
+  Block(const Tile& tile, int begin, int end) : first(begin), count(std::min(kKeyBlock, end - begin)) {
+    for (int r = 0; r < tile.rows; ++r) {
+      low[r] = std::clamp(tile.query[r].begin - first, 0, count);
+      high[r] = std::clamp(tile.query[r].end - first, 0, count);
+      int& begins = group_low[r / kGroup];
+      int& ends = group_high[r / kGroup];
+      begins = r % kGroup == 0 ? low[r] : std::min(begins, low[r]);
+      ends = r % kGroup == 0 ? high[r] : std::max(ends, high[r]);
+    }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & Half) continue;
-    const Vec a = rows[i], b = rows[i + Half];
-    rows[i] = __builtin_shuffle(a, b, first);
-    rows[i + Half] = __builtin_shuffle(a, b, second);
+};
+
+// Calls body<R>() with R = rows.
+template <int R = kGroup, class Body>
+CHOIR_INLINE void with_rows(int rows, const Body& body) {
+  if constexpr (R > 1)
+    if (rows < R) return with_rows<R - 1>(rows, body);
+  body.template operator()<R>();
+}
+
+// The first group of rows asks memory for what the head's blocks have 4 KB later, every other line of it: the machine
+// fetches the line beside. One thread then reads 26 GB/s for one row and 23 for four, of the 29 that it can. With all
+// lines it is 18 for four rows, as with none: what is asked for stands in the way of what is needed.
+template <int R>
+struct FetchingScalars {
+  RowScalars<R> rows;
+  const float* ahead;
+  CHOIR_INLINE float operator()(int r, int p) const {
+    if (r == 0)
+      for (int line = 0; line < kKeyBlock; line += 2 * kLanes) __builtin_prefetch(ahead + p * kKeyBlock + line, 0, 2);
+    return rows(r, p);
   }
+};
+
+struct Columns {
+  int begin, end;
+};
+
+// A product with some columns of a panel, rounded to sixteens.
+template <class Set, int R, class Scalars>
+CHOIR_INLINE void columns_of(const Scalars& a, const PanelRows& b, const Columns& columns, const Results& to) {
+  constexpr int kWide = Set::kColumns * kLanes;
+  const int end = columns.end;
+  int c = columns.begin / kLanes * kLanes;
+  if constexpr (Set::kColumns > 1)
+    for (; c + kWide - kLanes < end; c += kWide)
+      Set::template tile<R, Set::kColumns>(a, {b.first + c, b.step, b.count}, {to.y + c, to.stride, to.add});
+  for (; c < end; c += kLanes)
+    Set::template tile<R, 1>(a, {b.first + c, b.step, b.count}, {to.y + c, to.stride, to.add});
 }
 
 // to[c][j] = the numbers c < depth of key j < count; keys up to the next multiple of sixteen are zeros.
 template <int W>
-CHOIR_INLINE void turn_keys(const float* k, ptrdiff_t stride, int count, int depth, float (*to)[kKeys]) {
+CHOIR_INLINE void turn_keys(const float* k, ptrdiff_t stride, int count, int depth, float* to) {
   for (int j = 0; j < count; j += kLanes)
     for (int c = 0; c < depth; c += kLanes) {
       if constexpr (W == kLanes) {
         Vec rows[kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) rows[i] = j + i < count ? load(k + (j + i) * stride + c, depth - c) : Vec{};
-        exchange<8>(rows);
-        exchange<4>(rows);
-        exchange<2>(rows);
-        exchange<1>(rows);
+        turn(rows);
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) store(to[c + i] + j, rows[i]);
+        for (int i = 0; i < kLanes; ++i) store(to + (c + i) * kKeyBlock + j, rows[i]);
       } else {
         for (int i = 0; i < kLanes; ++i)
           for (int d = c; d < std::min(depth, c + kLanes); ++d)
-            to[d][j + i] = j + i < count ? k[(j + i) * stride + d] : 0;
+            to[d * kKeyBlock + j + i] = j + i < count ? k[(j + i) * stride + d] : 0;
       }
     }
 }
 
-// For R rows and C vectors of keys: score += sum_c q_c k_c, in the order of c.
-template <int W, int R, int C>
-CHOIR_INLINE void add_scores(const float* const* q, const float (*k)[kKeys], int depth, float (*score)[kKeys]) {
-  Lanes<W> sums[R][C];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < C; ++v) sums[r][v] = load_lanes<W>(score[r] + v * kLanes);
-  for (int c = 0; c < depth; ++c) {
-    Lanes<W> keys[C];
-#pragma GCC unroll 4
-    for (int v = 0; v < C; ++v) keys[v] = load_lanes<W>(k[c] + v * kLanes);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < C; ++v) multiply_add(sums[r][v], keys[v], q[r][c]);
+template <class Set, int R>
+CHOIR_INLINE void multiply(bool fetch, const RowScalars<R>& a, const PanelRows& b, const Columns& columns,
+                           const Results& to) {
+  if (fetch)
+    columns_of<Set, R>(FetchingScalars<R>{a, b.first + kAhead}, b, columns, to);
+  else
+    columns_of<Set, R>(a, b, columns, to);
+}
+
+// score[r][j] = q_r . k_j of the keys that a group sees: a chain over the numbers, broken every kPanelDepth of them.
+template <class Set>
+CHOIR_INLINE void all_scores(const Tile& tile, Block& b) {
+  for (int c = 0; c < tile.width; c += kPanelDepth) {
+    const int depth = std::min(kPanelDepth, tile.width - c);
+    const float* keys = b.room;
+    if (tile.blocks)
+      keys = tile.k + b.first * tile.width + c * kKeyBlock;
+    else
+      turn_keys<Set::kWidth>(tile.k + b.first * tile.k_stride + c, tile.k_stride, b.count, depth, b.room);
+    for (int first = 0; first < tile.rows; first += kGroup)
+      with_rows(tile.rows - first, [&]<int R>() {
+        RowScalars<R> q;
+        for (int r = 0; r < R; ++r) q.row[r] = tile.query[first + r].q + c;
+        multiply<Set>(tile.blocks && first == 0, q, {keys, kKeyBlock, depth},
+                      {b.group_low[first / kGroup], b.group_high[first / kGroup]}, {b.score[first], kKeyBlock, c > 0});
+      });
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < C; ++v) store_lanes<W>(score[r] + v * kLanes, sums[r][v]);
 }
 
-template <int W, int R>
-CHOIR_INLINE void add_scores(const float* const* q, const float (*k)[kKeys], int depth, int count,
-                             float (*score)[kKeys]) {
-  constexpr int kVectors = W == kLanes ? 4 : 1;
-  int j = 0;
-  for (; j + kVectors * kLanes <= count; j += kVectors * kLanes)
-    add_scores<W, R, kVectors>(q, reinterpret_cast<const float(*)[kKeys]>(k[0] + j), depth,
-                               reinterpret_cast<float(*)[kKeys]>(score[0] + j));
-  for (; j < count; j += kLanes)
-    add_scores<W, R, 1>(q, reinterpret_cast<const float(*)[kKeys]>(k[0] + j), depth,
-                        reinterpret_cast<float(*)[kKeys]>(score[0] + j));
-}
+struct Larger {
+  CHOIR_INLINE Vec operator()(Vec a, Vec b) const { return max(a, b); }
+};
+struct Plus {
+  CHOIR_INLINE Vec operator()(Vec a, Vec b) const { return a + b; }
+};
 
-// score[r][j] = q_r . k_j of a block of keys.
+// Lane r = the largest or the sum of the lanes of rows[r].
 template <int W>
-CHOIR_INLINE void all_scores(const Tile& tile, const float* k, int count, float (*score)[kKeys]) {
-  alignas(64) float keys[kDepth][kKeys];
-  for (int r = 0; r < tile.rows; ++r) std::fill_n(score[r], kKeys, 0.0f);
-  for (int c = 0; c < tile.width; c += kDepth) {
-    const int depth = std::min(kDepth, tile.width - c);
-    turn_keys<W>(k + c, tile.k_stride, count, depth, keys);
-    const float* q[kRows];
-    for (int r = 0; r < tile.rows; ++r) q[r] = tile.query[r].q + c;
-    int r = 0;
-    for (; r + 4 <= tile.rows; r += 4) add_scores<W, 4>(q + r, keys, depth, count, score + r);
-    for (; r < tile.rows; ++r) add_scores<W, 1>(q + r, keys, depth, count, score + r);
-  }
-}
-
-// The sums of one row: softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises the
-// maximum, what is summed so far shrinks by e^(old - new). A sink is what the sum begins with.
-struct Running {
-  float peak, total, shrink;
-  int low, high;  // of the block, the keys that the row sees
-
-  explicit Running(float sink = -kInfinity)
-      : peak(sink), total(sink > -kInfinity ? 1 : 0), shrink(1), low(0), high(0) {}
-};
-
-// From the scores of a block to e^(score - peak).
-CHOIR_INLINE void weigh(float* score, float scale, Running& row) {
-  float* visible = score + row.low;
-  const int count = row.high - row.low;
-  Vec peaks = broadcast(-kInfinity);
-  for (int j = 0; j < count; j += kLanes) peaks = max(load(visible + j, count - j, -kInfinity) * scale, peaks);
-  const float raised = std::max(row.peak, largest(peaks));
-  row.shrink = exp(broadcast(row.peak - raised))[0];
-  Vec sums{};
-  for (int j = 0; j < count; j += kLanes) {
-    const Vec e = exp(load(visible + j, count - j, -kInfinity) * scale - raised);
-    sums += e;
-    store(visible + j, e, count - j);
-  }
-  row.total = row.total * row.shrink + sum(sums);
-  row.peak = raised;
-}
-
-// R rows of outputs and what they add: for c < C vectors of columns, out_r = keep_r out_r + sum_j weight_rj v_j in the
-// order of j, of the keys from `first` on.
-template <int R>
-struct Mix {
-  float* out[R];
-  const float* weight[R];
-  float keep[R];
-  const float* v;
-  ptrdiff_t v_stride;
-  int count;
-};
-
-template <int W, int R, int C>
-CHOIR_INLINE void mix_columns(const Mix<R>& m, int column) {
-  Lanes<W> sums[R][C] = {};
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) multiply_add(sums[r][c], load_lanes<W>(m.out[r] + column + c * kLanes), m.keep[r]);
-  const float* v = m.v + column;
-  for (int j = 0; j < m.count; ++j, v += m.v_stride) {
-    Lanes<W> row[C];
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) row[c] = load_lanes<W>(v + c * kLanes);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) multiply_add(sums[r][c], row[c], m.weight[r][j]);
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) store_lanes<W>(m.out[r] + column + c * kLanes, sums[r][c]);
-}
-
-struct LastColumns {
-  const float* v;
-  ptrdiff_t v_stride;
-  int count, left;
-};
-
-template <int W>
-CHOIR_INLINE void mix_last_columns(float* out, const float* weight, float keep, const LastColumns& of) {
-  Lanes<W> sums{};
-  multiply_add(sums, load_lanes_part<W>(out, of.left), keep);
-  for (int j = 0; j < of.count; ++j) multiply_add(sums, load_lanes_part<W>(of.v + j * of.v_stride, of.left), weight[j]);
+CHOIR_INLINE Vec largest_of(Vec (&rows)[kLanes]) {
+  if constexpr (W == kLanes) return fold_rows(rows, Larger());
   float all[kLanes];
-  store_lanes<W>(all, sums);
-  std::copy_n(all, of.left, out);
+  for (int r = 0; r < kLanes; ++r) all[r] = largest(rows[r]);
+  return load(all);
 }
 
-template <int W, int R>
-CHOIR_INLINE void mix_rows(const Mix<R>& m, int values) {
-  constexpr int kColumns = W == kLanes ? 4 : 1;
-  int c = 0;
-  for (; c + kColumns * kLanes <= values; c += kColumns * kLanes) mix_columns<W, R, kColumns>(m, c);
-  for (; c + kLanes <= values; c += kLanes) mix_columns<W, R, 1>(m, c);
-  for (int r = 0; c < values && r < R; ++r)
-    mix_last_columns<W>(m.out[r] + c, m.weight[r], m.keep[r], {m.v + c, m.v_stride, m.count, values - c});
+template <int W>
+CHOIR_INLINE Vec sums_of(Vec (&rows)[kLanes]) {
+  if constexpr (W == kLanes) return fold_rows(rows, Plus());
+  float all[kLanes];
+  for (int r = 0; r < kLanes; ++r) all[r] = sum(rows[r]);
+  return load(all);
 }
 
-// Some columns of a block's values, as many of every key.
-struct Values {
-  const float* v;  // of the block's first key
-  ptrdiff_t stride;
-  int column, width;
+CHOIR_INLINE Vec peak_of(const float* score, int low, int high, float scale) {
+  Vec peak = broadcast(kNone);
+  for (int j = low; j < high; j += kLanes) peak = max(load(score + j, high - j, -kInfinity) * scale, peak);
+  return peak;
+}
+
+// From scores to e^(score - peak), and to 0 where the row does not see the key.
+CHOIR_INLINE Vec weigh_row(float* score, int low, int high, float scale, float peak) {
+  Vec sums{};
+  for (int j = low; j < high; j += kLanes) {
+    const Vec e = exp(load(score + j, high - j, -kInfinity) * scale - peak);
+    sums += e;
+    store(score + j, e, high - j);
+  }
+  std::fill_n(score, low, 0.0f);
+  std::fill(score + high, score + kKeyBlock, 0.0f);
+  return sums;
+}
+
+// Softmax over blocks of keys with a running maximum (arXiv 1805.02867): when a block raises it, what is summed so far
+// shrinks by e^(old - new). Sixteen rows at a time: what has to wait for a row's maximum has fifteen others to do.
+template <int W>
+CHOIR_INLINE void weigh(const Tile& tile, Block& b, Sums& sums) {
+  const int columns = in_sixteens(tile.values);
+  for (int first = 0; first < tile.rows; first += kLanes) {
+    const int rows = std::min(kLanes, tile.rows - first);
+    alignas(64) float raised[kLanes], shrink[kLanes];
+    Vec of_rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int r = std::min(first + i, tile.rows - 1);
+      of_rows[i] = i < rows ? peak_of(b.score[r], b.low[r], b.high[r], tile.scale) : broadcast(kNone);
+    }
+    const Vec before = load(sums.peak + first), peak = max(largest_of<W>(of_rows), before), less = exp(before - peak);
+    store(sums.peak + first, peak);
+    store(raised, peak);
+    store(shrink, less);
+    for (int i = 0; i < kLanes; ++i) {
+      const int r = std::min(first + i, tile.rows - 1);
+      of_rows[i] = i < rows ? weigh_row(b.score[r], b.low[r], b.high[r], tile.scale, raised[i]) : Vec{};
+    }
+    store(sums.total + first, load(sums.total + first) * less + sums_of<W>(of_rows));
+    for (int i = 0; i < rows; ++i)
+      if (shrink[i] != 1)
+        for (float *at = sums.numbers + (first + i) * columns, *end = at + columns; at < end; at += kLanes)
+          store(at, load(at) * shrink[i]);
+  }
+}
+
+// Rows of values lie far apart, often in the same few sets of a cache: a copy of some of their columns does not.
+CHOIR_INLINE void copy_values(const float* v, ptrdiff_t stride, int count, int left, float* to) {
+  for (int j = 0; j < count; ++j)
+    for (int c = 0; c < std::min(left, kValuePanel); c += kLanes, to += kLanes)
+      store(to, load(v + j * stride + c, left - c));
+}
+
+// numbers_r += sum_j weight_rj v_j, in the order of j.
+template <class Set>
+CHOIR_INLINE void all_values(const Tile& tile, Block& b, Sums& sums) {
+  const int columns = in_sixteens(tile.values);
+  for (int c = 0; c < tile.values; c += kValuePanel) {
+    const int width = value_panel(tile.values, c);
+    const float* values = b.room;
+    if (tile.blocks)
+      values = tile.v + b.first * columns + c * kKeyBlock;
+    else
+      copy_values(tile.v + b.first * tile.v_stride + c, tile.v_stride, b.count, tile.values - c, b.room);
+    for (int first = 0; first < tile.rows; first += kGroup)
+      with_rows(tile.rows - first, [&]<int R>() {
+        const int low = b.group_low[first / kGroup], high = b.group_high[first / kGroup];
+        RowScalars<R> weight;
+        for (int r = 0; r < R; ++r) weight.row[r] = b.score[first + r] + low;
+        multiply<Set>(tile.blocks && first == 0 && width == kValuePanel, weight,
+                      {values + low * width, width, high - low}, {0, width},
+                      {sums.numbers + first * columns + c, columns, true});
+      });
+  }
+}
+
+// Blocks and splits are counted from position 0, and a key that a row does not see adds 0 times its value: a row is
+// computed in the same way alone and among others.
+template <class Set>
+CHOIR_INLINE void range_body(const Range& range) {
+  const Tile& tile = range.tile;
+  std::fill_n(range.sums.peak, kRows, kNone);
+  std::fill_n(range.sums.total, kRows, 0.0f);
+  std::fill_n(range.sums.numbers, tile.rows * in_sixteens(tile.values), 0.0f);
+  for (int first = range.begin; first < range.end; first += kKeyBlock) {
+    Block b(tile, first, range.end);
+    all_scores<Set>(tile, b);
+    weigh<Set::kWidth>(tile, b, range.sums);
+    all_values<Set>(tile, b, range.sums);
+  }
+}
+
+void range_plain(const Range& r) { range_body<PlainTile>(r); }
+CHOIR_AVX2 void range_avx2(const Range& r) { range_body<Avx2Tile>(r); }
+CHOIR_AVX512 void range_avx512(const Range& r) { range_body<Avx512Tile>(r); }
+constexpr Versions<void(const Range&)> sum_range{range_plain, range_avx2, range_avx512};
+
+void sum_split(const Tile& tile, int split, Sums& sums) {
+  const int begin = tile.begin() / kKeyBlock * kKeyBlock, end = tile.end();
+  sum_range(Range{tile, std::max(begin, split * kSplit), std::min(end, (split + 1) * kSplit), sums});
+}
+
+// What a row has gathered so far, or in one split.
+struct Gathered {
+  float *numbers, peak, total;
 };
 
-// The keys that all of R rows see are read once for them; a row's other keys come before and behind, in their order.
-template <int W, int R>
-CHOIR_INLINE void add_values(const Query* query, const Values& values, const float (*weight)[kKeys],
-                             const Running* rows) {
-  int low = 0, high = kKeys;
-  for (int r = 0; r < R; ++r) {
-    low = std::max(low, rows[r].low);
-    high = std::min(high, rows[r].high);
-  }
-  high = std::max(high, low);
-  const auto alone = [&](int r, int begin, int end, float keep) {
-    const Mix<1> m{{query[r].out + values.column},   {weight[r] + begin}, {keep},
-                   values.v + begin * values.stride, values.stride,       end - begin};
-    if (begin < end) mix_rows<W, 1>(m, values.width);
-  };
-  Mix<R> all;
-  for (int r = 0; r < R; ++r) {
-    const int seen = std::min(rows[r].high, low);
-    alone(r, rows[r].low, seen, rows[r].shrink);
-    all.out[r] = query[r].out + values.column;
-    all.weight[r] = weight[r] + low;
-    all.keep[r] = rows[r].low < seen ? 1 : rows[r].shrink;
-  }
-  all.v = values.v + low * values.stride;
-  all.v_stride = values.stride;
-  all.count = high - low;
-  mix_rows<W, R>(all, values.width);
-  for (int r = 0; r < R; ++r) alone(r, std::max(high, rows[r].low), rows[r].high, 1);
-}
+// The splits of a row are put together in their order, whoever summed them.
+struct Merge {
+  Gathered& to;
+  const Gathered& split;
+  int values;
+  bool first;
+};
 
-// Rows of values lie far apart, often in the same few sets of a cache: many rows read a copy.
-template <int W>
-CHOIR_INLINE void add_all_values(const Tile& tile, const float* v, int count, const float (*weight)[kKeys],
-                                 const Running* rows) {
-  if (tile.rows <= kFew) {
-    for (int r = 0; r < tile.rows; ++r)
-      add_values<W, 1>(tile.query + r, {v, tile.v_stride, 0, tile.values}, weight + r, rows + r);
+CHOIR_INLINE void merge_body(const Merge& m) {
+  if (m.first) {
+    std::copy_n(m.split.numbers, m.values, m.to.numbers);
+    m.to.peak = m.split.peak;
+    m.to.total = m.split.total;
     return;
   }
-  alignas(64) float copy[kKeys][kDepth];
-  for (int c = 0; c < tile.values; c += kDepth) {
-    const int width = std::min(kDepth, tile.values - c);
-    for (int j = 0; j < count; ++j)
-      for (int i = 0; i < width; i += kLanes) store(copy[j] + i, load(v + j * tile.v_stride + c + i, width - i));
-    const Values some{copy[0], kDepth, c, width};
-    int r = 0;
-    for (; r + 4 <= tile.rows; r += 4) add_values<W, 4>(tile.query + r, some, weight + r, rows + r);
-    for (; r < tile.rows; ++r) add_values<W, 1>(tile.query + r, some, weight + r, rows + r);
+  const float rise = m.split.peak - m.to.peak, less = exp(broadcast(-std::abs(rise)))[0];
+  const float keep = rise > 0 ? less : 1, take = rise > 0 ? 1 : less;
+  for (int c = 0; c < m.values; c += kLanes) {
+    const int left = m.values - c;
+    store(m.to.numbers + c, load(m.to.numbers + c, left) * keep + load(m.split.numbers + c, left) * take, left);
   }
+  m.to.total = m.to.total * keep + m.split.total * take;
+  m.to.peak = std::max(m.to.peak, m.split.peak);
 }
 
-// Blocks of keys are counted from position 0, so a row is computed in the same way alone and among others.
-template <int W>
-CHOIR_INLINE void forward_tile(const Tile& tile) {
-  float weight[kRows][kKeys];
-  Running rows[kRows];
-  for (int r = 0; r < tile.rows; ++r) {
-    rows[r] = Running(tile.query[r].sink);
-    std::fill_n(tile.query[r].out, tile.values, 0.0f);
-  }
-  const int end = tile.end();
-  for (int first = tile.begin() / kKeys * kKeys; first < end; first += kKeys) {
-    const int count = std::min(kKeys, end - first);
-    all_scores<W>(tile, tile.k + first * tile.k_stride, count, weight);
+void merge_plain(const Merge& m) { merge_body(m); }
+CHOIR_AVX2 void merge_avx2(const Merge& m) { merge_body(m); }
+CHOIR_AVX512 void merge_avx512(const Merge& m) { merge_body(m); }
+constexpr Versions<void(const Merge&)> merge{merge_plain, merge_avx2, merge_avx512};
+
+// A sink takes its share last.
+void finish(const Query& query, const Gathered& row, int values) {
+  const float peak = std::max(row.peak, query.sink), keep = std::exp(row.peak - peak);
+  const float total = row.total * keep + std::exp(query.sink - peak), share = keep / total;
+  for (int c = 0; c < values; ++c) query.out[c] *= share;
+  *query.log_sum = peak + std::log(total);
+}
+
+// All splits, one after the other.
+void whole_tile(const Tile& tile) {
+  Sums sums;
+  Gathered rows[kRows];
+  const int end = tile.end(), columns = in_sixteens(tile.values);
+  for (int r = 0; r < tile.rows; ++r) rows[r] = {tile.query[r].out, 0, 0};
+  for (int split = tile.begin() / kSplit; split * kSplit < end; ++split) {
+    sum_split(tile, split, sums);
     for (int r = 0; r < tile.rows; ++r) {
-      rows[r].low = std::clamp(tile.query[r].begin - first, 0, count);
-      rows[r].high = std::clamp(tile.query[r].end - first, 0, count);
-      rows[r].shrink = 1;
-      if (rows[r].low < rows[r].high) weigh(weight[r], tile.scale, rows[r]);
+      const Query& query = tile.query[r];
+      if (query.sees(split))
+        merge(Merge{rows[r],
+                    {sums.numbers + r * columns, sums.peak[r], sums.total[r]},
+                    tile.values,
+                    split == query.begin / kSplit});
     }
-    add_all_values<W>(tile, tile.v + first * tile.v_stride, count, weight, rows);
   }
+  for (int r = 0; r < tile.rows; ++r) finish(tile.query[r], rows[r], tile.values);
+}
+
+// One split, whose sums wait in the room of their rows: values, peak and total of each.
+void one_split(const Tile& tile, int split) {
+  Sums sums;
+  const int columns = in_sixteens(tile.values);
+  if (split < tile.begin() / kSplit || split * kSplit >= tile.end()) return;
+  sum_split(tile, split, sums);
   for (int r = 0; r < tile.rows; ++r) {
-    const Query& query = tile.query[r];
-    const float share = 1 / rows[r].total;
-    for (int c = 0; c < tile.values; c += kLanes)
-      store(query.out + c, load(query.out + c, tile.values - c) * share, tile.values - c);
-    *query.log_sum = rows[r].peak + std::log(rows[r].total);
+    float* to = tile.query[r].room + split * (tile.values + 2);
+    to = std::copy_n(sums.numbers + r * columns, tile.values, to);
+    *to++ = sums.peak[r];
+    *to++ = sums.total[r];
   }
 }
 
-void forward_plain(const Tile& tile) { forward_tile<4>(tile); }
-CHOIR_AVX2 void forward_avx2(const Tile& tile) { forward_tile<8>(tile); }
-CHOIR_AVX512 void forward_avx512(const Tile& tile) { forward_tile<16>(tile); }
-constexpr Versions<void(const Tile&)> forward_tile_for{forward_plain, forward_avx2, forward_avx512};
+void merge_splits(const Tile& tile) {
+  for (const Query& query : std::span(tile.query, static_cast<size_t>(tile.rows))) {
+    Gathered row{query.out, 0, 0};
+    for (int split = query.begin / kSplit; split * kSplit < query.end; ++split) {
+      float* from = query.room + split * (tile.values + 2);
+      merge(Merge{row, {from, from[tile.values], from[tile.values + 1]}, tile.values, split == query.begin / kSplit});
+    }
+    finish(query, row, tile.values);
+  }
+}
 
 struct Forward {
   const AttentionInput& in;
@@ -329,77 +395,120 @@ struct Forward {
 };
 
 // A key-value head with many query heads is shared out, `parts` of each, and so are the tokens of a long sequence: a
-// piece is kRows rows of tokens and heads.
+// piece is as many rows of tokens and heads as a tile takes.
 struct Pieces {
-  int group, heads, parts, tokens, chunks;
+  int group, heads, parts, tokens, chunks, splits;
 
-  explicit Pieces(const AttentionInput& in)
-      : group(in.shape.heads / in.shape.kv_heads),
-        heads(std::min(group, kHeads)),
-        parts((group + heads - 1) / heads),
-        tokens(std::max(1, kRows / heads)),
-        chunks(0) {
-    for (const Sequence& s : in.sequences) chunks = std::max(chunks, (s.count + tokens - 1) / tokens);
+  explicit Pieces(const AttentionInput& in) : chunks(0), splits(0) {
+    const int rows = std::clamp(kNumbers / in_sixteens(in.shape.values()), 1, kRows);
+    group = in.shape.heads / in.shape.kv_heads;
+    heads = std::min(group, rows);
+    parts = (group + heads - 1) / heads;
+    tokens = rows / heads;
+    for (const Sequence& s : in.sequences) {
+      chunks = std::max(chunks, (s.count + tokens - 1) / tokens);
+      splits = std::max(splits, (s.first + s.count + kSplit - 1) / kSplit);
+    }
   }
+
+  bool few() const { return chunks == 1 && splits > 1; }
 };
 
 // Tokens chunk * tokens and so on of part `part` of the heads; short sequences have empty pieces.
-void forward_piece(const Forward& f, const Pieces& pieces, const Sequence& s, int part, int chunk) {
+Tile tile_of(const Forward& f, const Pieces& pieces, const Sequence& s, int part, int chunk) {
   const AttentionShape& shape = f.in.shape;
   const int kv_head = part / pieces.parts, last_head = (kv_head + 1) * pieces.group;
   const int head = kv_head * pieces.group + part % pieces.parts * pieces.heads;
-  Tile tile{.query = {},
-            .rows = 0,
-            .k = f.in.k[s.kv_row] + kv_head * shape.head_width,
-            .v = f.in.v[s.kv_row] + kv_head * shape.values(),
-            .k_stride = f.in.k.stride,
-            .v_stride = f.in.v.stride,
-            .width = shape.head_width,
-            .values = shape.values(),
-            .scale = shape.factor()};
+  const int blocks = f.in.blocks;
+  Tile tile;
+  tile.rows = 0;
+  tile.blocks = blocks > 0;
+  if (tile.blocks) {
+    const int block = first_block(shape, s, kv_head, blocks);
+    tile.k = f.in.k[block];
+    tile.v = f.in.v[block];
+  } else {
+    tile.k = f.in.k[s.kv_row] + kv_head * shape.head_width;
+    tile.v = f.in.v[s.kv_row] + kv_head * shape.values();
+  }
+  tile.k_stride = f.in.k.stride;
+  tile.v_stride = f.in.v.stride;
+  tile.width = shape.head_width;
+  tile.values = shape.values();
+  tile.scale = shape.factor();
   for (int t = chunk * pieces.tokens; t < std::min(s.count, (chunk + 1) * pieces.tokens); ++t)
     for (int h = head; h < std::min(last_head, head + pieces.heads); ++h) {
-      const int row = s.row + t, position = s.first + t;
-      tile.query[tile.rows++] = {f.in.q[row] + h * shape.head_width,
-                                 f.out[row] + h * shape.values(),
+      const int row = s.row + t, position = s.first + t, n = f.log_sum.rows;
+      const ptrdiff_t place = static_cast<ptrdiff_t>(row) * shape.heads + h;
+      tile.query[tile.rows++] = {f.in.by_heads ? f.in.q[h * n + row] : f.in.q[row] + h * shape.head_width,
+                                 f.in.by_heads ? f.out[h * n + row] : f.out[row] + h * shape.values(),
                                  f.log_sum[row] + h,
+                                 f.in.room.data() + place * pieces.splits * (shape.values() + 2),
                                  shape.window > 0 ? std::max(0, position + 1 - shape.window) : 0,
                                  position + 1,
                                  f.in.sinks.empty() ? -kInfinity : f.in.sinks[static_cast<size_t>(h)]};
     }
-  if (tile.rows > 0) forward_tile_for(tile);
+  return tile;
 }
 
 }  // namespace
 
+void check_blocks(const AttentionShape& shape, const Sequence& s, int blocks, int rows) {
+  CHOIR_CHECK(s.first + s.count <= blocks * kKeyBlock && s.kv_row % (blocks * kKeyBlock) == 0 &&
+                  first_block(shape, s, shape.kv_heads, blocks) <= rows,
+              std::to_string(s.first + s.count) + " positions from " + std::to_string(s.kv_row) + " on, in " +
+                  std::to_string(blocks) + " blocks of each head");
+}
+
 void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum) {
   const AttentionShape& s = in.shape;
-  CHOIR_CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_width > 0,
+  CHOIR_CHECK(s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_width > 0 && in_sixteens(s.values()) <= kNumbers,
               std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " key-value heads");
+  const int k_cols = in.blocks > 0 ? s.key_block() : s.kv_heads * s.head_width,
+            v_cols = in.blocks > 0 ? s.value_block() : s.kv_heads * s.values();
+  const int apart = in.by_heads ? s.heads : 1, beside = s.heads / apart;  // heads in rows and in columns
   CHOIR_CHECK(
-      in.q.cols == s.heads * s.head_width && in.k.cols == s.kv_heads * s.head_width &&
-          in.v.cols == s.kv_heads * s.values(),
+      in.q.cols == beside * s.head_width && in.k.cols == k_cols && in.v.cols == v_cols,
       std::to_string(in.q.cols) + ", " + std::to_string(in.k.cols) + " and " + std::to_string(in.v.cols) + " columns");
-  CHOIR_CHECK(
-      out.rows == in.q.rows && out.cols == s.heads * s.values() && log_sum.rows == in.q.rows && log_sum.cols == s.heads,
-      std::to_string(out.rows) + " x " + std::to_string(out.cols));
+  CHOIR_CHECK(out.rows == in.q.rows && out.cols == beside * s.values() && log_sum.rows * apart == in.q.rows &&
+                  log_sum.cols == s.heads,
+              std::to_string(out.rows) + " x " + std::to_string(out.cols));
   CHOIR_CHECK(in.sinks.empty() || in.sinks.size() == static_cast<size_t>(s.heads),
               std::to_string(in.sinks.size()) + " sinks");
   const int keys = std::min(in.k.rows, in.v.rows);
-  for (const Sequence& q : in.sequences)
-    CHOIR_CHECK(q.row >= 0 && q.first >= 0 && q.kv_row >= 0 && q.row + q.count <= in.q.rows &&
-                    q.kv_row + q.first + q.count <= keys,
+  for (const Sequence& q : in.sequences) {
+    CHOIR_CHECK(q.row >= 0 && q.first >= 0 && q.kv_row >= 0 && q.row + q.count <= log_sum.rows &&
+                    (in.blocks > 0 || q.kv_row + q.first + q.count <= keys),
                 std::to_string(q.count) + " rows from position " + std::to_string(q.first));
+    if (in.blocks > 0) check_blocks(s, q, in.blocks, keys);
+  }
+}
+
+size_t attention_room(const AttentionInput& in) {
+  const Pieces pieces(in);
+  const size_t rows = static_cast<size_t>(in.by_heads ? in.q.rows : in.q.rows * in.shape.heads);
+  return pieces.few() ? rows * static_cast<size_t>(pieces.splits) * static_cast<size_t>(in.shape.values() + 2) : 0;
 }
 
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads) {
   check_attention(in, out, log_sum);
   const Forward f{in, out, log_sum};
   const Pieces pieces(in);
-  const int parts = in.shape.kv_heads * pieces.parts;
-  threads.for_each(static_cast<int>(in.sequences.size()) * parts * pieces.chunks, [&](int piece) {
-    const Sequence& s = in.sequences[static_cast<size_t>(piece / (parts * pieces.chunks))];
-    forward_piece(f, pieces, s, piece / pieces.chunks % parts, piece % pieces.chunks);
+  const int count = static_cast<int>(in.sequences.size()), parts = in.shape.kv_heads * pieces.parts;
+  const auto sequence = [&](int i) -> const Sequence& { return in.sequences[static_cast<size_t>(i)]; };
+  if (pieces.few() && in.room.size() >= attention_room(in)) {
+    const auto tile = [&](int i) { return tile_of(f, pieces, sequence(i / parts), i % parts, 0); };
+    threads.for_each(count * parts * pieces.splits, [&](int piece) {
+      const Tile t = tile(piece / pieces.splits);
+      if (t.rows > 0) one_split(t, piece % pieces.splits);
+    });
+    threads.for_each(count * parts, [&](int piece) { merge_splits(tile(piece)); });
+    return;
+  }
+  threads.for_each(count * parts * pieces.chunks, [&](int piece) {
+    const int chunk = pieces.chunks - 1 - piece % pieces.chunks;  // the longest first
+    const Tile t = tile_of(f, pieces, sequence(piece / (parts * pieces.chunks)), piece / pieces.chunks % parts, chunk);
+    if (t.rows > 0) whole_tile(t);
   });
 }
 

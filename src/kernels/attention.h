@@ -2,6 +2,7 @@
 // keys, and sinks; forward and backward.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/threads.h"
@@ -12,6 +13,16 @@ namespace choir::kernels {
 using base::Threads;
 using tensor::Matrix;
 
+// Where a cache holds them, keys and values lie in blocks of kKeyBlock positions, as the products of attention want
+// them: sequence after sequence, in each head after head, in each block after block. In a block number c of the key of
+// position p stands at c * kKeyBlock + p. Values are cut into panels of kValuePanel columns, the last one filled up to
+// sixteens: from column c on they begin at c * kKeyBlock, and there every position is a row as wide as the panel.
+constexpr int kKeyBlock = 64, kValuePanel = 64;
+
+constexpr int in_sixteens(int columns) { return (columns + 15) / 16 * 16; }
+constexpr int in_blocks(int positions) { return (positions + kKeyBlock - 1) / kKeyBlock * kKeyBlock; }
+constexpr int value_panel(int values, int column) { return std::min(kValuePanel, in_sixteens(values - column)); }
+
 struct AttentionShape {
   int heads = 0, kv_heads = 0;  // query head h reads key-value head h / (heads / kv_heads)
   int head_width = 0;           // W, of queries and keys
@@ -20,6 +31,8 @@ struct AttentionShape {
   float scale = 0;              // of the scores; 0 means 1 / sqrt(W)
 
   int values() const { return value_width > 0 ? value_width : head_width; }
+  int key_block() const { return head_width * kKeyBlock; }  // numbers of one head in a block
+  int value_block() const { return in_sixteens(values()) * kKeyBlock; }
   float factor() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(head_width)); }
 };
 
@@ -36,7 +49,14 @@ struct AttentionInput {
   std::span<const Sequence> sequences;
   Matrix<const float> q, k, v;
   std::span<const float> sinks{};  // [heads], or empty; not scaled
+  // For the forward that serves inference alone:
+  int blocks = 0;           // of each head of a sequence: a row of k and v is a block, kv_row counts in positions
+  bool by_heads = false;    // q (heads*N, W) and out (heads*N, U): row h * N + i is head h of row i
+  std::span<float> room{};  // attention_room numbers let threads share few rows over a long context
 };
+
+// Of a call for few rows over many keys; 0 where it wants none.
+size_t attention_room(const AttentionInput& in);
 
 // out (N, heads*U); log_sum (N, heads) = log (sum_j exp(scale q.k_j) + exp(sink)) is kept for the backward. A row's
 // result depends on its own position, keys and values only, whatever else the call holds and however many threads
@@ -55,6 +75,12 @@ struct AttentionGradient {
 // Every sequence must start at position 0, and no two may share keys. Independent of the number of threads.
 void attention_backward(Matrix<const float> dout, const AttentionInput& in, const AttentionSaved& saved,
                         const AttentionGradient& gradient, Threads& threads);
+
+// Where the first block of a head stands among the rows of k and v: kv_row is a multiple of a sequence's positions.
+inline int first_block(const AttentionShape& shape, const Sequence& s, int kv_head, int blocks) {
+  return s.kv_row / kKeyBlock * shape.kv_heads + kv_head * blocks;
+}
+void check_blocks(const AttentionShape& shape, const Sequence& s, int blocks, int rows);
 
 // What all of these CHECK of their arguments.
 void check_attention(const AttentionInput& in, Matrix<const float> out, Matrix<const float> log_sum);

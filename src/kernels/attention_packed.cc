@@ -265,6 +265,7 @@ void sink_backward(const AttentionInput& in, const Backward& back, int head) {
 }
 
 void check_whole(const AttentionInput& in) {
+  CHOIR_CHECK(in.blocks == 0 && !in.by_heads, "keys in blocks, or heads apart");
   for (const Sequence& s : in.sequences) CHOIR_CHECK(s.first == 0, "position " + std::to_string(s.first));
 }
 

@@ -154,6 +154,13 @@ TEST_CASE("attention: sinks far from the scores, over several blocks") {
     }
 }
 
+TEST_CASE("attention: a context of several splits agrees with the reference, with a window and sinks too") {
+  for (const int window : {0, 520}) {
+    CAPTURE(window);
+    check_against_reference(with_sinks(problem({2, 1, 6, window}, 1100, 1), 3), false);
+  }
+}
+
 TEST_CASE("attention: a sink of minus infinity is none, and values may be columns of the keys") {
   const Reference p = problem({.heads = 4, .kv_heads = 1, .head_width = 24, .value_width = 16}, 40, 1);
   const std::vector<float> q = reference::narrow(p.q), k = reference::narrow(p.k);

@@ -69,9 +69,10 @@ Work grouped_backward_work(std::span<const int32_t> offset, std::span<const Weig
 
 Work attention_work(const AttentionInput& in) {
   const Seen seen = seen_by(in.sequences, in.shape.window);
-  const int64_t heads = in.shape.heads, kv_heads = in.shape.kv_heads, widths = in.shape.head_width + in.shape.values();
+  const int64_t heads = in.shape.heads, kv_heads = in.shape.kv_heads, rows = in.q.rows / (in.by_heads ? heads : 1),
+                widths = in.shape.head_width + in.shape.values();
   return {.weights = kFloat * static_cast<int64_t>(in.sinks.size()),
-          .others = kFloat * (widths * in.q.rows * heads + stored_width(in) * seen.keys * kv_heads),
+          .others = kFloat * (widths * rows * heads + stored_width(in) * seen.keys * kv_heads),
           .operations = 2 * heads * widths * seen.pairs};
 }
 

@@ -48,32 +48,36 @@ void logits_of(const Model& model, const HeadProduct& product, HeadActivations& 
 
 KvCache::KvCache(const Config& config, int sequences, int capacity)
     : sequences_(sequences),
-      capacity_(capacity),
-      k_width_(config.is_latent() ? config.latent.cached() : config.attention.kv_heads * config.attention.head_width),
-      v_width_(config.is_latent() ? 0 : config.attention.kv_heads * config.attention.values()) {
+      capacity_(kernels::in_blocks(capacity)),
+      heads_(config.is_latent() ? 1 : config.attention.kv_heads),
+      k_width_(config.is_latent() ? config.latent.cached() : config.attention.head_width),
+      v_width_(config.is_latent() ? 0 : kernels::in_sixteens(config.attention.values())) {
   for (int l = 0; l < config.depth(); ++l) {
-    k_.emplace_back(area(sequences * capacity, k_width_));
-    v_.emplace_back(area(sequences * capacity, v_width_));
+    k_.emplace_back(area(sequences_ * heads_ * capacity_, k_width_));
+    v_.emplace_back(area(sequences_ * heads_ * capacity_, v_width_));
   }
 }
 
-nn::KeysValues KvCache::layer(int l) const {
-  const int rows = sequences_ * capacity_;
-  return {k_[static_cast<size_t>(l)].matrix(rows, k_width_), v_[static_cast<size_t>(l)].matrix(rows, v_width_)};
+kernels::KeyBlocks KvCache::layer(int l) const {
+  const int blocks = capacity_ / kernels::kKeyBlock, rows = sequences_ * heads_ * blocks;
+  return {k_[static_cast<size_t>(l)].matrix(rows, k_width_ * kernels::kKeyBlock),
+          v_[static_cast<size_t>(l)].matrix(rows, v_width_ * kernels::kKeyBlock), blocks};
 }
 
 Matrix<float> KvCache::latent_layer(int l) const {
   return k_[static_cast<size_t>(l)].matrix(sequences_ * capacity_, k_width_);
 }
 
+// Whole blocks, of each head.
 void KvCache::copy(const KvCache& from, int length) {
+  const int positions = kernels::in_blocks(length);
   for (size_t l = 0; l < k_.size(); ++l)
-    for (int s = 0; s < sequences_; ++s) {
+    for (int head = 0; head < sequences_ * heads_; ++head) {
       const auto rows = [&](const Buffer<float>& b, const KvCache& cache, int width) {
-        return b.data() + area(cache.kv_row(s), width);
+        return b.data() + area(head * cache.capacity(), width);
       };
-      std::copy_n(rows(from.k_[l], from, k_width_), area(length, k_width_), rows(k_[l], *this, k_width_));
-      std::copy_n(rows(from.v_[l], from, v_width_), area(length, v_width_), rows(v_[l], *this, v_width_));
+      std::copy_n(rows(from.k_[l], from, k_width_), area(positions, k_width_), rows(k_[l], *this, k_width_));
+      std::copy_n(rows(from.v_[l], from, v_width_), area(positions, v_width_), rows(v_[l], *this, v_width_));
     }
 }
 

@@ -13,12 +13,12 @@ using kernels::Sequence;
 using tensor::Buffer;
 
 // What attention keeps of earlier tokens of `sequences` sequences of up to `capacity` positions each, for every layer:
-// keys and values, or the latent rows that both are made from.
+// keys and values in blocks, or the latent rows that both are made from. The capacity is rounded up to whole blocks.
 class KvCache {
  public:
   KvCache(const Config& config, int sequences, int capacity);
 
-  nn::KeysValues layer(int l) const;        // of grouped attention
+  kernels::KeyBlocks layer(int l) const;    // of grouped attention
   Matrix<float> latent_layer(int l) const;  // of latent attention
   int capacity() const { return capacity_; }
   int kv_row(int sequence) const { return sequence * capacity_; }
@@ -26,7 +26,8 @@ class KvCache {
   void copy(const KvCache& from, int length);
 
  private:
-  int sequences_, capacity_, k_width_, v_width_;
+  int sequences_, capacity_;
+  int heads_, k_width_, v_width_;     // numbers of a position and head; of latent rows there is one head
   std::vector<Buffer<float>> k_, v_;  // v_ has no numbers where the rows are latent
 };
 

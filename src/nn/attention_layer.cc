@@ -121,16 +121,20 @@ void turn(const AttentionContext& context, Matrix<float> q, Matrix<float> k, ker
   kernels::rope(k, context.positions, rotation, way, threads);
 }
 
-void append(const AttentionContext& context, const Views& views, const KeysValues& cache, Threads& threads) {
-  const base::Operator op(threads, "cache", kernels::moved, views.k.rows, views.k.cols + views.v.cols, 2);
-  for (const Sequence& s : context.sequences) {
-    const int at = s.kv_row + s.first;
-    CHOIR_CHECK(at + s.count <= cache.k.rows, "the cache has " + std::to_string(cache.k.rows) + " rows");
-    for (int i = 0; i < s.count; ++i) {
-      std::ranges::copy(views.k.row(s.row + i), cache.k[at + i]);
-      std::ranges::copy(views.v.row(s.row + i), cache.v[at + i]);
-    }
-  }
+// Writes the keys and values of the call, which are then read where the earlier ones are.
+void append(kernels::AttentionInput& in, const kernels::KeyBlocks& cache, Threads& threads) {
+  const base::Operator op(threads, "cache", kernels::moved, in.k.rows, in.k.cols + in.v.cols, 2);
+  kernels::store_keys(in, cache, threads);
+  in.k = cache.k;
+  in.v = cache.v;
+  in.blocks = cache.blocks;
+}
+
+void attend(kernels::AttentionInput& in, kernels::Sums sums, const Views& a, Buffer<float>& room, Threads& threads) {
+  if (sums == kernels::Sums::kPacked) return kernels::attention_forward_packed(in, a.mixed, a.log_sum, threads);
+  room.reserve(kernels::attention_room(in));
+  in.room = room.span();
+  kernels::attention_forward(in, a.mixed, a.log_sum, threads);
 }
 
 }  // namespace
@@ -161,13 +165,10 @@ void attention_layer_forward(const AttentionContext& context, const AttentionTen
                  activations.blocks, threads, context.sums);
   for (const Refined* r : {&refined.q, &refined.k, &refined.v}) refine(context, *r, threads);
   turn(context, a.q, a.k, kernels::Turn::kForward, threads);
-  if (step.cache) append(context, a, *step.cache, threads);
-  const KeysValues keys_values = step.cache.value_or(KeysValues{a.k, a.v});
-  const auto forward =
-      context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
-  const kernels::AttentionInput in = attention_input(context, weights, a.q, keys_values.k, keys_values.v);
+  kernels::AttentionInput in = attention_input(context, weights, a.q, a.k, a.v);
+  if (step.cache) append(in, *step.cache, threads);
   op.next("attention", kernels::attention_work, in);
-  forward(in, a.mixed, a.log_sum, threads);
+  attend(in, context.sums, a, activations.splits, threads);
   op.next("o", kernels::product_work, input.rows, weights.o, weights.o_bias);
   linear_forward(a.mixed, {{weights.o, weights.o_bias, step.output}}, activations.blocks, threads, context.sums);
   add(input, step.output, threads, context.residual);

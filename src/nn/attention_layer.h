@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "base/threads.h"
-#include "kernels/attention.h"
+#include "kernels/key_blocks.h"
 #include "kernels/rope.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
@@ -38,22 +38,18 @@ struct AttentionContext {
   float epsilon = 0;                           // of all norms
   Matrix<const float> rope;                    // kernels::rope_table; where it is narrower than W, a head's first turn
   std::span<const int> positions;              // of the N rows
-  std::span<const Sequence> sequences;         // kv_row counts in rows of the cache, or of the call where there is none
+  std::span<const Sequence> sequences;         // kv_row is a position of the cache, or a row where there is none
   kernels::Sums sums = kernels::Sums::kLanes;  // of the linear maps
   kernels::Pairs pairs = kernels::Pairs::kHalves;
   float clip = 0;      // q, k and v are held within [-clip, clip], after the norms of q and k; 0: no limit
   float residual = 1;  // what is added to the input is multiplied by it
 };
 
-// Keys and values of earlier tokens; the forward writes those of the call behind them.
-struct KeysValues {
-  Matrix<float> k, v;  // (rows, kv_heads*W) (rows, kv_heads*U)
-};
-
 // Buffers of one layer and call, kept for the backward; they grow as needed.
 struct AttentionActivations {
   Buffer<float> normed, q, k, v, mixed, log_sum;
   Buffer<float> raw_q, raw_k, raw_v;  // before norm and clip, where there are any
+  Buffer<float> splits;               // of attention, where few rows have a long context
   PackedRoom blocks;
   NormActivations norm, q_norm, k_norm;
   int rows = 0;
@@ -62,9 +58,11 @@ struct AttentionActivations {
 };
 
 struct AttentionStep {
-  Matrix<const float> input;        // (N,D)
-  Matrix<float> output;             // (N,D)
-  std::optional<KeysValues> cache;  // without one the sequences must start at position 0 and kv_row = row
+  Matrix<const float> input;  // (N,D)
+  Matrix<float> output;       // (N,D)
+  // Keys and values of earlier tokens; the forward writes those of the call behind them. Without a cache the sequences
+  // must start at position 0 and kv_row = row.
+  std::optional<kernels::KeyBlocks> cache;
 };
 
 // output = input + residual * attention.

@@ -15,7 +15,7 @@
 namespace choir::nn {
 namespace {
 
-constexpr int kWidth = 12, kPositions = 16;
+constexpr int kWidth = 12, kPositions = 80;
 constexpr kernels::AttentionShape kShape{.heads = 4, .kv_heads = 2, .head_width = 6, .window = 5};
 constexpr int kQ = 24, kKv = 12;
 
@@ -60,7 +60,7 @@ struct Layer {
   }
 
   // Without a cache, or behind `sequence.first` tokens of one.
-  std::vector<float> forward(Matrix<const float> x, const Sequence& sequence, const KeysValues* cache) {
+  std::vector<float> forward(Matrix<const float> x, const Sequence& sequence, const kernels::KeyBlocks* cache) {
     std::vector<int> positions(static_cast<size_t>(x.rows));
     std::iota(positions.begin(), positions.end(), sequence.first);
     const AttentionContext context{.shape = shape,
@@ -79,21 +79,36 @@ struct Layer {
   }
 };
 
+// Of some sequences, with a block for each head.
+struct Cache {
+  int count;
+  Buffer<float> k, v;
+
+  Cache(int n, const kernels::AttentionShape& shape)
+      : count(n * shape.kv_heads),
+        k(static_cast<size_t>(n * shape.kv_heads * shape.key_block())),
+        v(static_cast<size_t>(n * shape.kv_heads * shape.value_block())) {}
+  kernels::KeyBlocks blocks() const {
+    const auto columns = [this](const Buffer<float>& b) { return static_cast<int>(b.size()) / count; };
+    return {k.matrix(count, columns(k)), v.matrix(count, columns(v)), 1};
+  }
+};
+
 void check_pieces(Layer& layer) {
-  constexpr int tokens = 11, cache_row = 3;
-  const int kv = layer.shape.kv_heads * layer.shape.values();
+  constexpr int tokens = 11, cache_row = kernels::kKeyBlock;
   const Buffer<float> x = random(tokens * kWidth, 9);
   const auto input = x.matrix(tokens, kWidth);
   const auto whole = layer.forward(input, {0, tokens, 0, 0}, nullptr);
   for (const int piece : {1, 4, tokens}) {
-    const Buffer<float> k(20 * kKv), v(static_cast<size_t>(20 * kv));
-    const KeysValues cache{k.matrix(20, kKv), v.matrix(20, kv)};
+    const Cache room(2, layer.shape);
+    const kernels::KeyBlocks cache = room.blocks();
     for (int first = 0; first < tokens; first += piece) {
       const int count = std::min(piece, tokens - first);
       const auto y = layer.forward(input.slice_rows(first, count), {0, count, first, cache_row}, &cache);
       CHECK(std::equal(y.begin(), y.end(), whole.begin() + first * kWidth));
     }
-    CHECK(std::all_of(k.data(), k.data() + cache_row * kKv, [](float f) { return f == 0; }));
+    CHECK(std::ranges::all_of(cache.k.row(0), [](float f) { return f == 0; }));
+    CHECK(std::ranges::all_of(cache.v.row(0), [](float f) { return f == 0; }));
   }
 }
 
@@ -112,9 +127,11 @@ TEST_CASE("attention layer: a norm that fits neither a head nor all of them is r
 
 TEST_CASE("attention layer: a cache that is full is refused before anything is written over its end") {
   Layer layer;
-  const Buffer<float> x = random(4 * kWidth, 9), k(3 * kKv), v(3 * kKv);
-  const KeysValues cache{k.matrix(3, kKv), v.matrix(3, kKv)};
-  CHECK_THROWS_AS(layer.forward(x.matrix(4, kWidth), {0, 4, 0, 0}, &cache), base::Error);
+  const Buffer<float> x = random(4 * kWidth, 9);
+  const Cache room(1, layer.shape);
+  const kernels::KeyBlocks cache = room.blocks();
+  CHECK_THROWS_AS(layer.forward(x.matrix(4, kWidth), {0, 4, kernels::kKeyBlock - 3, 0}, &cache), base::Error);
+  CHECK_THROWS_AS(layer.forward(x.matrix(4, kWidth), {0, 4, 0, 3}, &cache), base::Error);
 }
 
 TEST_CASE("attention layer: the backward wants float weights") {

@@ -69,9 +69,9 @@ AttentionShape naive_shape(const LatentShape& s) {
   return {.heads = s.heads, .kv_heads = s.heads, .head_width = s.key(), .value_width = s.value, .scale = s.factor()};
 }
 
-// Heads are rows here (see absorb): each query is a head of its own.
+// All heads read the same latent rows.
 AttentionShape absorbed_shape(const LatentShape& s) {
-  return {.heads = 1, .kv_heads = 1, .head_width = s.cached(), .value_width = s.kv_rank, .scale = s.factor()};
+  return {.heads = s.heads, .kv_heads = 1, .head_width = s.cached(), .value_width = s.kv_rank, .scale = s.factor()};
 }
 
 kernels::Rotation of_queries(const LatentContext& context) {
@@ -174,8 +174,7 @@ void attend_naive(const Forward& f) {
 // number of tokens, a row's bits would follow how the prompt was cut. And keys of all heads would have to be made of
 // the cache again in each call, or held beside it, which is what the latent rows are there to save.
 //
-// Of the tokens [first, first + count), head after head: row h * count + t is head h of token first + t. So each head
-// is a sequence of rows over the same keys, and one new token has work for every thread.
+// Of the tokens [first, first + count), head after head: row h * count + t is head h of token first + t.
 struct Absorbed {
   int first, count;
   std::vector<int32_t> offset, source;  // of the heads in those rows; where those lie among the rows of q
@@ -186,10 +185,10 @@ struct Absorbed {
     for (int h = 0; h < heads; ++h) {
       offset.push_back((h + 1) * count);
       for (int t = 0; t < count; ++t) source.push_back((first + t) * heads + h);
-      for (const Sequence& s : context.sequences) {
-        const int from = std::max(s.row, first), to = std::min(s.row + s.count, first + count);
-        if (from < to) sequences.push_back({h * count + from - first, to - from, s.first + from - s.row, s.kv_row});
-      }
+    }
+    for (const Sequence& s : context.sequences) {
+      const int from = std::max(s.row, first), to = std::min(s.row + s.count, first + count);
+      if (from < to) sequences.push_back({from - first, to - from, s.first + from - s.row, s.kv_row});
     }
   }
 };
@@ -206,18 +205,10 @@ struct HeadWeights {
   }
 };
 
-// All heads read the same keys.
-base::Work absorbed_work(kernels::AttentionInput in, size_t heads) {
-  in.sequences = in.sequences.first(in.sequences.size() / heads);
-  base::Work work = kernels::attention_work(in);
-  work.operations *= static_cast<int64_t>(heads);
-  return work;
-}
-
 // q_nope . (U c) + q_rope . k_rope = [U^T q_nope | q_rope] . [c | k_rope], and sum_j p_j (V c_j) = V sum_j p_j c_j.
 void absorb(const Forward& f, const HeadWeights& weights, const Absorbed& part, Matrix<const float> cached) {
   const LatentShape& s = f.shape();
-  const LatentActivations& buffers = f.activations;
+  LatentActivations& buffers = f.activations;
   const int rows = s.heads * part.count;
   const Matrix<float> q = buffers.head_q.matrix(rows, s.cached()), latent = buffers.head_latent.matrix(rows, s.kv_rank),
                       value = buffers.head_value.matrix(rows, s.value);
@@ -226,9 +217,12 @@ void absorb(const Forward& f, const HeadWeights& weights, const Absorbed& part, 
   kernels::transposed_forward({part.offset, part.source}, columns(heads, 0, s.nope), weights.keys,
                               columns(q, 0, s.kv_rank), f.threads);
   each_row(rows, f.threads, [&](int i) { std::copy_n(heads[part.source[i]] + s.nope, s.rotary, q[i] + s.kv_rank); });
-  const kernels::AttentionInput in{absorbed_shape(s), part.sequences, q, cached, columns(cached, 0, s.kv_rank)};
-  op.next("attention", absorbed_work, in, weights.keys.size());
-  kernels::attention_forward(in, latent, buffers.log_sum.matrix(rows, 1), f.threads);
+  kernels::AttentionInput in{absorbed_shape(s), part.sequences, q, cached, columns(cached, 0, s.kv_rank)};
+  in.by_heads = true;
+  op.next("attention", kernels::attention_work, in);
+  buffers.splits.reserve(kernels::attention_room(in));
+  in.room = buffers.splits.span();
+  kernels::attention_forward(in, latent, buffers.log_sum.matrix(part.count, s.heads), f.threads);
   op.next("kv up", kernels::grouped_work, part.offset, weights.values, std::span<const Weight>());
   kernels::grouped_forward({part.offset, {}}, latent, weights.values, value, f.threads);
   const Matrix<float> mixed(f.a.mixed.data, f.a.mixed.rows * s.heads, s.value);

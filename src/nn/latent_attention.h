@@ -75,6 +75,7 @@ struct LatentActivations {
   Buffer<float> squeezed, latent;                 // (N,cached): [c | k_rope] as kv_a gives it; [norm(c) | rotated]
   Buffer<float> expanded, keys, values;           // naive: (N, H*(nope+value)) (N, H*key) (N, H*value)
   Buffer<float> head_q, head_latent, head_value;  // absorbed: of some tokens at a time, head after head
+  Buffer<float> splits;                           // absorbed: of attention, where few rows have a long context
   Buffer<float> mixed, log_sum;                   // (N, H*value) (N, H)
   PackedRoom blocks;
   NormActivations norm, q_norm, kv_norm;
