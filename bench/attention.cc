@@ -4,16 +4,16 @@
 // And how fast does one more token read the keys and values of its context? Beside the read rate of the memory: the
 // contexts of successive calls are as many as a quarter of a gigabyte holds, so none of them is in a cache.
 //
-//   bench_attention [--decode] [--repeats N]    CSV on stdout: medians
+//   bench_attention [--phase decode] [--repeats N]    CSV on stdout: medians
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "kernels/attention.h"
 #include "kernels/attention_packed.h"
 #include "kernels/key_blocks.h"
@@ -33,11 +33,6 @@ constexpr double kSeconds = 0.1;  // of one measurement
 constexpr AttentionShape kShapes[] = {{.heads = 16, .kv_heads = 16, .head_width = 64},
                                       {.heads = 32, .kv_heads = 8, .head_width = 128},
                                       {.heads = 8, .kv_heads = 1, .head_width = 128}};
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 Buffer<float> random(int64_t size, uint64_t seed) {
   Buffer<float> numbers(static_cast<size_t>(size));
@@ -182,12 +177,12 @@ void decode(int repeats, base::Threads& threads) {
 }  // namespace choir::bench
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> options(argv + 1, argv + argc);
-  const auto repeats = std::ranges::find(options, "--repeats");
-  const int count = repeats < options.end() - 1 ? std::max(1, std::atoi(repeats[1].c_str())) : 5;
-  choir::base::Threads threads(2);
-  if (std::ranges::find(options, "--decode") != options.end())
-    choir::bench::decode(count, threads);
+  using namespace choir;
+  const bench::Options options = bench::read_options(argc, argv, {{"--repeats", "5"}, {"--phase", "prefill"}});
+  const int repeats = std::max(1, std::stoi(options.at("--repeats")));
+  base::Threads threads(2);
+  if (options.at("--phase") == "decode")
+    bench::decode(repeats, threads);
   else
-    choir::bench::prefill(count, threads);
+    bench::prefill(repeats, threads);
 }

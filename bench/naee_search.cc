@@ -9,19 +9,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
-#include <map>
 #include <string>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "compress/choose.h"
 #include "kernels/top_k.h"
 
 namespace {
 
 using namespace choir;
+using bench::median, bench::Options, bench::read_options;
 using compress::ExpertSet;
 using tensor::Buffer;
 using tensor::Matrix;
@@ -29,20 +29,17 @@ using tensor::Matrix;
 constexpr int kChunk = 512;  // as in the library's search
 constexpr int kTopK = 2;
 
-using Options = std::map<std::string, std::string>;
-
-Options read_options(int argc, char** argv) {
-  Options options{{"--experts", "8"},       {"--width", "512"}, {"--expert-width", "1792"},
-                  {"--tokens", "4096"},     {"--keep", "6,4"},  {"--repeats", "5"},
-                  {"--rerun-repeats", "3"}, {"--threads", "0"}, {"--seed", "1"}};
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc || !options.contains(argv[i])) {
-      std::fprintf(stderr, "naee_search: unknown or lone option %s\n", argv[i]);
-      std::exit(2);
-    }
-    options[argv[i]] = argv[i + 1];
-  }
-  return options;
+Options options_of(int argc, char** argv) {
+  return read_options(argc, argv,
+                      {{"--experts", "8"},
+                       {"--width", "512"},
+                       {"--expert-width", "1792"},
+                       {"--tokens", "4096"},
+                       {"--keep", "6,4"},
+                       {"--repeats", "5"},
+                       {"--rerun-repeats", "3"},
+                       {"--threads", "0"},
+                       {"--seed", "1"}});
 }
 
 struct Layer {
@@ -172,11 +169,6 @@ Outcome rerun(const Layer& layer, int keep, base::Threads& threads) {
   return outcome;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
-}
-
 void compare(const Layer& layer, int keep, const Options& options, base::Threads& threads) {
   const int repeats = std::stoi(options.at("--repeats")), reruns = std::stoi(options.at("--rerun-repeats"));
   std::vector<double> fast, slow;
@@ -198,7 +190,7 @@ void compare(const Layer& layer, int keep, const Options& options, base::Threads
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = read_options(argc, argv);
+  const Options options = options_of(argc, argv);
   const Layer layer(options);
   base::Threads threads(std::stoi(options.at("--threads")));
   std::printf("# experts %d, width %d, expert width %d, tokens %d, threads %d\n", layer.experts, layer.width,

@@ -12,37 +12,37 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
-#include <map>
 #include <string>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "compress/observe.h"
 #include "compress/search.h"
 
 namespace {
 
 using namespace choir;
+using bench::median, bench::Options, bench::read_options;
 using tensor::Buffer;
 using tensor::Matrix;
 
-using Options = std::map<std::string, std::string>;
-
-Options read_options(int argc, char** argv) {
-  Options options{{"--experts", "128"},      {"--top-k", "8"},     {"--ranks", "0"},    {"--keep", "64"},
-                  {"--width", "1024"},       {"--tokens", "4096"}, {"--repeats", "5"},  {"--restarts", "4"},
-                  {"--expert-width", "384"}, {"--seed", "1"},      {"--clock", "wall"}, {"--threads", "0"}};
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc || !options.contains(argv[i])) {
-      std::fprintf(stderr, "prune_search: unknown or lone option %s\n", argv[i]);
-      std::exit(2);
-    }
-    options[argv[i]] = argv[i + 1];
-  }
-  return options;
+Options options_of(int argc, char** argv) {
+  return read_options(argc, argv,
+                      {{"--experts", "128"},
+                       {"--top-k", "8"},
+                       {"--ranks", "0"},
+                       {"--keep", "64"},
+                       {"--width", "1024"},
+                       {"--tokens", "4096"},
+                       {"--repeats", "5"},
+                       {"--restarts", "4"},
+                       {"--expert-width", "384"},
+                       {"--seed", "1"},
+                       {"--clock", "wall"},
+                       {"--threads", "0"}});
 }
 
 struct Layer {
@@ -153,15 +153,10 @@ Times one_repeat(const Layer& layer, int ranks, const Options& options, base::Th
   return times;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = read_options(argc, argv);
+  const Options options = options_of(argc, argv);
   const Layer layer(options);
   base::Threads threads(std::stoi(options.at("--threads")));
   int ranks = std::stoi(options.at("--ranks"));

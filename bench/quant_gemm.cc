@@ -10,13 +10,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "kernels/packed_gemm.h"
 #include "kernels/peak.h"
 #include "tensor/buffer.h"
@@ -113,11 +113,6 @@ double rate(const Problem& p, const std::function<void(size_t)>& run) {
   return static_cast<double>(done) / watch.seconds();
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
 struct Medians {
   double packed, lying, peak;
 };
@@ -178,16 +173,17 @@ void prefill(int repeats, base::Threads& threads) {
 
 int main(int argc, char** argv) {
   using namespace choir;
-  const std::vector<std::string> words(argv + 1, argv + argc);
-  const int repeats = words.size() == 3 && words[1] == "--repeats" ? std::max(1, std::atoi(words[2].c_str())) : 5;
-  if (words.empty() || (words[0] != "decode" && words[0] != "prefill")) {
+  const std::string question = argc > 1 ? argv[1] : "";
+  if (question != "decode" && question != "prefill") {
     fmt::print(stderr, "bench_quant_gemm decode|prefill [--repeats N]\n");
     return 2;
   }
+  const bench::Options options = bench::read_options(argc, argv, {{"--repeats", "5"}}, 2);
+  const int repeats = std::max(1, std::stoi(options.at("--repeats")));
   base::Threads threads(0);
   fmt::print(stderr,
              "{} threads: {:.0f} GFLOP/s of multiply-adds, {:.0f} Gop/s of bytes, {:.1f} GB/s read from memory\n",
              threads.count(), kernels::measure_peak_flops(threads) / 1e9,
              kernels::measure_peak_byte_operations(threads) / 1e9, kernels::measure_read_bandwidth(threads) / 1e9);
-  (words[0] == "decode" ? bench::decode : bench::prefill)(repeats, threads);
+  (question == "decode" ? bench::decode : bench::prefill)(repeats, threads);
 }

@@ -9,34 +9,31 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <map>
 #include <string>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "moe/layer.h"
 
 namespace {
 
 using namespace choir;
+using bench::median, bench::Options, bench::read_options;
 using tensor::Buffer;
 using tensor::Matrix;
 using tensor::Weight;
 
-using Options = std::map<std::string, std::string>;
-
-Options read_options(int argc, char** argv) {
-  Options options{{"--tokens", "4096"},      {"--width", "512"}, {"--experts", "64"}, {"--top-k", "8"},
-                  {"--expert-width", "512"}, {"--repeats", "7"}, {"--threads", "0"},  {"--seed", "1"}};
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc || !options.contains(argv[i])) {
-      std::fprintf(stderr, "router: unknown or lone option %s\n", argv[i]);
-      std::exit(2);
-    }
-    options[argv[i]] = argv[i + 1];
-  }
-  return options;
+Options options_of(int argc, char** argv) {
+  return read_options(argc, argv,
+                      {{"--tokens", "4096"},
+                       {"--width", "512"},
+                       {"--experts", "64"},
+                       {"--top-k", "8"},
+                       {"--expert-width", "512"},
+                       {"--repeats", "7"},
+                       {"--threads", "0"},
+                       {"--seed", "1"}});
 }
 
 // The rows of the table, with K choices where a router has K.
@@ -114,11 +111,6 @@ struct Row {
   double kept = 0;
 };
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
 void measure(Bench& b, Row& row) {
   b.weights.gate = row.gate;
   b.weights.state = row.state.empty()
@@ -155,7 +147,7 @@ void measure(Bench& b, Row& row) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = read_options(argc, argv);
+  const Options options = options_of(argc, argv);
   Bench bench(options);
   std::vector<Row> rows;
   for (const std::string& expression : expressions(options.at("--top-k"))) {

@@ -20,36 +20,37 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "bench/samples.h"
 #include "compress/prune.h"
 #include "runtime/session.h"
 
 namespace {
 
 using namespace choir;
+using bench::median, bench::Options, bench::read_options;
 
-using Options = std::map<std::string, std::string>;
-
-Options read_options(int argc, char** argv) {
-  Options options{{"--model", "none"},        {"--save", "none"},  {"--layers", "8"},  {"--width", "1024"},
-                  {"--experts", "8"},         {"--top-k", "2"},    {"--keep", "4"},    {"--tail", "0.4"},
-                  {"--expert-width", "2816"}, {"--vocab", "4096"}, {"--tokens", "40"}, {"--rounds", "5"},
-                  {"--threads", "0"},         {"--seed", "1"}};
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc || !options.contains(argv[i])) {
-      std::fprintf(stderr, "skip_decode: unknown or lone option %s\n", argv[i]);
-      std::exit(2);
-    }
-    options[argv[i]] = argv[i + 1];
-  }
-  return options;
+Options options_of(int argc, char** argv) {
+  return read_options(argc, argv,
+                      {{"--model", "none"},
+                       {"--save", "none"},
+                       {"--layers", "8"},
+                       {"--width", "1024"},
+                       {"--experts", "8"},
+                       {"--top-k", "2"},
+                       {"--keep", "4"},
+                       {"--tail", "0.4"},
+                       {"--expert-width", "2816"},
+                       {"--vocab", "4096"},
+                       {"--tokens", "40"},
+                       {"--rounds", "5"},
+                       {"--threads", "0"},
+                       {"--seed", "1"}});
 }
 
 nlohmann::json config_of(const Options& options) {
@@ -156,11 +157,6 @@ std::vector<double> one_round(std::vector<Variant>& variants, int tokens, base::
   return seconds;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
-}
-
 void measure(std::vector<Variant>& variants, const Options& options, base::Threads& threads) {
   const int rounds = std::stoi(options.at("--rounds")), tokens = std::stoi(options.at("--tokens"));
   base::Rng rng(std::stoull(options.at("--seed")));
@@ -198,7 +194,7 @@ void report(const std::vector<Variant>& variants) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = read_options(argc, argv);
+  const Options options = options_of(argc, argv);
   std::optional<RandomModel> random;
   std::optional<model::Model> loaded;
   if (options.at("--model") == "none")

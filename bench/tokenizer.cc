@@ -14,6 +14,7 @@
 
 #include "base/atomic_output.h"
 #include "base/clock.h"
+#include "bench/samples.h"
 #include "text/tokenizer.h"
 
 namespace {
@@ -27,8 +28,7 @@ double median_seconds(int repeats, const std::function<void()>& work) {
     work();
     seconds.push_back(watch.seconds());
   }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[seconds.size() / 2];
+  return bench::median(seconds);
 }
 
 int run(const std::vector<std::string>& paths, int repeats) {
