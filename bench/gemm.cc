@@ -1,14 +1,14 @@
-// Which matrix product is fastest on the shapes of experts? Eight experts of unequal fill, forward and both backwards:
-// Choir's grouped tiles, and one library call for each expert, in turn within one run.
+// Which matrix product is fastest on the shapes of experts? Eight experts, forward and both backwards: Choir's grouped
+// tiles on weights as they lie and, for the forward, packed beforehand, and the libraries of peers.h, in turn within
+// one run. All must give the same numbers.
 //
-//   bench_gemm [--repeats N]    CSV on stdout
+//   bench_gemm [--repeats 5] [--in 0] [--rows 0]    CSV on stdout; of one width in and of one number of rows, 0: of all
 //
 // Set OPENBLAS_CORETYPE for the machine (Debian's build does not know newer ones); the core it chose is printed.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
@@ -16,7 +16,8 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "bench/peers.h"
-#include "kernels/grouped_gemm.h"
+#include "bench/samples.h"
+#include "kernels/packed_gemm.h"
 #include "kernels/peak.h"
 #include "tensor/buffer.h"
 
@@ -56,6 +57,9 @@ struct Problem {
   }
 
   static size_t area(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+  Groups groups() const { return {offset, {}}; }
+  Matrix<float> input() const { return x.matrix(total, shape.in); }
+  Matrix<float> output() const { return y.matrix(total, shape.out); }
   double flops() const { return 2.0 * total * shape.in * shape.out; }
 
   Shape shape;
@@ -75,82 +79,142 @@ const char* name_of(Product product) {
                                               : "backward_weight";
 }
 
-void run_own(Product product, const Problem& p, base::Threads& threads) {
-  const Groups groups{p.offset, {}};
-  const Matrix<float> x = p.x.matrix(p.total, p.shape.in), y = p.y.matrix(p.total, p.shape.out);
-  if (product == Product::kForward) kernels::grouped_forward(groups, x, p.weights, y, threads);
-  if (product == Product::kBackwardInput)
-    kernels::grouped_backward_input(groups, y, p.matrices, p.dx.matrix(p.total, p.shape.in), kernels::Write::kSet,
-                                    threads);
-  if (product == Product::kBackwardWeight) kernels::grouped_backward_weight(groups, y, x, p.gradients, threads);
+const Buffer<float>& result_of(Product product, const Problem& p) {
+  return product == Product::kForward ? p.y : product == Product::kBackwardInput ? p.dx : p.dw;
+}
+
+using Run = std::function<void()>;  // empty: there is no such product
+
+Run as_it_lies(Product product, const Problem& p, base::Threads& threads) {
+  if (product == Product::kForward)
+    return [&] { kernels::grouped_forward(p.groups(), p.input(), p.weights, p.output(), threads); };
+  if (product == Product::kBackwardWeight)
+    return [&] { kernels::grouped_backward_weight(p.groups(), p.output(), p.input(), p.gradients, threads); };
+  return [&] {
+    kernels::grouped_backward_input(p.groups(), p.output(), p.matrices, p.dx.matrix(p.total, p.shape.in),
+                                    kernels::Write::kSet, threads);
+  };
+}
+
+Run packed(Product product, const Problem& p, base::Threads& threads) {
+  if (product != Product::kForward) return {};
+  struct Packed {
+    std::vector<Weight> weights;
+    Buffer<std::byte> bytes;
+  };
+  const auto w = std::make_shared<Packed>(Packed{p.weights, Buffer<std::byte>(kernels::packed_bytes(p.weights))});
+  kernels::pack(w->weights, w->bytes.span(), threads);
+  return [&, w] {
+    const kernels::Product to{w->weights, p.output()};
+    kernels::packed_forward(p.groups(), {p.input()}, {&to, 1}, threads);
+  };
 }
 
 // C (rows,cols) = A B, each possibly transposed as it lies in memory.
-void run_peer(const Peer& peer, Product product, const Problem& p) {
+std::vector<Multiply> calls_of(Product product, const Problem& p) {
   const auto& [m, i, o] = p.shape;
+  std::vector<Multiply> calls;
   for (int e = 0; e < kExperts; ++e) {
     float* x = p.x.data() + Problem::area(e * m, i);
     float* y = p.y.data() + Problem::area(e * m, o);
     float* w = p.w.data() + Problem::area(e * o, i);
-    if (product == Product::kForward) peer.multiply({false, true, m, o, i, x, w, y, 0});
+    if (product == Product::kForward) calls.push_back({false, true, m, o, i, x, w, y, 0});
     if (product == Product::kBackwardInput)
-      peer.multiply({false, false, m, i, o, y, w, p.dx.data() + Problem::area(e * m, i), 0});
+      calls.push_back({false, false, m, i, o, y, w, p.dx.data() + Problem::area(e * m, i), 0});
     if (product == Product::kBackwardWeight)
-      peer.multiply({true, false, o, i, m, y, x, p.dw.data() + Problem::area(e * o, i), 1});
+      calls.push_back({true, false, o, i, m, y, x, p.dw.data() + Problem::area(e * o, i), 1});
+  }
+  return calls;
+}
+
+struct Engine {
+  std::string name;
+  std::function<Run(Product, const Problem&, base::Threads&)> prepare;
+};
+
+std::vector<Engine> all_engines() {
+  std::vector<Engine> engines{{"choir", as_it_lies}, {"choir_packed", packed}};
+  for (const Peer& peer : all_peers())
+    engines.push_back({peer.name, [peer](Product product, const Problem& p, base::Threads& threads) {
+                         return peer.prepare(calls_of(product, p), threads);
+                       }});
+  return engines;
+}
+
+// Ends the program when an engine's numbers are not those of the first.
+void check(const std::vector<Engine>& engines, const std::vector<Run>& runs, Product product, const Problem& p) {
+  const Buffer<float>& result = result_of(product, p);
+  std::vector<float> expected;
+  for (size_t k = 0; k < runs.size(); ++k) {
+    if (!runs[k]) continue;
+    std::ranges::fill(result.span(), 0.0f);
+    runs[k]();
+    if (k == 0) expected.assign(result.span().begin(), result.span().end());
+    double most = 0, off = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      most = std::max<double>(most, std::abs(expected[i]));
+      off = std::max<double>(off, std::abs(expected[i] - result[i]));
+    }
+    if (off <= 1e-5 * most) continue;
+    fmt::print(stderr, "{} is wrong by {} of {} in {}\n", engines[k].name, off, most, name_of(product));
+    std::exit(1);
   }
 }
 
-double rate(const Problem& p, const std::function<void()>& run) {
+double rate(const Problem& p, const Run& run) {
   const int times = std::max(1, static_cast<int>(2e8 / p.flops()));
   const base::Stopwatch watch;
   for (int i = 0; i < times; ++i) run();
   return p.flops() * times / watch.seconds() / 1e9;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-void measure(Product product, const Shape& shape, int repeats, base::Threads& threads) {
+void measure(const std::vector<Engine>& engines, Product product, const Shape& shape, int repeats,
+             base::Threads& threads) {
   const Problem problem(shape);
-  const std::vector<Peer> peers = all_peers();
-  std::vector<std::vector<double>> rates(peers.size() + 1);
+  std::vector<Run> runs;
+  for (const Engine& engine : engines) runs.push_back(engine.prepare(product, problem, threads));
+  check(engines, runs, product, problem);
+  std::vector<std::vector<double>> rates(engines.size());
   std::vector<double> peaks;
   for (int r = 0; r <= repeats; ++r) {
-    const double own = rate(problem, [&] { run_own(product, problem, threads); });
-    if (r > 0) rates[0].push_back(own);  // the first round warms up
-    for (size_t k = 0; k < peers.size(); ++k) {
-      const double peer = rate(problem, [&] { run_peer(peers[k], product, problem); });
-      if (r > 0) rates[k + 1].push_back(peer);
+    for (size_t k = 0; k < runs.size(); ++k) {
+      const double now = runs[k] ? rate(problem, runs[k]) : 0;
+      if (r > 0) rates[k].push_back(now);  // the first round warms up
     }
     peaks.push_back(kernels::measure_peak_flops(threads) / 1e9);
   }
   const double peak = median(peaks);
   fmt::print("{},{},{},{},{:.0f}", name_of(product), shape.rows, shape.in, shape.out, peak);
-  for (const auto& values : rates) fmt::print(",{:.1f},{:.0f}", median(values), 100 * median(values) / peak);
+  for (size_t k = 0; k < runs.size(); ++k)
+    fmt::print("{}", runs[k] ? fmt::format(",{:.1f},{:.0f}", median(rates[k]), 100 * median(rates[k]) / peak) : ",,");
   fmt::print("\n");
   std::fflush(stdout);
 }
 
-void run(int repeats) {
+void run(const Options& options) {
   base::Threads threads(0);
-  const std::vector<Peer> peers = all_peers();
+  const std::vector<Engine> engines = all_engines();
   fmt::print(stderr, "{} threads: {:.0f} GFLOP/s of multiply-adds, {:.1f} GB/s read from memory\n", threads.count(),
              kernels::measure_peak_flops(threads) / 1e9, kernels::measure_read_bandwidth(threads) / 1e9);
-  fmt::print("product,rows_per_expert,in,out,peak_gflops,choir,choir_percent");
-  for (const Peer& peer : peers) fmt::print(",{0},{0}_percent", peer.name);
+  fmt::print("product,rows_per_expert,in,out,peak_gflops");
+  for (const Engine& engine : engines) fmt::print(",{0},{0}_percent", engine.name);
   fmt::print("\n");
+  const int repeats = std::max(1, std::stoi(options.at("--repeats")));
+  const auto asked = [&](const char* option, int value) {
+    const int only = std::stoi(options.at(option));
+    return only == 0 || only == value;
+  };
   for (const auto& [in, out] : {std::pair{256, 288}, {288, 256}, {512, 1792}, {1024, 3584}})
     for (const int rows : {1, 4, 16, 64, 256})
-      for (const Product product : {Product::kForward, Product::kBackwardInput, Product::kBackwardWeight})
-        measure(product, {rows, in, out}, repeats, threads);
+      if (asked("--in", in) && asked("--rows", rows))
+        for (const Product product : {Product::kForward, Product::kBackwardInput, Product::kBackwardWeight})
+          measure(engines, product, {rows, in, out}, repeats, threads);
 }
 
 }  // namespace
 }  // namespace choir::bench
 
 int main(int argc, char** argv) {
-  const bool asked = argc == 3 && std::strcmp(argv[1], "--repeats") == 0;
-  choir::bench::run(asked ? std::max(1, std::atoi(argv[2])) : 5);
+  using namespace choir::bench;
+  run(read_options(argc, argv, {{"--repeats", "5"}, {"--in", "0"}, {"--rows", "0"}}));
 }

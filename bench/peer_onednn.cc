@@ -12,6 +12,6 @@ void multiply(const Multiply& c) {
 
 }  // namespace
 
-void add_onednn(std::vector<Peer>& peers) { peers.push_back({"onednn", multiply}); }
+void add_onednn(std::vector<Peer>& peers) { peers.push_back(one_by_one("onednn", multiply)); }
 
 }  // namespace choir::bench

@@ -13,7 +13,7 @@ void multiply(const Multiply& c) {
 }  // namespace
 
 void add_openblas(std::vector<Peer>& peers) {
-  peers.push_back({"openblas_" + std::string(openblas_get_corename()), multiply});
+  peers.push_back(one_by_one("openblas_" + std::string(openblas_get_corename()), multiply));
 }
 
 }  // namespace choir::bench
