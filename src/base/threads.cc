@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/profile.h"
@@ -110,7 +111,7 @@ struct Threads::Pool {
   }
 };
 
-Threads::Threads(int count, Placement placement) : pool_(std::make_unique<Pool>()) {
+Threads::Threads(int count, Placement placement) : pool_(std::make_unique<Pool>()), arena_(std::make_unique<Arena>()) {
   const std::vector<int> places = placement == Placement::kPinned ? processors() : std::vector<int>();
   const auto settle = [places](int i) {
     if (!places.empty()) stay_on(places[static_cast<size_t>(i) % places.size()]);

@@ -5,6 +5,7 @@
 
 namespace choir::base {
 
+class Arena;
 class Profile;
 
 enum class Placement { kFree, kPinned };
@@ -35,12 +36,16 @@ class Threads {
   void watch(Profile* profile);
   Profile* profile() const { return profile_; }
 
+  // Where the calling thread takes its lists from (arena.h).
+  Arena& arena() const { return *arena_; }
+
  private:
   using Call = void (*)(const void* body, int i);
   void run(int iterations, Call call, const void* body);
 
   struct Pool;
   std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Arena> arena_;
   Profile* profile_ = nullptr;
 };
 
