@@ -186,7 +186,7 @@ TrainingLoss forward_backward(const Model& model, const TrainingBatch& batch, co
                               TrainingActivations& a, ModelTensors<Matrix<float>>& gradients, Threads& threads) {
   RoutingOptions routing = batch.routing;
   routing.balancing = moe::Balancing::kOn;
-  const ForwardPass pass(model, batch.batch, threads, routing);
+  const ForwardPass pass(model, batch.batch, threads, routing, &a.lists);
   prepare(model, pass.rows(), a);
   const double balance = run_forward(model, pass, batch, a, threads);
   TrainingLoss loss = run_head(model, {pass, batch, scales.tokens}, a, gradients, threads);

@@ -22,6 +22,7 @@ enum class Recompute { kNone, kBlock };
 // Buffers of a training pass; they grow as needed and are reused from step to step.
 struct TrainingActivations {
   Recompute recompute = Recompute::kNone;
+  PassLists lists;
   std::vector<BlockActivations> blocks;
   BlockActivations shared;  // with kBlock: all else of the block at hand
   Buffer<float> h, normed;  // after the last block; normed for the head

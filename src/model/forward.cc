@@ -81,8 +81,12 @@ void KvCache::copy(const KvCache& from, int length) {
     }
 }
 
-ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing)
-    : model_(model), batch_(batch), threads_(threads), routing_(routing), positions_(batch.ids.size()) {
+ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing,
+                         PassLists* lists)
+    : model_(model), batch_(batch), threads_(threads), routing_(routing) {
+  auto& [positions, begins] = lists ? *lists : own_;
+  positions.resize(batch.ids.size());
+  begins.clear();
   for (size_t i = 0; i < batch.ids.size(); ++i)
     if (batch.ids[i] < 0 || batch.ids[i] >= model.config().vocab)
       base::input_error(fmt::format("token id {} at position {}", batch.ids[i], i), "input ids",
@@ -91,12 +95,14 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
     if (s.first + s.count > model.positions())
       base::input_error(fmt::format("a sequence of {} tokens", s.first + s.count), "input",
                         fmt::format("the model takes {} at most", model.positions()));
-    begins_.push_back(s.row);
+    begins.push_back(s.row);
     const int most = model.config().rope_switch();
     const bool longer = batch.longer || s.first + s.count > most;
     const int table = most > 0 && longer ? model.positions() : 0;  // where the other one begins
-    for (int i = 0; i < s.count; ++i) positions_[s.row + i] = table + s.first + i;
+    for (int i = 0; i < s.count; ++i) positions[s.row + i] = table + s.first + i;
   }
+  positions_ = positions;
+  begins_ = begins;
 }
 
 // A training pass has many rows and float weights.
@@ -185,10 +191,10 @@ void ForwardPass::add_shared(int layer, Matrix<const float> x, Matrix<float> mid
   moe::MoeTensors<Weight> shared;  // a layer of that alone
   shared.shared = whole.shared;
   shared.activation = whole.activation;
-  const Buffer<float> answer(area(x.rows, x.cols));
+  base::Frame frame(threads_);
   moe::MoeStep step;
   step.tokens.x = x;
-  step.output = answer.matrix(x.rows, x.cols);
+  step.output = {frame.list<float>(area(x.rows, x.cols)).data(), x.rows, x.cols};
   moe::MoeActivations activations;
   moe::moe_forward(moe::Router(), shared, step, activations, threads_);
   multiply(model_.config().residual_multiplier, step.output);
@@ -247,7 +253,7 @@ Matrix<const float> run_blocks(const ForwardPass& pass, const Model& model, cons
 
 void forward(const Model& model, const Batch& batch, const ForwardOptions& options, Scratch& scratch,
              Matrix<float> logits, Threads& threads) {
-  const ForwardPass pass(model, batch, threads, options.routing);
+  const ForwardPass pass(model, batch, threads, options.routing, &scratch.lists);
   const Matrix<const float> stream = run_blocks(pass, model, batch, options, scratch, threads);
   scratch.normed.reserve(area(stream.rows, stream.cols));
   pass.head(stream, scratch.normed.matrix(stream.rows, stream.cols), scratch.head, logits);
@@ -255,7 +261,7 @@ void forward(const Model& model, const Batch& batch, const ForwardOptions& optio
 
 Matrix<const float> forward_stream(const Model& model, const Batch& batch, const ForwardOptions& options,
                                    Scratch& scratch, Threads& threads) {
-  const ForwardPass pass(model, batch, threads, options.routing);
+  const ForwardPass pass(model, batch, threads, options.routing, &scratch.lists);
   return run_blocks(pass, model, batch, options, scratch, threads);
 }
 

@@ -63,11 +63,20 @@ struct HeadActivations {
   nn::PackedRoom blocks;
 };
 
+// Where the rows of a call lie; kept from call to call by those who make many.
+struct PassLists {
+  std::vector<int> positions;   // [N] the row of the rotary table for each token
+  std::vector<int32_t> begins;  // [S] the row of each sequence
+};
+
 // The pieces of a forward, for whoever needs to stand between them: calibration does.
 class ForwardPass {
  public:
-  // Checks ids and positions: Error (input). The model, batch and threads must outlive it.
-  ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing = {});
+  // Checks ids and positions: Error (input). The model, batch and threads must outlive it, and so must the lists, where
+  // they are given.
+  ForwardPass(const Model& model, const Batch& batch, Threads& threads, const RoutingOptions& routing = {},
+              PassLists* lists = nullptr);
+  ForwardPass(ForwardPass&&) = default;  // a copy would look into the lists of the other
 
   int rows() const { return static_cast<int>(batch_.ids.size()); }
   void embed(Matrix<float> h) const;
@@ -101,8 +110,9 @@ class ForwardPass {
   Batch batch_;
   Threads& threads_;
   RoutingOptions routing_;
-  std::vector<int> positions_;   // the row of the rotary table for each token
-  std::vector<int32_t> begins_;  // the row of each sequence
+  PassLists own_;  // what the spans show, where no lists are given
+  std::span<const int> positions_;
+  std::span<const int32_t> begins_;
 };
 
 // Called after each layer with experts, with what its router did.
@@ -110,6 +120,7 @@ using Observer = std::function<void(int layer, const moe::Routing& routing)>;
 
 // Reusable buffers of an inference.
 struct Scratch {
+  PassLists lists;
   BlockActivations block;
   Buffer<float> scores;  // of the layer before
   Buffer<float> h, middle, last, normed;

@@ -39,6 +39,16 @@ struct ExpertTensors {
   }
 };
 
+// The same, looked at: of a list of experts, or of one network as the only one of a list.
+template <class T>
+struct ExpertViews {
+  std::span<const T> w1, w2, w3, b1, b2, b3;
+
+  ExpertViews(const ExpertTensors<T>& all) : w1(all.w1), w2(all.w2), w3(all.w3), b1(all.b1), b2(all.b2), b3(all.b3) {}
+  ExpertViews(const FeedForwardTensors<T>& one)
+      : w1(&one.w1, 1), w2(&one.w2, 1), w3(&one.w3, 1), b1(&one.b1, 1), b2(&one.b2, 1), b3(&one.b3, 1) {}
+};
+
 // Buffers of one call, kept for the backward; they grow as needed. M rows, F the widest expert.
 struct ExpertActivations {
   Buffer<float> gate, up, hidden;  // (M,F) w1 x + b1, w3 x + b3, what the activation makes of them
@@ -53,11 +63,11 @@ struct ExpertStep {
 };
 
 // out (M,D) = each row's answer. Under Sums::kLanes a row's bits do not depend on the others.
-void experts_forward(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
+void experts_forward(const ExpertStep& step, const ExpertViews<Weight>& weights, kernels::Sums sums,
                      ExpertActivations& activations, Matrix<float> out, Threads& threads);
 
 // The first half of it: the activations, without the product with w2 that makes the answers of them.
-void experts_hidden(const ExpertStep& step, const ExpertTensors<Weight>& weights, kernels::Sums sums,
+void experts_hidden(const ExpertStep& step, const ExpertViews<Weight>& weights, kernels::Sums sums,
                     ExpertActivations& activations, Threads& threads);
 
 struct ExpertBackward {
@@ -71,7 +81,7 @@ struct ExpertBackward {
 };
 
 // Adds to the gradients. Weights must be float. Overwrites the activations.
-void experts_backward(const ExpertBackward& backward, const ExpertTensors<Weight>& weights,
-                      ExpertActivations& activations, const ExpertTensors<Matrix<float>>& gradients, Threads& threads);
+void experts_backward(const ExpertBackward& backward, const ExpertViews<Weight>& weights,
+                      ExpertActivations& activations, const ExpertViews<Matrix<float>>& gradients, Threads& threads);
 
 }  // namespace choir::moe

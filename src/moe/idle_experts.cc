@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/arena.h"
 #include "kernels/work.h"
 
 namespace choir::moe {
@@ -54,7 +55,8 @@ float dot(const float* a, const float* b, int size) {
 // A constant expert's numbers in float.
 class Constant {
  public:
-  Constant(const Weight& v, const Weight& mix) : width_(mix.cols), v_(v.size()), mix_(mix.size()) {
+  Constant(const Weight& v, const Weight& mix, base::Frame& frame)
+      : width_(mix.cols), v_(frame.list<float>(v.size())), mix_(frame.list<float>(mix.size())) {
     tensor::widen(v, v_);
     tensor::widen(mix, mix_);
   }
@@ -65,18 +67,20 @@ class Constant {
 
  private:
   int width_;
-  std::vector<float> v_, mix_;
+  std::span<float> v_, mix_;
 };
 
 // With a = softmax(W_c x) and g the gate: dg = a_1 <dy,x> + a_2 <dy,v>, dv += g a_2 dy, and for the two logits
 // s = g a_1 a_2 (<dy,x> - <dy,v>) and -s: dW_c += (s, -s)^T x, dx = g a_1 dy + s (W_c1 - W_c2).
-void constant_backward(const IdleBackward& step, int j, Matrix<float> rows, std::vector<float>& dweight,
+void constant_backward(const IdleBackward& step, int j, Matrix<float> rows, std::span<float> dweight,
                        Threads& threads) {
   const Plan& plan = step.plan;
   const int width = rows.cols;
   const Range range = Places(plan, step.weights).constants(j);
-  const Constant expert(step.weights.v[static_cast<size_t>(j)], step.weights.mix[static_cast<size_t>(j)]);
-  std::vector<float> share(static_cast<size_t>(range.end - range.begin)), push(share.size());
+  base::Frame frame(threads);
+  const Constant expert(step.weights.v[static_cast<size_t>(j)], step.weights.mix[static_cast<size_t>(j)], frame);
+  const std::span<float> share = frame.list<float>(static_cast<size_t>(range.end - range.begin));
+  const std::span<float> push = frame.list<float>(share.size());
   each_edge(range, threads, [&](int i) {
     const float* x = step.x[plan.token[i]];
     const float a = expert.share(x), by_x = dot(rows[i], x, width), by_v = dot(rows[i], expert.v(), width);
@@ -102,10 +106,11 @@ void constant_backward(const IdleBackward& step, int j, Matrix<float> rows, std:
 }
 
 // dg = <dy,v>, dv += g dy; x has no part in it.
-void novice_backward(const IdleBackward& step, size_t j, Matrix<float> rows, std::vector<float>& dweight,
+void novice_backward(const IdleBackward& step, size_t j, Matrix<float> rows, std::span<float> dweight,
                      Threads& threads) {
   const Range range = Places(step.plan, step.weights).novices(static_cast<int>(j));
-  std::vector<float> v(static_cast<size_t>(rows.cols));
+  base::Frame frame(threads);
+  const std::span<float> v = frame.list<float>(static_cast<size_t>(rows.cols));
   tensor::widen(step.weights.novice[j], v);
   float* dv = step.gradients.novice[j][0];
   for (int i = range.begin; i < range.end; ++i)
@@ -126,7 +131,8 @@ void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<c
   each_edge(places.zeros(), threads, [&](int i) { std::ranges::fill(rows.row(i), 0.0f); });
   each_edge(places.copies(), threads, [&](int i) { std::ranges::copy(x.row(plan.token[i]), rows[i]); });
   for (int j = 0; j < weights.constant(); ++j) {
-    const Constant expert(weights.v[static_cast<size_t>(j)], weights.mix[static_cast<size_t>(j)]);
+    base::Frame frame(threads);
+    const Constant expert(weights.v[static_cast<size_t>(j)], weights.mix[static_cast<size_t>(j)], frame);
     each_edge(places.constants(j), threads, [&](int i) {
       const float* from = x[plan.token[i]];
       const float a = expert.share(from);
@@ -138,7 +144,7 @@ void idle_forward(const Plan& plan, const IdleTensors<Weight>& weights, Matrix<c
               [&](int i) { tensor::widen(weights.novice[j], rows.row(i)); });
 }
 
-void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<float>& dweight, Threads& threads) {
+void idle_backward(const IdleBackward& step, Matrix<float> rows, std::span<float> dweight, Threads& threads) {
   const Plan& plan = step.plan;
   if (step.weights.count() == 0) return;
   const Places places(plan, step.weights);

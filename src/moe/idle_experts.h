@@ -36,6 +36,6 @@ struct IdleBackward {
 
 // For the edges of idle experts alone: rows[i] is the gradient of the layer's output at the token of edge i, and
 // becomes that of its x; dweight[i] (M) = the gradient of its gate.
-void idle_backward(const IdleBackward& step, Matrix<float> rows, std::vector<float>& dweight, Threads& threads);
+void idle_backward(const IdleBackward& step, Matrix<float> rows, std::span<float> dweight, Threads& threads);
 
 }  // namespace choir::moe

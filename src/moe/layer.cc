@@ -26,19 +26,6 @@ kernels::Groups busy_edges(const Plan& plan, size_t experts) {
   return {std::span(plan.offset).first(experts + 1), plan.token};
 }
 
-// A shared expert as the only one of a list; its rows are all rows.
-template <class T>
-ExpertTensors<T> alone(const FeedForwardTensors<T>& shared) {
-  ExpertTensors<T> list;
-  list.w1 = {shared.w1};
-  list.w2 = {shared.w2};
-  list.w3 = {shared.w3};
-  list.b1 = {shared.b1};
-  list.b2 = {shared.b2};
-  list.b3 = {shared.b3};
-  return list;
-}
-
 // s(gate . x) of each row, where there is a gate.
 void weigh_shared(const Weight& gate, Matrix<const float> x, MoeActivations& a, Threads& threads) {
   if (!gate.data) return;
@@ -56,10 +43,11 @@ void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const
   const int32_t offset[] = {0, x.rows};
   const ExpertStep step{{offset, {}}, x, weights.activation};
   const bool gated = weights.shared.gate.data != nullptr;
-  std::vector<float> dshare(gated ? static_cast<size_t>(x.rows) : 0);
+  base::Frame frame(threads);
+  const std::span<float> dshare = frame.list<float>(gated ? static_cast<size_t>(x.rows) : 0);
   const std::span<const float> share = a.shared_share.span().first(dshare.size());
   experts_backward({step, share, backward.doutput, backward.dx, kernels::Write::kAdd, dshare, backward.dhidden},
-                   alone(weights.shared), a.shared, alone(gradients), threads);
+                   weights.shared, a.shared, gradients, threads);
   if (!gated) return;
   const base::Operator op(threads, "share", kernels::product_backward_work, x.rows, weights.shared.gate, Weight());
   for (size_t t = 0; t < dshare.size(); ++t) dshare[t] *= share[t] * (1 - share[t]);
@@ -88,7 +76,7 @@ void add_shared_expert(const MoeTensors<Weight>& weights, Matrix<const float> x,
   const int32_t offset[] = {0, x.rows};
   a.shared_out.reserve(area(x.rows, x.cols));
   const Matrix<float> out = a.shared_out.matrix(x.rows, x.cols);
-  experts_forward({{offset, {}}, x, weights.activation}, alone(weights.shared), sums, a.shared, out, threads);
+  experts_forward({{offset, {}}, x, weights.activation}, weights.shared, sums, a.shared, out, threads);
   const bool gated = weights.shared.gate.data != nullptr;
   weigh_shared(weights.shared.gate, x, a, threads);
   const base::Operator op(threads, "combine", kernels::moved, x.rows, x.cols, 3);
@@ -138,8 +126,7 @@ void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeAc
                  threads);
   if (!weights.shared.has()) return;
   const int32_t offset[] = {0, x.rows};
-  experts_hidden({{offset, {}}, x, weights.activation}, alone(weights.shared), kernels::Sums::kPacked, a.shared,
-                 threads);
+  experts_hidden({{offset, {}}, x, weights.activation}, weights.shared, kernels::Sums::kPacked, a.shared, threads);
   weigh_shared(weights.shared.gate, x, a, threads);
 }
 
@@ -148,7 +135,8 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   const Plan& plan = activations.routing.plan;
   const Matrix<const float> x = input_of(plan, backward.step.tokens.x, activations.input);
   const Matrix<float> drows = activations.out.matrix(plan.edges(), x.cols);
-  std::vector<float> dweight(static_cast<size_t>(plan.edges()));
+  base::Frame frame(threads);
+  const std::span<float> dweight = frame.list<float>(static_cast<size_t>(plan.edges()));
 
   gather(plan, backward.doutput, drows, threads);
   router.finish_backward(context_of(weights, backward.step, threads), plan, drows);

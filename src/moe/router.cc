@@ -76,15 +76,19 @@ void fill_scores(const Words& words, const Context& context, Balancing balancing
       words.admit);
   routing.scale = 1;
   routing.inverse_length.clear();
+  base::Frame frame(context.threads);
   std::visit(
       [&](const auto& score, const auto& admit) {
         if constexpr (requires { score.scale(1); }) routing.scale = score.scale(context.tokens.x.cols);
         if constexpr (requires { score.scale(context); }) routing.scale = score.scale(context);
         if constexpr (requires {
-                        score.inverse_lengths(context);
+                        score.inverse_lengths(context, frame);
                         admit.reads_cosine(context.rule);
                       })
-          if (admit.reads_cosine(context.rule)) routing.inverse_length = score.inverse_lengths(context);
+          if (admit.reads_cosine(context.rule)) {
+            const std::span<const float> lengths = score.inverse_lengths(context, frame);
+            routing.inverse_length.assign(lengths.begin(), lengths.end());
+          }
       },
       words.score, words.admit);
   if (!probability_is_read(words, balancing)) return;
@@ -311,6 +315,14 @@ std::vector<GateTensor> Router::tensors(int experts, int width) const {
   return std::visit([&](const auto& score) { return score.tensors(experts, width); }, words_->score);
 }
 
+template <class Body>
+void Router::each_loss(const Context& context, const Routing& routing, const Body& body) const {
+  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
+    if constexpr (requires { word.loss(context, routing); })
+      body(word.kName, word.loss(own(context, word, state), routing));
+  });
+}
+
 void Router::route(const Context& context, Balancing balancing, Routing& routing) const {
   const base::Operator op(context.threads, "router", gate_work, context);
   const Words& words = *words_;
@@ -335,25 +347,22 @@ void Router::route(const Context& context, Balancing balancing, Routing& routing
   routing.log_min_capacity.reset();
   if (balancing == Balancing::kOff) return;
   if (has_cosines(words, routing)) routing.log_min_capacity = log_min_capacity(context, routing);
-  for (const auto& [name, loss] : losses(context, routing)) routing.balance_loss += loss;
+  each_loss(context, routing, [&](const char*, double loss) { routing.balance_loss += loss; });
 }
 
 std::vector<std::pair<std::string, double>> Router::losses(const Context& context, const Routing& routing) const {
   std::vector<std::pair<std::string, double>> result;
-  each_place(*words_, context.experts, [&](const auto& word, size_t state, size_t) {
-    if constexpr (requires { word.loss(context, routing); })
-      result.emplace_back(word.kName, word.loss(own(context, word, state), routing));
-  });
+  each_loss(context, routing, [&](const char* name, double loss) { result.emplace_back(name, loss); });
   return result;
 }
 
 void Router::backward(const Backward& step, const Context& context, const Routing& routing) const {
   const base::Operator op(context.threads, "router", gate_backward_work, context);
   const Words& words = *words_;
-  const Buffer<float> buffer(context.pairs());
-  const Matrix<float> dz = buffer.matrix(context.tokens.rows(), context.experts);
+  base::Frame frame(context.threads);
+  const Matrix<float> dz = matrix_in(frame, context.tokens.rows(), context.experts);
   if (step.dscore.data) std::copy_n(step.dscore.data, context.pairs(), dz.data);
-  std::vector<float> dweight(step.dweight.begin(), step.dweight.end());
+  const std::span<float> dweight = frame.list(step.dweight);
   const BalanceGradient balance{dz, dweight, step.tensors, step.balance_scale, step.dx};
   each_place(words, context.experts, [&](const auto& word, size_t state, size_t) {
     if constexpr (requires { word.backward(context, routing, balance); })

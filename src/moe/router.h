@@ -73,6 +73,10 @@ class Router {
   void update(int experts, std::span<const float> sums, std::span<float> state) const;
 
  private:
+  // body(name, loss) of each balance word.
+  template <class Body>
+  void each_loss(const Context& context, const Routing& routing, const Body& body) const;
+
   std::shared_ptr<const Words> words_;  // shared: a router is a value, its words never change
 };
 

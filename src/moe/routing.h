@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/threads.h"
 #include "moe/plan.h"
 #include "tensor/buffer.h"
@@ -63,6 +64,7 @@ struct Routing {
   float scale = 1;                    // z = scale * affinity, unless z is a plain product with the gate; then
   std::vector<float> inverse_length;  // [E] holds 1 / |w_e|, for admissions that compare cosines
   std::vector<int32_t> proposed;      // [N*K] before admission, -1 where a token proposes fewer
+  std::vector<int32_t> best;          // [N*k] the k best, of weights over=k
   std::vector<int32_t> chosen;        // [N*K] after it, -1 where an expert refused or was skipped
   std::vector<float> affinity;        // [N*K] of each proposal, what top_capacity compared while training
   int capacity = 0;                   // most tokens that an expert took; 0: no limit
@@ -76,6 +78,11 @@ struct Routing {
   // (N,E) what the proposals compared.
   Matrix<float> compared(int rows, int experts) const { return (selected ? selection : score).matrix(rows, experts); }
 };
+
+// (rows,cols) zeros among the lists of a function.
+inline Matrix<float> matrix_in(base::Frame& frame, int rows, int cols) {
+  return {frame.list<float>(static_cast<size_t>(rows) * static_cast<size_t>(cols)).data(), rows, cols};
+}
 
 // Calls body(t) for every token, shared out over the threads.
 template <class Body>

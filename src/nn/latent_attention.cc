@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <string>
-#include <vector>
 
+#include "base/arena.h"
 #include "base/error.h"
 #include "kernels/attention_packed.h"
 #include "kernels/grouped_gemm.h"
@@ -177,30 +177,37 @@ void attend_naive(const Forward& f) {
 // Of the tokens [first, first + count), head after head: row h * count + t is head h of token first + t.
 struct Absorbed {
   int first, count;
-  std::vector<int32_t> offset, source;  // of the heads in those rows; where those lie among the rows of q
-  std::vector<Sequence> sequences;
+  std::span<int32_t> offset, source;  // of the heads in those rows; where those lie among the rows of q
+  std::span<Sequence> sequences;
 
-  Absorbed(const LatentContext& context, int begin, int tokens) : first(begin), count(tokens), offset{0} {
+  Absorbed(const LatentContext& context, int begin, int tokens, base::Frame& frame) : first(begin), count(tokens) {
     const int heads = context.shape.heads;
+    const auto all = static_cast<size_t>(heads);
+    offset = frame.list<int32_t>(all + 1);
+    source = frame.list<int32_t>(all * static_cast<size_t>(count));
+    sequences = frame.list<Sequence>(context.sequences.size());
+    size_t found = 0;
     for (int h = 0; h < heads; ++h) {
-      offset.push_back((h + 1) * count);
-      for (int t = 0; t < count; ++t) source.push_back((first + t) * heads + h);
+      offset[h + 1] = (h + 1) * count;
+      for (int t = 0; t < count; ++t) source[h * count + t] = (first + t) * heads + h;
     }
     for (const Sequence& s : context.sequences) {
       const int from = std::max(s.row, first), to = std::min(s.row + s.count, first + count);
-      if (from < to) sequences.push_back({from - first, to - from, s.first + from - s.row, s.kv_row});
+      if (from < to) sequences[found++] = {from - first, to - from, s.first + from - s.row, s.kv_row};
     }
+    sequences = sequences.first(found);
   }
 };
 
 // Of each head: U (nope, kv_rank), which makes its keys of a latent, and V (value, kv_rank), which makes its values.
 struct HeadWeights {
-  std::vector<Weight> keys, values;
+  std::span<Weight> keys, values;
 
-  HeadWeights(const Weight& kv_b, const LatentShape& s) {
+  HeadWeights(const Weight& kv_b, const LatentShape& s, base::Frame& frame)
+      : keys(frame.list<Weight>(static_cast<size_t>(s.heads))), values(frame.list<Weight>(keys.size())) {
     for (int h = 0; h < s.heads; ++h) {
-      keys.push_back(slice_rows(kv_b, h * (s.nope + s.value), s.nope));
-      values.push_back(slice_rows(kv_b, h * (s.nope + s.value) + s.nope, s.value));
+      keys[h] = slice_rows(kv_b, h * (s.nope + s.value), s.nope);
+      values[h] = slice_rows(kv_b, h * (s.nope + s.value) + s.nope, s.value);
     }
   }
 };
@@ -230,9 +237,12 @@ void absorb(const Forward& f, const HeadWeights& weights, const Absorbed& part, 
 }
 
 void attend_absorbed(const Forward& f, Matrix<const float> cached) {
-  const HeadWeights weights(f.weights.kv_b, f.shape());
-  for (int first = 0; first < f.a.latent.rows; first += kTokens)
-    absorb(f, weights, Absorbed(f.context, first, std::min(kTokens, f.a.latent.rows - first)), cached);
+  base::Frame heads(f.threads);
+  const HeadWeights weights(f.weights.kv_b, f.shape(), heads);
+  for (int first = 0; first < f.a.latent.rows; first += kTokens) {
+    base::Frame rows(f.threads);
+    absorb(f, weights, Absorbed(f.context, first, std::min(kTokens, f.a.latent.rows - first), rows), cached);
+  }
 }
 
 // The pieces of a backward; a's buffers are overwritten once their last reader is done.

@@ -146,14 +146,18 @@ std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domain
   return mixed_batches(by_domain, static_cast<int64_t>(sequences) * length);
 }
 
-std::vector<int32_t> nodes_of(const TokenBatch& batch, const Placement& placement) {
-  std::vector<int32_t> nodes(batch.ids.size());
+void fill_nodes(const TokenBatch& batch, const Placement& placement, std::span<int32_t> nodes) {
   const auto count = static_cast<int64_t>(batch.sequences.size());
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const int64_t node = placement.pin == Placement::Pin::kDomain ? batch.domains[s] % placement.nodes
                                                                   : static_cast<int64_t>(s) * placement.nodes / count;
     std::fill_n(nodes.begin() + batch.sequences[s].row, batch.sequences[s].count, static_cast<int32_t>(node));
   }
+}
+
+std::vector<int32_t> nodes_of(const TokenBatch& batch, const Placement& placement) {
+  std::vector<int32_t> nodes(batch.ids.size());
+  fill_nodes(batch, placement, nodes);
   return nodes;
 }
 

@@ -70,6 +70,7 @@ std::vector<TokenBatch> mixed_batches(const std::vector<std::vector<Example>>& b
 std::vector<TokenBatch> held_out_batches(const std::vector<DomainTokens>& domains, int sequences, int length);
 
 // [N] the simulated node of each token of a batch.
+void fill_nodes(const TokenBatch& batch, const Placement& placement, std::span<int32_t> nodes);
 std::vector<int32_t> nodes_of(const TokenBatch& batch, const Placement& placement);
 
 }  // namespace choir::train

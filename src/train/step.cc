@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/arena.h"
 #include "base/clock.h"
 #include "base/profile.h"
 
@@ -33,8 +34,14 @@ float share(int64_t part, int64_t whole) {
 
 int64_t tokens_of(const TokenBatch& batch) { return static_cast<int64_t>(batch.ids.size()); }
 
-model::RoutingOptions routing_of(uint64_t seed, size_t batch, std::span<const int32_t> nodes, int count) {
-  return {.rule = moe::Rule::kTraining, .seed = seed + 0xd1342543de82ef95 * batch, .node = nodes, .nodes = count};
+model::RoutingOptions routing_of(uint64_t seed, size_t number, const TokenBatch& batch, const Placement& placement,
+                                 base::Frame& frame) {
+  const std::span<int32_t> nodes = frame.list<int32_t>(batch.ids.size());
+  fill_nodes(batch, placement, nodes);
+  return {.rule = moe::Rule::kTraining,
+          .seed = seed + 0xd1342543de82ef95 * number,
+          .node = nodes,
+          .nodes = placement.nodes};
 }
 
 }  // namespace
@@ -62,8 +69,8 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
   std::vector<moe::RoutingStats> stats(static_cast<size_t>(depth));
   const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
   for (size_t b = 0; b < batches.size(); ++b) {
-    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
-    model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
+    base::Frame frame(threads_);
+    model::RoutingOptions routing = routing_of(seed, b, batches[b], config_.placement, frame);
     routing.balancing = moe::Balancing::kOn;  // the products of the step itself, bit for bit
     model::forward_stream(model_, {batches[b].ids, batches[b].sequences}, {.observer = count, .routing = routing},
                           scratch_, threads_);
@@ -152,8 +159,8 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
   const std::vector<std::vector<float>> all = shares(batches, seed);
   sums.swept = !all.empty();
   for (size_t b = 0; b < batches.size(); ++b) {
-    const std::vector<int32_t> nodes = nodes_of(batches[b], config_.placement);
-    model::RoutingOptions routing = routing_of(seed, b, nodes, config_.placement.nodes);
+    base::Frame frame(threads_);
+    model::RoutingOptions routing = routing_of(seed, b, batches[b], config_.placement, frame);
     routing.shares = all;
     add_gradients(batches[b], routing, {share(batches[b].counted(), counted), share(tokens_of(batches[b]), tokens)},
                   sums);

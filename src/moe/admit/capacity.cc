@@ -17,26 +17,6 @@ const char* kModes[] = {"factor", "etr_sum", "etr_bound", "locmoe", "theory"};
 // Products of two factors in 1/1000 and of all pairs need more than 64 bits.
 __extension__ using Wide = __int128;
 
-// The affinities of each expert's proposals, by a counting sort: those of e are list[first[e]] .. list[first[e+1]-1].
-struct ByExpert {
-  std::vector<float> list;
-  std::vector<size_t> first;
-
-  ByExpert(const Context& context, const Routing& routing, std::span<const float> key)
-      : first(static_cast<size_t>(context.experts) + 1) {
-    const auto each = [&](const auto& body) {
-      for (size_t i = 0; i < key.size(); ++i)
-        if (const int32_t e = routing.proposed[i]; e >= 0 && !std::isnan(key[i])) body(static_cast<size_t>(e), key[i]);
-    };
-    each([&](size_t e, float) { ++first[e + 1]; });
-    for (size_t e = 1; e < first.size(); ++e) first[e] += first[e - 1];
-    list.resize(first.back());
-    std::vector<size_t> next(first.begin(), first.end() - 1);
-    each([&](size_t e, float a) { list[next[e]++] = a; });
-  }
-  std::span<float> of(size_t e) { return std::span(list).subspan(first[e], first[e + 1] - first[e]); }
-};
-
 // The largest, or the second where the statistic is the quantile that one token in N exceeds. Not of an empty list.
 float largest(std::span<float> affinity, bool second) {
   if (!second || affinity.size() < 2) return *std::ranges::max_element(affinity);
@@ -69,7 +49,8 @@ double log_min_capacity(double cosine, int width, int experts) {
 }
 
 std::optional<double> log_min_capacity(const Context& context, const Routing& routing) {
-  const std::vector<float> cosine = affinities(Affinity::kCosine, context, routing);
+  base::Frame frame(context.threads);
+  const std::span<const float> cosine = affinities(Affinity::kCosine, context, routing, frame);
   std::optional<float> most;
   for (size_t i = 0; i < cosine.size(); ++i)
     if (routing.proposed[i] >= 0 && !std::isnan(cosine[i])) most = std::max(most, std::optional(cosine[i]));
@@ -182,7 +163,8 @@ double Capacity::share_of(const Context& context, const Routing& routing, std::s
   const int choices = static_cast<int>(routing.proposed.size()) / std::max(1, context.tokens.rows());
   const double whole = unit(context, choices);
   const double mass = static_cast<double>(tau ? *tau : default_tau(context.experts));
-  ByExpert lists(context, routing, key);
+  base::Frame frame(context.threads);
+  const ByExpert lists(context, routing, key, frame);
   std::vector<double> count(static_cast<size_t>(context.experts));
   context.threads.for_each(context.experts, [&](int e) {
     const std::span<float> affinity = lists.of(static_cast<size_t>(e));

@@ -25,8 +25,9 @@ void Fifo::admit(const Context& context, Routing& routing) const {
 }
 
 void Fifo::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  if (context.rule == Rule::kTraining && capacity.state_size() > 0)
-    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
+  if (context.rule == Rule::kDecode || capacity.state_size() == 0) return;
+  base::Frame frame(context.threads);
+  capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing, frame), sums);
 }
 
 }  // namespace choir::moe

@@ -10,25 +10,29 @@ namespace {
 
 // The choices of one token as slots and their weights, largest first.
 struct Sorted {
-  std::vector<int> slot;
-  std::vector<float> weight, feature;
+  std::span<int> slot;
+  std::span<float> weight, feature;
 
-  // Slots are nearly in this order already; a NaN stays where it is.
+  // Each of the lists has room for all slots. They are nearly in this order already; a NaN stays where it is.
   void fill(const Skip& skip, const float* z, std::span<const int32_t> chosen) {
-    slot.clear();
-    weight.clear();
+    size_t count = 0;
     float most = -INFINITY;
     for (const int32_t e : chosen)
       if (e >= 0) most = std::max(most, z[e]);
     for (size_t s = 0; s < chosen.size(); ++s) {
       if (chosen[s] < 0) continue;
       const float w = gain_of_logit(skip.gain, z[chosen[s]], most);
-      size_t at = weight.size();
-      while (at > 0 && weight[at - 1] < w) --at;
-      weight.insert(weight.begin() + static_cast<std::ptrdiff_t>(at), w);
-      slot.insert(slot.begin() + static_cast<std::ptrdiff_t>(at), static_cast<int>(s));
+      size_t at = count++;
+      for (; at > 0 && weight[at - 1] < w; --at) {
+        weight[at] = weight[at - 1];
+        slot[at] = slot[at - 1];
+      }
+      weight[at] = w;
+      slot[at] = static_cast<int>(s);
     }
-    feature.resize(weight.size());
+    slot = slot.first(count);
+    weight = weight.first(count);
+    feature = feature.first(count);
   }
 };
 
@@ -109,15 +113,17 @@ void Skip::admit(const Context& context, Routing& routing) const {
   if (z.rows == 0) return;
   const size_t k = routing.chosen.size() / static_cast<size_t>(z.rows);
   CHOIR_CHECK(by != By::kRatio || k == 2, "skip(beta) is defined for top-2 routing");
-  constexpr int kRows = 128;  // of one piece
-  context.threads.for_each((z.rows + kRows - 1) / kRows, [&](int piece) {
-    Sorted sorted;
-    for (int t = piece * kRows; t < std::min(z.rows, (piece + 1) * kRows); ++t) {
-      const std::span<int32_t> slots = std::span(routing.chosen).subspan(static_cast<size_t>(t) * k, k);
-      sorted.fill(*this, z[t], slots);
-      const auto stay = static_cast<size_t>(kept(sorted.weight, sorted.feature));
-      for (size_t i = stay; i < sorted.slot.size(); ++i) slots[static_cast<size_t>(sorted.slot[i])] = -1;
-    }
+  base::Frame frame(context.threads);
+  const size_t all = routing.chosen.size();
+  const std::span<int> slot = frame.list<int>(all);
+  const std::span<float> weight = frame.list<float>(all), feature = frame.list<float>(all);
+  each_token(context, [&](int t) {
+    const size_t first = static_cast<size_t>(t) * k;
+    const std::span<int32_t> slots = std::span(routing.chosen).subspan(first, k);
+    Sorted sorted{slot.subspan(first, k), weight.subspan(first, k), feature.subspan(first, k)};
+    sorted.fill(*this, z[t], slots);
+    const auto stay = static_cast<size_t>(kept(sorted.weight, sorted.feature));
+    for (size_t i = stay; i < sorted.slot.size(); ++i) slots[static_cast<size_t>(sorted.slot[i])] = -1;
   });
 }
 

@@ -24,33 +24,31 @@ std::string Threshold::misfit(int experts, int) const {
   return rate > static_cast<float>(experts) ? "a token cannot have " + written(rate) + " of them" : "";
 }
 
-std::vector<float> Threshold::of_batch(const Context& context, const Routing& routing,
-                                       std::span<const float> affinity) const {
-  const auto experts = static_cast<size_t>(context.experts);
-  std::vector<std::vector<float>> lists(experts);
-  for (size_t i = 0; i < affinity.size(); ++i)
-    if (const int32_t e = routing.proposed[i]; e >= 0 && !std::isnan(affinity[i]))
-      lists[static_cast<size_t>(e)].push_back(affinity[i]);
+std::span<float> Threshold::of_batch(const Context& context, const Routing& routing, std::span<const float> affinity,
+                                     base::Frame& frame) const {
+  const ByExpert lists(context, routing, affinity, frame);
   const double mean = static_cast<double>(rate) * context.tokens.counted() / context.experts;
   const auto n = static_cast<size_t>(std::max(1L, std::lround(mean)));
-  std::vector<float> theta(experts, NAN);
-  for (size_t e = 0; e < experts; ++e) {
-    if (lists[e].empty()) continue;
-    const auto at = lists[e].begin() + static_cast<std::ptrdiff_t>(std::min(n, lists[e].size()) - 1);
-    std::ranges::nth_element(lists[e], at, std::greater());
+  const std::span<float> theta = frame.list<float>(static_cast<size_t>(context.experts), NAN);
+  for (size_t e = 0; e < theta.size(); ++e) {
+    const std::span<float> mine = lists.of(e);
+    if (mine.empty()) continue;
+    const auto at = mine.begin() + static_cast<std::ptrdiff_t>(std::min(n, mine.size()) - 1);
+    std::ranges::nth_element(mine, at, std::greater());
     theta[e] = *at;
   }
   return theta;
 }
 
 void Threshold::admit(const Context& context, Routing& routing) const {
-  const std::vector<float> affinity = affinities(key, context, routing);
+  base::Frame frame(context.threads);
+  const std::span<const float> affinity = affinities(key, context, routing, frame);
   const auto experts = static_cast<size_t>(context.experts);
   const auto seen = [&](size_t e) { return context.state[experts + e] > 0; };
-  std::vector<float> theta(experts, -HUGE_VALF);
   bool all = true;
   for (size_t e = 0; e < experts; ++e) all = all && seen(e);
-  if (!all && context.rule == Rule::kTraining) theta = of_batch(context, routing, affinity);
+  const std::span<float> theta = !all && context.rule == Rule::kTraining ? of_batch(context, routing, affinity, frame)
+                                                                         : frame.list<float>(experts, -HUGE_VALF);
   for (size_t e = 0; e < experts; ++e)
     if (seen(e)) theta[e] = context.state[e];
   for (size_t i = 0; i < affinity.size(); ++i)
@@ -58,7 +56,8 @@ void Threshold::admit(const Context& context, Routing& routing) const {
 }
 
 void Threshold::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
-  const std::vector<float> theta = of_batch(context, routing, affinities(key, context, routing));
+  base::Frame frame(context.threads);
+  const std::span<float> theta = of_batch(context, routing, affinities(key, context, routing, frame), frame);
   for (size_t e = 0; e < theta.size(); ++e) {
     if (std::isnan(theta[e])) continue;
     sums[e] += theta[e];

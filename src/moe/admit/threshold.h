@@ -33,7 +33,8 @@ struct Threshold {
 
  private:
   // [E] of this batch; NaN for an expert without proposals.
-  std::vector<float> of_batch(const Context& context, const Routing& routing, std::span<const float> affinity) const;
+  std::span<float> of_batch(const Context& context, const Routing& routing, std::span<const float> affinity,
+                            base::Frame& frame) const;
 };
 
 }  // namespace choir::moe

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 namespace choir::moe {
 namespace {
@@ -14,22 +13,19 @@ struct Candidate {
 
 // The candidates of each expert, by a counting sort; first[e] .. first[e+1]-1 are those of expert e.
 struct Candidates {
-  std::vector<Candidate> list;
-  std::vector<int32_t> first;
+  std::span<Candidate> list;
+  std::span<int32_t> first;
 
-  Candidates(const std::vector<int32_t>& chosen, std::span<const float> affinity, int experts)
-      : first(static_cast<size_t>(experts) + 1) {
+  Candidates(const std::vector<int32_t>& chosen, std::span<const float> affinity, int experts, base::Frame& frame)
+      : list(frame.list<Candidate>(chosen.size())), first(frame.list<int32_t>(static_cast<size_t>(experts) + 1)) {
     for (const int32_t e : chosen)
       if (e >= 0) ++first[static_cast<size_t>(e) + 1];
     for (int e = 0; e < experts; ++e) first[e + 1] += first[e];
-    list.resize(static_cast<size_t>(first.back()));
-    std::vector<int32_t> next(first.begin(), first.end() - 1);
+    const std::span<int32_t> next = frame.list(first);
     for (size_t i = 0; i < chosen.size(); ++i)
       if (chosen[i] >= 0) list[next[chosen[i]]++] = {affinity[i], static_cast<int32_t>(i)};
   }
-  std::span<Candidate> of(int e) {
-    return std::span(list).subspan(first[e], static_cast<size_t>(first[e + 1] - first[e]));
-  }
+  std::span<Candidate> of(int e) const { return list.subspan(first[e], static_cast<size_t>(first[e + 1] - first[e])); }
 };
 
 // Higher affinity first, or lower; of equal ones the earlier; a NaN comes last.
@@ -71,21 +67,23 @@ void TopCapacity::admit(const Context& context, Routing& routing) const {
   const bool training = context.rule == Rule::kTraining;
   routing.affinity.clear();
   if (!training && decode == Decode::kTokenChoice && floor <= -1) return;
-  const Affinities affinity(key, context, routing);
-  std::vector<float> mine = of_proposals(affinity, context, routing);
+  base::Frame frame(context.threads);
+  const Affinities affinity(key, context, routing, frame);
+  std::vector<float>& mine = routing.affinity;
+  mine.resize(routing.proposed.size());
+  of_proposals(affinity, context, routing, mine);
   if (floor > -1)
     for (size_t i = 0; i < mine.size(); ++i)
       if (mine[i] < floor) routing.chosen[i] = -1;
   if (!training) {
     if (decode == Decode::kThreshold) admit_decoding(context, mine, routing);
-    return;
+    return mine.clear();
   }
   const int rows = context.tokens.rows();
   std::vector<int> room = capacity.of_experts(context, rows > 0 ? static_cast<int>(routing.chosen.size()) / rows : 0);
   routing.capacity = std::ranges::max(room);
   keep_best(context, mine, room, routing);
   if (reroute) send_on(context, affinity, room, routing);
-  routing.affinity = std::move(mine);
 }
 
 void TopCapacity::admit_decoding(const Context& context, std::span<const float> affinity, Routing& routing) const {
@@ -100,7 +98,8 @@ void TopCapacity::admit_decoding(const Context& context, std::span<const float> 
 
 void TopCapacity::keep_best(const Context& context, std::span<const float> affinity, std::vector<int>& room,
                             Routing& routing) const {
-  Candidates candidates(routing.chosen, affinity, context.experts);
+  base::Frame frame(context.threads);
+  const Candidates candidates(routing.chosen, affinity, context.experts, frame);
   context.threads.for_each(context.experts, [&](int e) {
     const std::span<Candidate> mine = candidates.of(e);
     const auto kept = std::min(mine.size(), static_cast<size_t>(room[static_cast<size_t>(e)]));
@@ -147,10 +146,10 @@ void TopCapacity::send_on(const Context& context, const Affinities& affinity, st
 void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
   if (context.rule == Rule::kDecode) return;  // nobody was cut and no cosines are at hand
   const std::vector<float>& affinity = routing.affinity;
-  if (capacity.state_size() > 0 && key == Affinity::kCosine)
-    capacity.observe(context, routing, affinity, sums);
-  else if (capacity.state_size() > 0)
-    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing), sums);
+  if (capacity.state_size() > 0 && key == Affinity::kCosine) capacity.observe(context, routing, affinity, sums);
+  base::Frame frame(context.threads);
+  if (capacity.state_size() > 0 && key != Affinity::kCosine)
+    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing, frame), sums);
   if (decode != Decode::kThreshold) return;
   const auto experts = static_cast<size_t>(context.experts);
   std::vector<float> last(experts, HUGE_VALF);

@@ -9,23 +9,21 @@ namespace {
 // V (E,D), 1 / |w_e| and V V^T - I.
 struct Gram {
   int experts, width;
-  std::vector<float> inverse;
-  Buffer<float> unit, off;
+  std::span<const float> inverse;
+  Matrix<float> unit, off;
 
-  explicit Gram(const Context& context)
+  Gram(const Context& context, base::Frame& frame)
       : experts(context.tensors[0].rows),
         width(context.tensors[0].cols),
-        inverse(inverse_lengths(context.tensors[0], context.threads)),
-        unit(context.tensors[0].size()),
-        off(static_cast<size_t>(experts) * static_cast<size_t>(experts)) {
-    tensor::widen(context.tensors[0], unit.span());
+        inverse(inverse_lengths(context.tensors[0], frame, context.threads)),
+        unit(matrix_in(frame, experts, width)),
+        off(matrix_in(frame, experts, experts)) {
+    tensor::widen(context.tensors[0], {unit.data, context.tensors[0].size()});
     for (int e = 0; e < experts; ++e)
-      for (float& v : units().row(e)) v *= inverse[static_cast<size_t>(e)];
-    kernels::gemm_forward(units(), Matrix<const float>(units()), offs(), context.threads);
-    for (int e = 0; e < experts; ++e) offs()[e][e] = inverse[static_cast<size_t>(e)] > 0 ? 0 : -1;
+      for (float& v : unit.row(e)) v *= inverse[static_cast<size_t>(e)];
+    kernels::gemm_forward(unit, Matrix<const float>(unit), off, context.threads);
+    for (int e = 0; e < experts; ++e) off[e][e] = inverse[static_cast<size_t>(e)] > 0 ? 0 : -1;
   }
-  Matrix<float> units() const { return unit.matrix(experts, width); }
-  Matrix<float> offs() const { return off.matrix(experts, experts); }
 };
 
 }  // namespace
@@ -33,18 +31,20 @@ struct Gram {
 Ortho Ortho::read(Arguments& arguments) { return {static_cast<float>(arguments.number("c", 0, 1000))}; }
 
 double Ortho::loss(const Context& context, const Routing&) const {
-  const Gram gram(context);
+  base::Frame frame(context.threads);
+  const Gram gram(context, frame);
   double total = 0;
-  for (const float off : gram.off.span()) total += static_cast<double>(off) * static_cast<double>(off);
+  for (int e = 0; e < gram.experts; ++e)
+    for (const float off : gram.off.row(e)) total += static_cast<double>(off) * static_cast<double>(off);
   return static_cast<double>(c) * total;
 }
 
 // dV = 4 c (V V^T - I) V, and dw_e = (dV_e - (dV_e . v_e) v_e) / |w_e|.
 void Ortho::backward(const Context& context, const Routing&, const BalanceGradient& gradient) const {
-  const Gram gram(context);
-  const Buffer<float> buffer(gram.unit.size());
-  const Matrix<float> dv = buffer.matrix(gram.experts, gram.width), v = gram.units();
-  kernels::gemm_backward_input(gram.offs(), v, dv, kernels::Write::kSet, context.threads);
+  base::Frame frame(context.threads);
+  const Gram gram(context, frame);
+  const Matrix<float> dv = matrix_in(frame, gram.experts, gram.width), v = gram.unit;
+  kernels::gemm_backward_input(gram.off, v, dv, kernels::Write::kSet, context.threads);
   for (int e = 0; e < gram.experts; ++e) {
     float along = 0;
     for (int j = 0; j < gram.width; ++j) along += dv[e][j] * v[e][j];

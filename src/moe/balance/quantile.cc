@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <iterator>
 
 #include "moe/propose/ranking.h"
 
@@ -18,11 +17,11 @@ float ranked(std::span<float> values, size_t rank) {
 }
 
 // [N] the (K+1)-th largest of the row's finite keys; NaN where there are no more than K, or for padding.
-std::vector<float> levels(const Context& context, Matrix<const float> key, size_t k) {
-  std::vector<float> alpha(static_cast<size_t>(key.rows), NAN);
-  each_row<std::vector<float>>(context, key, [&](int t, std::vector<float>& values) {
-    values.clear();
-    std::ranges::copy_if(key.row(t), std::back_inserter(values), [](float v) { return std::isfinite(v); });
+std::span<const float> levels(const Context& context, Matrix<const float> key, size_t k, base::Frame& frame) {
+  const std::span<float> alpha = frame.list<float>(static_cast<size_t>(key.rows), NAN);
+  each_row<float>(context, key, [&](int t, std::span<float> room) {
+    const auto end = std::ranges::copy_if(key.row(t), room.begin(), [](float v) { return std::isfinite(v); }).out;
+    const std::span<float> values(room.begin(), end);
     if (context.tokens.counts(t) && values.size() > k) alpha[static_cast<size_t>(t)] = ranked(values, k);
   });
   return alpha;
@@ -42,17 +41,22 @@ void Quantile::shift(const Context& context, Matrix<float> key) const {
 void Quantile::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
   const auto experts = static_cast<size_t>(context.experts), k = static_cast<size_t>(routing.plan.choices);
   const Matrix<const float> key = routing.compared(context.tokens.rows(), context.experts);
-  const std::vector<float> alpha = levels(context, key, k);
-  std::vector<std::vector<float>> values(experts);
+  base::Frame frame(context.threads);
+  const std::span<const float> alpha = levels(context, key, k, frame);
+  const std::span<float> numbers = frame.list<float>(context.pairs());
+  const std::span<std::span<float>> values = frame.list<std::span<float>>(experts);
   context.threads.for_each(context.experts, [&](int e) {
     const float beta = context.state[static_cast<size_t>(e) + 1];
+    const std::span<float> room = part_of(numbers, context.experts, e);
+    size_t count = 0;
     for (int t = 0; t < key.rows; ++t)
       if (const float above = key[t][e] + beta - alpha[static_cast<size_t>(t)]; std::isfinite(above))
-        values[static_cast<size_t>(e)].push_back(above);
+        room[count++] = above;
+    values[static_cast<size_t>(e)] = room.first(count);
   });
   const auto open = static_cast<size_t>(std::ranges::count_if(values, [](const auto& v) { return !v.empty(); }));
   context.threads.for_each(context.experts, [&](int e) {
-    std::vector<float>& mine = values[static_cast<size_t>(e)];
+    const std::span<float> mine = values[static_cast<size_t>(e)];
     if (mine.empty()) return;
     sums[static_cast<size_t>(e)] += ranked(mine, mine.size() * k / open);
     sums[experts + static_cast<size_t>(e)] += 1;

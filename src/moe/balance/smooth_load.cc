@@ -12,21 +12,21 @@ namespace {
 
 // x w^T, the scores without their noise, and x v^T, whose softplus is the noise's deviation; (N,E).
 struct Gates {
-  Buffer<float> clean, spread;
+  Matrix<float> clean, spread;
 
-  explicit Gates(const Context& context) : clean(context.pairs()), spread(context.pairs()) {
-    const int rows = context.tokens.rows(), experts = context.experts;
-    kernels::gemm_forward(context.tokens.x, context.tensors[0], clean.matrix(rows, experts), context.threads);
-    kernels::gemm_forward(context.tokens.x, context.tensors[1], spread.matrix(rows, experts), context.threads);
+  Gates(const Context& context, base::Frame& frame)
+      : clean(matrix_in(frame, context.tokens.rows(), context.experts)),
+        spread(matrix_in(frame, context.tokens.rows(), context.experts)) {
+    kernels::gemm_forward(context.tokens.x, context.tensors[0], clean, context.threads);
+    kernels::gemm_forward(context.tokens.x, context.tensors[1], spread, context.threads);
   }
 };
 
 // One expert of one token.
 struct Chance {
-  size_t pair;       // t E + e
-  int32_t bar;       // the k-th best of the other experts; -1: there are fewer
-  double deviation;  // of the noise
-  double u;          // (clean score - what the bar's score is) / deviation: Phi(u) is the chance
+  int32_t expert, bar;  // the latter is the k-th best of the other experts; -1: there are fewer
+  double deviation;     // of the noise
+  double u;             // (clean score - what the bar's score is) / deviation: Phi(u) is the chance
 };
 
 // Calls body(t, chance) for every token that counts and every expert that is not masked. Keys may differ from scores by
@@ -34,22 +34,23 @@ struct Chance {
 template <class Body>
 void each_chance(const Context& context, const Routing& routing, const Gates& gates, const Body& body) {
   const Matrix<const float> key = routing.compared(context.tokens.rows(), context.experts);
-  const size_t k = static_cast<size_t>(routing.plan.choices);
-  each_row<Ranking>(context, key, [&](int t, Ranking& ranking) {
+  const Matrix<const float> score = routing.scores(context.experts);
+  each_row<int32_t>(context, key, [&](int t, std::span<int32_t> room) {
     if (!context.tokens.counts(t)) return;
-    ranking.begin(key.row(t));
-    std::vector<int32_t> best(k + 1);
-    for (int32_t& e : best) e = ranking.next();
+    Ranking ranking(room, key.row(t));
+    int32_t last = -1;  // of the chosen
+    for (int s = 0; s < routing.plan.choices; ++s) last = ranking.next();
+    const int32_t next = ranking.next();
     for (int32_t e = 0; e < context.experts; ++e) {
-      if (key[t][e] == -HUGE_VALF) continue;
-      const bool inside = std::find(best.begin(), best.end() - 1, e) < best.end() - 1;
-      Chance chance{static_cast<size_t>(t) * context.experts + e, inside ? best[k] : best[k - 1], 0, HUGE_VAL};
+      const float mine = key[t][e];
+      if (mine == -HUGE_VALF) continue;
+      const bool inside = !std::isnan(mine) && (last < 0 || mine > key[t][last] || (mine == key[t][last] && e <= last));
+      Chance chance{e, inside ? next : last, 0, HUGE_VAL};
       // The tiny number is that of the published code, for noise that has died out.
-      chance.deviation = static_cast<double>(softplus(gates.spread[chance.pair])) + 1e-20;
+      chance.deviation = static_cast<double>(softplus(gates.spread[t][e])) + 1e-20;
       const auto wide = [](float v) { return static_cast<double>(v); };
-      const double shift = wide(key[t][e]) - wide(routing.score[chance.pair]);
-      if (chance.bar >= 0)
-        chance.u = (wide(gates.clean[chance.pair]) + shift - wide(key[t][chance.bar])) / chance.deviation;
+      const double shift = wide(mine) - wide(score[t][e]);
+      if (chance.bar >= 0) chance.u = (wide(gates.clean[t][e]) + shift - wide(key[t][chance.bar])) / chance.deviation;
       body(t, chance);
     }
   });
@@ -58,10 +59,14 @@ void each_chance(const Context& context, const Routing& routing, const Gates& ga
 }  // namespace
 
 std::vector<double> smooth_load(const Context& context, const Routing& routing) {
-  const Gates gates(context);
-  std::vector<double> chances(context.pairs()), load(static_cast<size_t>(context.experts));
-  each_chance(context, routing, gates,
-              [&](int, const Chance& c) { chances[c.pair] = std::erfc(-c.u / std::numbers::sqrt2) / 2; });
+  base::Frame frame(context.threads);
+  const Gates gates(context, frame);
+  std::vector<double> load(static_cast<size_t>(context.experts));
+  const std::span<double> chances = frame.list<double>(context.pairs());
+  each_chance(context, routing, gates, [&](int t, const Chance& c) {
+    chances[static_cast<size_t>(t) * load.size() + static_cast<size_t>(c.expert)] =
+        std::erfc(-c.u / std::numbers::sqrt2) / 2;
+  });
   for (size_t i = 0; i < chances.size(); ++i) load[i % load.size()] += chances[i];
   return load;
 }
@@ -70,20 +75,21 @@ std::vector<double> smooth_load(const Context& context, const Routing& routing) 
 // is the logistic function, and -d by the score of the bar.
 void smooth_load_backward(const Context& context, const Routing& routing, const std::vector<double>& dload,
                           const BalanceGradient& gradient) {
-  const Gates gates(context);
-  const Buffer<float> clean(context.pairs()), spread(context.pairs());
+  base::Frame frame(context.threads);
+  const Gates gates(context, frame);
+  const int rows = context.tokens.rows();
+  const Matrix<float> clean = matrix_in(frame, rows, context.experts), spread = matrix_in(frame, rows, context.experts);
   each_chance(context, routing, gates, [&](int t, const Chance& c) {
     if (c.bar < 0) return;
     const double density = std::exp(-c.u * c.u / 2) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
-    const double d = dload[c.pair % dload.size()] * density / c.deviation;
-    clean[c.pair] = static_cast<float>(d);
-    spread[c.pair] = static_cast<float>(-d * c.u * static_cast<double>(logistic(gates.spread[c.pair])));
+    const double d = dload[static_cast<size_t>(c.expert)] * density / c.deviation;
+    clean[t][c.expert] = static_cast<float>(d);
+    spread[t][c.expert] = static_cast<float>(-d * c.u * static_cast<double>(logistic(gates.spread[t][c.expert])));
     gradient.dz[t][c.bar] -= static_cast<float>(d);
   });
-  const int rows = context.tokens.rows();
   const ScoreGradient through{gradient.dx, gradient.tensors, {}};
-  gate_backward(context, 0, clean.matrix(rows, context.experts), through);
-  gate_backward(context, 1, spread.matrix(rows, context.experts), through);
+  gate_backward(context, 0, clean, through);
+  gate_backward(context, 1, spread, through);
 }
 
 }  // namespace choir::moe

@@ -22,11 +22,6 @@ float worth(std::span<const float> members, bool top_two) {
   return top_two && members.size() > 1 ? first + second : first;
 }
 
-struct Scratch {
-  std::vector<float> worth, row;
-  std::vector<int32_t> kept;
-};
-
 }  // namespace
 
 Groups Groups::read(Arguments& arguments) {
@@ -51,20 +46,24 @@ std::string Groups::misfit(int experts, int) const {
 void Groups::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
   empty_slots(key.rows, k, proposed);
   const auto size = static_cast<size_t>(key.cols / groups);
-  each_row<Scratch>(context, key, [&](int t, Scratch& s) {
+  base::Frame frame(context.threads);
+  const int pieces = pieces_of(key.rows);
+  const auto places = [&](int count) { return static_cast<size_t>(pieces) * static_cast<size_t>(count); };
+  const std::span<float> worths = frame.list<float>(places(groups)), rows = frame.list<float>(places(key.cols));
+  const std::span<int32_t> keeps = frame.list<int32_t>(places(keep));
+  each_row_in_pieces(context, key, [&](int piece, int t) {
     const std::span<const float> z = key.row(t);
-    s.worth.resize(static_cast<size_t>(groups));
-    s.kept.resize(static_cast<size_t>(keep));
-    s.row.assign(z.size(), -HUGE_VALF);
-    for (size_t g = 0; g < s.worth.size(); ++g) s.worth[g] = worth(z.subspan(g * size, size), top_two);
-    kernels::top_k(s.worth, s.kept);
-    for (const int32_t g : s.kept)
+    const std::span<float> of_group = part_of(worths, pieces, piece), row = part_of(rows, pieces, piece);
+    const std::span<int32_t> kept = part_of(keeps, pieces, piece), slots = slots_of(proposed, k, t);
+    for (size_t g = 0; g < of_group.size(); ++g) of_group[g] = worth(z.subspan(g * size, size), top_two);
+    kernels::top_k(of_group, kept);
+    std::ranges::fill(row, -HUGE_VALF);
+    for (const int32_t g : kept)
       std::ranges::copy(z.subspan(static_cast<size_t>(g) * size, size),
-                        s.row.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(g) * size));
-    const std::span<int32_t> slots = slots_of(proposed, k, t);
-    kernels::top_k(s.row, slots);
+                        row.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(g) * size));
+    kernels::top_k(row, slots);
     for (int32_t& e : slots)
-      if (s.row[static_cast<size_t>(e)] == -HUGE_VALF) e = -1;
+      if (row[static_cast<size_t>(e)] == -HUGE_VALF) e = -1;
   });
 }
 

@@ -6,8 +6,8 @@ namespace choir::moe {
 
 void Positive::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
   empty_slots(key.rows, key.cols, proposed);
-  each_row<Ranking>(context, key, [&](int t, Ranking& ranking) {
-    ranking.begin(key.row(t), 0);
+  each_row<int32_t>(context, key, [&](int t, std::span<int32_t> room) {
+    Ranking ranking(room, key.row(t), 0);
     for (int32_t& slot : slots_of(proposed, key.cols, t).first(ranking.left().size())) slot = ranking.next();
   });
 }

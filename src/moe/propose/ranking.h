@@ -9,7 +9,7 @@
 namespace choir::moe {
 
 // Hands out the places of a row of scores, best first, of equal ones the lower, those above a bound alone: never masked
-// experts (-infinity) or NaN. Taking the best m of E costs E + m log E.
+// experts (-infinity) or NaN. Taking the best m of E costs E + m log E. `room` is for E places.
 class Ranking {
   auto worse() const {
     return [this](int32_t a, int32_t b) {
@@ -19,11 +19,11 @@ class Ranking {
   }
 
  public:
-  void begin(std::span<const float> row, float above = -HUGE_VALF) {
-    row_ = row;
-    left_.clear();
+  Ranking(std::span<int32_t> room, std::span<const float> row, float above = -HUGE_VALF) : row_(row) {
+    size_t count = 0;
     for (size_t e = 0; e < row.size(); ++e)
-      if (row[e] > above) left_.push_back(static_cast<int32_t>(e));
+      if (row[e] > above) room[count++] = static_cast<int32_t>(e);
+    left_ = room.first(count);
     std::ranges::make_heap(left_, worse());
   }
   // Those not handed out yet, in no order.
@@ -33,23 +33,41 @@ class Ranking {
     if (left_.empty()) return -1;
     std::ranges::pop_heap(left_, worse());
     const int32_t best = left_.back();
-    left_.pop_back();
+    left_ = left_.first(left_.size() - 1);
     return best;
   }
 
  private:
   std::span<const float> row_;
-  std::vector<int32_t> left_;
+  std::span<int32_t> left_;
 };
 
-// Calls body(t, scratch) for every row of `key`, shared out over the threads; Scratch is made anew for each piece.
-template <class Scratch, class Body>
-void each_row(const Context& context, Matrix<const float> key, const Body& body) {
-  constexpr int kRows = 64;  // of one piece
-  context.threads.for_each((key.rows + kRows - 1) / kRows, [&](int piece) {
-    Scratch scratch;
-    for (int t = piece * kRows; t < std::min(key.rows, (piece + 1) * kRows); ++t) body(t, scratch);
+// How many pieces the rows are shared out in.
+constexpr int kRowsOfPiece = 64;
+inline int pieces_of(int rows) { return (rows + kRowsOfPiece - 1) / kRowsOfPiece; }
+
+// Calls body(piece, t) for every row of `key`.
+template <class Body>
+void each_row_in_pieces(const Context& context, Matrix<const float> key, const Body& body) {
+  context.threads.for_each(pieces_of(key.rows), [&](int piece) {
+    for (int t = piece * kRowsOfPiece; t < std::min(key.rows, (piece + 1) * kRowsOfPiece); ++t) body(piece, t);
   });
+}
+
+// The part of a piece where `all` has as many places for each.
+template <class T>
+std::span<T> part_of(std::span<T> all, int pieces, int piece) {
+  const size_t size = all.size() / static_cast<size_t>(pieces);
+  return all.subspan(static_cast<size_t>(piece) * size, size);
+}
+
+// Calls body(t, room) for every row of `key`; room (span of T) has a place for each expert.
+template <class T, class Body>
+void each_row(const Context& context, Matrix<const float> key, const Body& body) {
+  base::Frame frame(context.threads);
+  const int pieces = pieces_of(key.rows);
+  const std::span<T> rooms = frame.list<T>(static_cast<size_t>(pieces) * static_cast<size_t>(key.cols));
+  each_row_in_pieces(context, key, [&](int piece, int t) { body(t, part_of(rooms, pieces, piece)); });
 }
 
 // The slots of each token, all empty.

@@ -22,14 +22,13 @@ int32_t best_of(std::span<const float> row, int32_t without) {
 
 // The first e at which the running sum of exp(z_e - z_best) over the others passes u times the whole sum; where the
 // others are so far below that nothing is left of their probabilities, the best of them. `sums` is scratch.
-int32_t draw(std::span<const float> row, int32_t best, float u, std::vector<double>& sums) {
+int32_t draw(std::span<const float> row, int32_t best, float u, std::span<double> sums) {
   if (best < 0) return -1;
-  sums.clear();
   double total = 0;
   for (int32_t e = 0; e < static_cast<int32_t>(row.size()); ++e) {
     const float below = row[static_cast<size_t>(e)] - row[static_cast<size_t>(best)];
     if (e != best && below > -HUGE_VALF) total += std::exp(static_cast<double>(below));
-    sums.push_back(total);
+    sums[static_cast<size_t>(e)] = total;
   }
   if (!(total > 0)) return best_of(row, best);
   return static_cast<int32_t>(std::ranges::upper_bound(sums, static_cast<double>(u) * total) - sums.begin());
@@ -40,7 +39,7 @@ int32_t draw(std::span<const float> row, int32_t best, float u, std::vector<doub
 void SecondRandom::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
   empty_slots(key.rows, 2, proposed);
   const uint64_t stream = scramble(context.seed, kStream);
-  each_row<std::vector<double>>(context, key, [&](int t, std::vector<double>& sums) {
+  each_row<double>(context, key, [&](int t, std::span<double> sums) {
     const std::span<int32_t> slots = slots_of(proposed, 2, t);
     slots[0] = best_of(key.row(t), -1);
     slots[1] = context.rule == Rule::kDecode

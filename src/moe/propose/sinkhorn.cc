@@ -14,15 +14,16 @@ constexpr int kRows = 128;         // of one piece: sums are taken piece by piec
 
 class Balancer {
  public:
-  Balancer(const Context& context, Matrix<const float> key)
+  Balancer(const Context& context, Matrix<const float> key, base::Frame& frame)
       : context_(context),
         rows_(key.rows),
         experts_(static_cast<size_t>(key.cols)),
         pieces_((key.rows + kRows - 1) / kRows),
         tokens_(context.tokens.counted()),
-        cost_(context.pairs()),
-        factor_(experts_, 1.0),
-        part_(static_cast<size_t>(pieces_) * experts_) {
+        cost_(frame.list<float>(context.pairs())),
+        factor_(frame.list<double>(experts_, 1.0)),
+        column_(frame.list<double>(experts_)),
+        part_(frame.list<double>(static_cast<size_t>(pieces_) * experts_)) {
     each_counted([&](int t, double*) {
       float most = -HUGE_VALF;
       for (const float z : key.row(t)) most = std::max(most, z);
@@ -34,7 +35,7 @@ class Balancer {
   }
 
   // v_e; 0 for an expert that no token may go to.
-  const std::vector<double>& run() {
+  std::span<const double> run() {
     double moved = HUGE_VAL;
     for (int round = 0; round < kMostRounds && moved > kTolerance; ++round) moved = this->round();
     return factor_;
@@ -64,12 +65,12 @@ class Balancer {
       const double u = 1 / (tokens_ * sum);
       for (size_t e = 0; e < experts_; ++e) sums[e] += static_cast<double>(c[e]) * u;
     });
-    std::vector<double> column(experts_);
-    for (size_t i = 0; i < part_.size(); ++i) column[i % experts_] += part_[i];
-    const auto open = static_cast<double>(std::ranges::count_if(column, [](double sum) { return sum > 0; }));
+    std::ranges::fill(column_, 0.0);
+    for (size_t i = 0; i < part_.size(); ++i) column_[i % experts_] += part_[i];
+    const auto open = static_cast<double>(std::ranges::count_if(column_, [](double sum) { return sum > 0; }));
     double moved = 0;
     for (size_t e = 0; e < experts_; ++e) {
-      const double next = column[e] > 0 ? 1 / (open * column[e]) : 0;
+      const double next = column_[e] > 0 ? 1 / (open * column_[e]) : 0;
       if (next > 0) moved += std::abs(next - factor_[e]) / open;
       factor_[e] = next;
     }
@@ -81,9 +82,9 @@ class Balancer {
   size_t experts_;
   int pieces_;
   double tokens_;
-  Buffer<float> cost_;          // [N*E] exp(z_te - max_e z_te)
-  std::vector<double> factor_;  // [E] v
-  std::vector<double> part_;    // [pieces*E]
+  std::span<float> cost_;              // [N*E] exp(z_te - max_e z_te)
+  std::span<double> factor_, column_;  // [E] v, and sums
+  std::span<double> part_;             // [pieces*E]
 };
 
 }  // namespace
@@ -95,9 +96,9 @@ void Sinkhorn::propose(const Context& context, Matrix<const float> key, std::vec
     TopK{k}.propose(context, key, proposed);
     return;
   }
-  const std::vector<double> factor = Balancer(context, key).run();
-  const Buffer<float> buffer(context.pairs());
-  const Matrix<float> balanced = buffer.matrix(key.rows, key.cols);
+  base::Frame frame(context.threads);
+  const std::span<const double> factor = Balancer(context, key, frame).run();
+  const Matrix<float> balanced = matrix_in(frame, key.rows, key.cols);
   for (int e = 0; e < key.cols; ++e) {
     const double f = factor[static_cast<size_t>(e)];
     const auto shift = static_cast<float>(f > 0 ? std::log(f) : 0);

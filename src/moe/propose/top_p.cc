@@ -36,9 +36,9 @@ std::string TopP::text() const { return written(kName, {written(p), at_most(most
 void TopP::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
   const int k = choices(key.cols);
   empty_slots(key.rows, k, proposed);
-  each_row<Ranking>(context, key, [&](int t, Ranking& ranking) {
+  each_row<int32_t>(context, key, [&](int t, std::span<int32_t> room) {
     const std::span<const float> z = key.row(t);
-    ranking.begin(z);
+    Ranking ranking(room, z);
     if (ranking.left().empty()) return;
     const auto best = static_cast<double>(z[static_cast<size_t>(ranking.left()[0])]);  // a heap's first is its largest
     const auto weight = [&](int32_t e) { return std::exp(static_cast<double>(z[static_cast<size_t>(e)]) - best); };
@@ -60,9 +60,9 @@ std::string Mass::text() const { return written(kName, {written(tau), at_most(mo
 void Mass::propose(const Context& context, Matrix<const float> key, std::vector<int32_t>& proposed) const {
   const int k = choices(key.cols);
   empty_slots(key.rows, k, proposed);
-  each_row<Ranking>(context, key, [&](int t, Ranking& ranking) {
+  each_row<int32_t>(context, key, [&](int t, std::span<int32_t> room) {
     const std::span<const float> z = key.row(t);
-    ranking.begin(z, 0);
+    Ranking ranking(room, z, 0);
     const auto weight = [&](int32_t e) { return static_cast<double>(z[static_cast<size_t>(e)]); };
     double total = 0;
     for (const int32_t e : ranking.left()) total += weight(e);

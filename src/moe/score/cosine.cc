@@ -33,7 +33,8 @@ std::string written_kappa(std::optional<float> kappa) { return "kappa=" + (kappa
 
 void cosine_forward(Matrix<const float> x, const Weight& w, float scale, Matrix<float> z, Threads& threads) {
   kernels::gemm_forward(x, w, z, threads);
-  const std::vector<float> ix = inverse_lengths(x, threads), iw = inverse_lengths(w, threads);
+  base::Frame frame(threads);
+  const std::span<const float> ix = inverse_lengths(x, frame, threads), iw = inverse_lengths(w, frame, threads);
   each_piece(z.rows, threads, [&](int, int t) {
     const float row = scale * ix[static_cast<size_t>(t)];
     for (int e = 0; e < z.cols; ++e) z[t][e] *= row * iw[static_cast<size_t>(e)];
@@ -45,10 +46,11 @@ void cosine_forward(Matrix<const float> x, const Weight& w, float scale, Matrix<
 // A masked expert has z = -infinity and dz = 0.
 void cosine_backward(const CosineBackward& step, Threads& threads) {
   const Matrix<const float> x = step.x, w = step.w, z = step.z, dz = step.dz;
-  const std::vector<float> ix = inverse_lengths(x, threads), iw = inverse_lengths(w, threads);
-  const Buffer<float> buffer(static_cast<size_t>(dz.rows) * static_cast<size_t>(dz.cols));
-  const Matrix<float> s = buffer.matrix(dz.rows, dz.cols);
-  std::vector<double> part(pieces_of(dz.rows) * static_cast<size_t>(dz.cols));  // sums are taken piece by piece
+  base::Frame frame(threads);
+  const std::span<const float> ix = inverse_lengths(x, frame, threads), iw = inverse_lengths(w, frame, threads);
+  const Matrix<float> s = matrix_in(frame, dz.rows, dz.cols);
+  // Sums are taken piece by piece.
+  const std::span<double> part = frame.list<double>(pieces_of(dz.rows) * static_cast<size_t>(dz.cols));
   each_piece(dz.rows, threads, [&](int piece, int t) {
     double* turn = part.data() + static_cast<size_t>(piece) * static_cast<size_t>(dz.cols);
     const float inverse = ix[static_cast<size_t>(t)], row = step.scale * inverse;

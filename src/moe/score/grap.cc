@@ -9,48 +9,46 @@
 namespace choir::moe {
 namespace {
 
-size_t area(Matrix<const float> m) { return static_cast<size_t>(m.rows) * static_cast<size_t>(m.cols); }
+std::span<const int32_t> bounds_of(const Context& context, base::Frame& frame) {
+  return block_bounds(context.experts, context.tokens.x.cols, frame);
+}
 
 float inverse_root(float square) { return square > 0 ? 1 / std::sqrt(square) : 0; }
 
-// Buffers of one call: block sums (N,E), square lengths [N], and x w where the gate is learnt.
+// Lists of one call: block sums (N,E), square lengths [N], and x w where the gate is learnt.
 struct Blocks {
-  std::vector<int32_t> bound;
-  Buffer<float> weighted, sums, squares, weighted_squares;
-  std::vector<float> inverse_gate, inverse_token;  // [E] 1 / |w_e|, [N] 1 / |x_t|; 0 where that vanishes
+  std::span<const int32_t> bound;
+  Matrix<float> sums;
+  std::span<float> squares, inverse_token, inverse_gate;  // [N], [N] 1 / |x_t|, [E] 1 / |w_e|; 0 where that vanishes
 
-  Blocks(const Context& context, bool learn)
-      : bound(block_bounds(context.experts, context.tokens.x.cols)),
-        sums(context.pairs()),
-        squares(static_cast<size_t>(context.tokens.rows())),
-        inverse_token(static_cast<size_t>(context.tokens.rows())) {
-    const Matrix<const float> x = context.tokens.x;
-    const Matrix<float> s = sums.matrix(x.rows, context.experts);
-    kernels::block_sums_forward(x, bound, s, squares.span(), context.threads);
+  Blocks(const Context& context, bool learn, base::Frame& frame)
+      : bound(bounds_of(context, frame)),
+        sums(matrix_in(frame, context.tokens.rows(), context.experts)),
+        squares(frame.list<float>(static_cast<size_t>(context.tokens.rows()))),
+        inverse_token(frame.list<float>(squares.size())),
+        inverse_gate(frame.list<float>(static_cast<size_t>(context.experts))) {
+    kernels::block_sums_forward(context.tokens.x, bound, sums, squares, context.threads);
     for (size_t t = 0; t < inverse_token.size(); ++t) inverse_token[t] = inverse_root(squares[t]);
     if (learn)
-      weigh(context);
+      weigh(context, frame);
     else
       for (int e = 0; e < context.experts; ++e)
-        inverse_gate.push_back(inverse_root(static_cast<float>(bound[e + 1] - bound[e])));
+        inverse_gate[e] = inverse_root(static_cast<float>(bound[e + 1] - bound[e]));
   }
 
  private:
-  void weigh(const Context& context) {
+  void weigh(const Context& context, base::Frame& frame) {
     const Matrix<const float> x = context.tokens.x;
     const std::span<const float> w = tensor::as_vector(context.tensors[0]);
-    weighted = Buffer<float>(area(x));
-    const Matrix<float> xw = weighted.matrix(x.rows, x.cols);
+    const Matrix<float> xw = matrix_in(frame, x.rows, x.cols);
     each_token(context, [&](int t) {
       for (int j = 0; j < x.cols; ++j) xw[t][j] = x[t][j] * w[static_cast<size_t>(j)];
     });
-    weighted_squares = Buffer<float>(static_cast<size_t>(x.rows));
-    kernels::block_sums_forward(xw, bound, sums.matrix(x.rows, context.experts), weighted_squares.span(),
-                                context.threads);
+    kernels::block_sums_forward(xw, bound, sums, frame.list<float>(squares.size()), context.threads);
     for (int e = 0; e < context.experts; ++e) {
       float square = 0;
       for (int j = bound[e]; j < bound[e + 1]; ++j) square += w[static_cast<size_t>(j)] * w[static_cast<size_t>(j)];
-      inverse_gate.push_back(inverse_root(square));
+      inverse_gate[e] = inverse_root(square);
     }
   }
 };
@@ -59,7 +57,7 @@ struct Blocks {
 // of dw_j. An expert's channels are its own.
 void learnt_backward(const Context& context, const Blocks& blocks, Matrix<const float> d,
                      const ScoreGradient& gradient) {
-  const Matrix<const float> x = context.tokens.x, sums = blocks.sums.matrix(d.rows, d.cols);
+  const Matrix<const float> x = context.tokens.x, sums = blocks.sums;
   const std::span<const float> w = tensor::as_vector(context.tensors[0]);
   const std::span<float> dw = gradient.tensors[0].row(0);
   context.threads.for_each(d.cols, [&](int e) {
@@ -78,9 +76,9 @@ void learnt_backward(const Context& context, const Blocks& blocks, Matrix<const 
 
 }  // namespace
 
-std::vector<int32_t> block_bounds(int experts, int width) {
-  std::vector<int32_t> bound;
-  for (int64_t e = 0; e <= experts; ++e) bound.push_back(static_cast<int32_t>(e * width / experts));
+std::span<const int32_t> block_bounds(int experts, int width, base::Frame& frame) {
+  const std::span<int32_t> bound = frame.list<int32_t>(static_cast<size_t>(experts) + 1);
+  for (int64_t e = 0; e <= experts; ++e) bound[e] = static_cast<int32_t>(e * width / experts);
   return bound;
 }
 
@@ -94,11 +92,12 @@ std::string GrapScore::text() const { return written(kName, {unless("eps", eps, 
 
 // z_te = max(0, sum_{j in block e} x_tj / b_e + eps).
 void GrapScore::forward(const Context& context, Matrix<float> z) const {
-  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
-  const Buffer<float> squares(static_cast<size_t>(z.rows));
-  kernels::block_sums_forward(context.tokens.x, bound, z, squares.span(), context.threads);
-  std::vector<float> share;
-  for (int e = 0; e < z.cols; ++e) share.push_back(1 / static_cast<float>(bound[e + 1] - bound[e]));
+  base::Frame frame(context.threads);
+  const std::span<const int32_t> bound = bounds_of(context, frame);
+  const std::span<float> squares = frame.list<float>(static_cast<size_t>(z.rows));
+  kernels::block_sums_forward(context.tokens.x, bound, z, squares, context.threads);
+  const std::span<float> share = frame.list<float>(static_cast<size_t>(z.cols));
+  for (size_t e = 0; e < share.size(); ++e) share[e] = 1 / static_cast<float>(bound[e + 1] - bound[e]);
   each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) z[t][e] = std::max(0.0f, z[t][e] * share[static_cast<size_t>(e)] + eps);
   });
@@ -107,21 +106,22 @@ void GrapScore::forward(const Context& context, Matrix<float> z) const {
 // The gradient passes where the rectifier did: dx_tj += dz_t,e(j) / b_e.
 void GrapScore::backward(const Context& context, const Routing& routing, Matrix<const float> dz,
                          const ScoreGradient& gradient) const {
-  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
+  base::Frame frame(context.threads);
+  const std::span<const int32_t> bound = bounds_of(context, frame);
   const Matrix<const float> z = routing.scores(context.experts);
-  const Buffer<float> dsums(context.pairs()), dsquares(static_cast<size_t>(dz.rows));
-  const Matrix<float> d = dsums.matrix(dz.rows, dz.cols);
+  const Matrix<float> d = matrix_in(frame, dz.rows, dz.cols);
+  const std::span<float> dsquares = frame.list<float>(static_cast<size_t>(dz.rows));
   each_token(context, [&](int t) {
     for (int e = 0; e < dz.cols; ++e)
       d[t][e] = z[t][e] > 0 ? dz[t][e] / static_cast<float>(bound[e + 1] - bound[e]) : 0;
   });
-  kernels::block_sums_backward({d, dsquares.span()}, context.tokens.x, bound, gradient.dx, context.threads);
+  kernels::block_sums_backward({d, dsquares}, context.tokens.x, bound, gradient.dx, context.threads);
 }
 
-std::vector<float> GrapScore::inverse_lengths(const Context& context) const {
-  const std::vector<int32_t> bound = block_bounds(context.experts, context.tokens.x.cols);
-  std::vector<float> result;
-  for (int e = 0; e < context.experts; ++e) result.push_back(std::sqrt(static_cast<float>(bound[e + 1] - bound[e])));
+std::span<const float> GrapScore::inverse_lengths(const Context& context, base::Frame& frame) const {
+  const std::span<const int32_t> bound = bounds_of(context, frame);
+  const std::span<float> result = frame.list<float>(static_cast<size_t>(context.experts));
+  for (size_t e = 0; e < result.size(); ++e) result[e] = std::sqrt(static_cast<float>(bound[e + 1] - bound[e]));
   return result;
 }
 
@@ -150,9 +150,10 @@ float GrapCosineScore::scale(int width) const { return scale_of(kappa, width); }
 
 // z_te = kappa (sum_{j in block e} w_j x_tj) / (|w_e| |x_t|); the constant gate has w_j = 1.
 void GrapCosineScore::forward(const Context& context, Matrix<float> z) const {
-  const Blocks blocks(context, learn);
+  base::Frame frame(context.threads);
+  const Blocks blocks(context, learn, frame);
   const float size = scale(context.tokens.x.cols);
-  const Matrix<const float> sums = blocks.sums.matrix(z.rows, z.cols);
+  const Matrix<const float> sums = blocks.sums;
   each_token(context, [&](int t) {
     const float row = size * blocks.inverse_token[static_cast<size_t>(t)];
     for (int e = 0; e < z.cols; ++e) z[t][e] = row * sums[t][e] * blocks.inverse_gate[static_cast<size_t>(e)];
@@ -164,11 +165,12 @@ void GrapCosineScore::forward(const Context& context, Matrix<float> z) const {
 //   dw_j  += sum_t ddelta_t,e(j) x_tj / (|w_e| |x_t|) - w_j / |w_e|^2 sum_t ddelta_te delta_te
 void GrapCosineScore::backward(const Context& context, const Routing&, Matrix<const float> dz,
                                const ScoreGradient& gradient) const {
-  const Blocks blocks(context, learn);
-  const Matrix<const float> x = context.tokens.x, sums = blocks.sums.matrix(dz.rows, dz.cols);
+  base::Frame frame(context.threads);
+  const Blocks blocks(context, learn, frame);
+  const Matrix<const float> x = context.tokens.x, sums = blocks.sums;
   const float size = scale(x.cols);
-  const Buffer<float> push(context.pairs()), pull(static_cast<size_t>(dz.rows)), nothing(learn ? context.pairs() : 0);
-  const Matrix<float> d = push.matrix(dz.rows, dz.cols);
+  const Matrix<float> d = matrix_in(frame, dz.rows, dz.cols);
+  const std::span<float> pull = frame.list<float>(static_cast<size_t>(dz.rows));
   each_token(context, [&](int t) {
     const float row = size * blocks.inverse_token[static_cast<size_t>(t)];
     float along = 0;
@@ -180,11 +182,11 @@ void GrapCosineScore::backward(const Context& context, const Routing&, Matrix<co
     pull[static_cast<size_t>(t)] = square > 0 ? -0.5f * along / square : 0;
   });
   if (!learn) {
-    kernels::block_sums_backward({d, pull.span()}, x, blocks.bound, gradient.dx, context.threads);
+    kernels::block_sums_backward({d, pull}, x, blocks.bound, gradient.dx, context.threads);
     return;
   }
-  kernels::block_sums_backward({nothing.matrix(dz.rows, dz.cols), pull.span()}, x, blocks.bound, gradient.dx,
-                               context.threads);
+  const Matrix<float> nothing = matrix_in(frame, dz.rows, dz.cols);
+  kernels::block_sums_backward({nothing, pull}, x, blocks.bound, gradient.dx, context.threads);
   learnt_backward(context, blocks, d, gradient);
 }
 

@@ -7,8 +7,8 @@
 
 namespace choir::moe {
 
-// bound[e] = floor(e D / E); blocks may differ by one channel.
-std::vector<int32_t> block_bounds(int experts, int width);
+// [E+1] floor(e D / E); blocks may differ by one channel. A list of that frame.
+std::span<const int32_t> block_bounds(int experts, int width, base::Frame& frame);
 
 // Why there are no such blocks, or nothing.
 std::string misfit_of_blocks(int experts, int width);
@@ -27,7 +27,7 @@ struct GrapScore {
   void backward(const Context& context, const Routing& routing, Matrix<const float> dz,
                 const ScoreGradient& gradient) const;
   // 1 / |w_e| = sqrt(b_e) for the mean of b_e channels.
-  std::vector<float> inverse_lengths(const Context& context) const;
+  std::span<const float> inverse_lengths(const Context& context, base::Frame& frame) const;
 };
 
 // z_te = kappa cos(x_t, w_e) with w_e constant on block e and 0 elsewhere; with `learn` w_e is learnt on its block, one

@@ -15,6 +15,13 @@ using Reals = std::vector<double>;
 constexpr int kTokens = 11, kWidth = 22;
 const double kRoot = std::sqrt(static_cast<double>(kWidth));
 
+std::vector<int32_t> bounds(int experts, int width) {
+  base::Threads threads(1);
+  base::Frame frame(threads);
+  const auto bound = block_bounds(experts, width, frame);
+  return {bound.begin(), bound.end()};
+}
+
 Reals gradient_in(int experts) { return reference::random(static_cast<size_t>(kTokens * experts), 1, 50); }
 
 TEST_CASE("grap: forward and backward agree with the reference, blocks of equal and unequal size") {
@@ -101,7 +108,7 @@ TEST_CASE("grap_cosine: a zero vector has cosine 0 and no gradient; a zero gate 
     Case c(2, kWidth, 5);
     c.fill_tensors(word);
     std::fill_n(c.x.begin(), kWidth, 0.0f);
-    if (learn) std::fill_n(c.tensor[0].begin(), block_bounds(5, kWidth)[1], 0.0f);  // the block of expert 0
+    if (learn) std::fill_n(c.tensor[0].begin(), bounds(5, kWidth)[1], 0.0f);  // the block of expert 0
     const auto got = run_score(word, c, reference::random(10, 1, 3));
     for (int i = 0; i < 5; ++i) CHECK(got.z[size_t(i)] == 0);
     for (int j = 0; j < kWidth; ++j) CHECK(got.dx[size_t(j)] == 0);
@@ -111,8 +118,8 @@ TEST_CASE("grap_cosine: a zero vector has cosine 0 and no gradient; a zero gate 
 }
 
 TEST_CASE("grap: the golden token, with blocks of equal and unequal size") {
-  CHECK(block_bounds(4, 10) == std::vector<int32_t>{0, 2, 5, 7, 10});
-  CHECK(block_bounds(3, 3) == std::vector<int32_t>{0, 1, 2, 3});
+  CHECK(bounds(4, 10) == std::vector<int32_t>{0, 2, 5, 7, 10});
+  CHECK(bounds(3, 3) == std::vector<int32_t>{0, 1, 2, 3});
   Case c(1, 8, 2);
   c.x = {1, 2, 3, 4, -1, 0, 1, 2};
   CHECK(run_score(GrapScore{}, c, {1, 0}).z == std::vector<float>{2.5f, 0.5f});
@@ -164,7 +171,8 @@ TEST_CASE("grap: the cosine that experts compare is that of the token and its bl
   Case c(kTokens, kWidth, 5);
   const auto got = run_score(GrapScore{}, c, gradient_in(5));
   const Reals x = widen(c.x), cosine = reference::grap_cosine(x, kWidth, 5, 1.0);
-  const auto inverse = GrapScore{}.inverse_lengths(c.context());
+  base::Frame frame(c.threads);
+  const auto inverse = GrapScore{}.inverse_lengths(c.context(), frame);
   for (int t = 0; t < kTokens; ++t) {
     const Reals row = reference::row_of(x, size_t(t), kWidth);
     for (int e = 0; e < 5; ++e) {

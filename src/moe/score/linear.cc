@@ -12,12 +12,12 @@ namespace choir::moe {
 namespace {
 
 // u_tj of the jitter, for the whole batch.
-Buffer<float> jitter_of(const Context& context, float width) {
+Matrix<float> jitter_of(const Context& context, float width, base::Frame& frame) {
   const Matrix<const float> x = context.tokens.x;
-  Buffer<float> factor(static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols));
+  const Matrix<float> factor = matrix_in(frame, x.rows, x.cols);
   context.threads.for_each(x.rows, [&](int t) {
     const size_t first = static_cast<size_t>(t) * static_cast<size_t>(x.cols);
-    for (int j = 0; j < x.cols; ++j) factor[first + j] = 1 + width * (2 * uniform_at(context.seed, first + j) - 1);
+    for (int j = 0; j < x.cols; ++j) factor[t][j] = 1 + width * (2 * uniform_at(context.seed, first + j) - 1);
   });
   return factor;
 }
@@ -69,9 +69,9 @@ std::vector<GateTensor> LinearScore::tensors(int experts, int width) const {
 
 // z = x w^T, with jitter (x u) w^T, with bias + b, with residual + z' g^T for the scores z' of the layer before.
 void LinearScore::forward(const Context& context, Matrix<float> z) const {
+  base::Frame frame(context.threads);
   if (jitter > 0 && context.rule == Rule::kTraining) {
-    const Buffer<float> jittered = jitter_of(context, jitter);
-    const Matrix<float> x = jittered.matrix(context.tokens.rows(), context.tokens.x.cols);
+    const Matrix<float> x = jitter_of(context, jitter, frame);
     each_token(context, [&](int t) { multiply(x.row(t), context.tokens.x.row(t)); });
     kernels::gemm_forward(x, context.tensors[0], z, context.threads);
   } else {
@@ -79,11 +79,10 @@ void LinearScore::forward(const Context& context, Matrix<float> z) const {
   }
   if (bias) shift_rows(context, tensor::as_vector(context.tensors[1]), 1, z);
   if (!residual || !context.tokens.previous.data) return;
-  const Buffer<float> carried(context.pairs());
-  kernels::gemm_forward(context.tokens.previous, context.tensors.back(), carried.matrix(z.rows, z.cols),
-                        context.threads);
+  const Matrix<float> carried = matrix_in(frame, z.rows, z.cols);
+  kernels::gemm_forward(context.tokens.previous, context.tensors.back(), carried, context.threads);
   each_token(context, [&](int t) {
-    for (int e = 0; e < z.cols; ++e) z[t][e] += carried[static_cast<size_t>(t) * z.cols + e];
+    for (int e = 0; e < z.cols; ++e) z[t][e] += carried[t][e];
   });
 }
 
@@ -93,8 +92,8 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
                            const ScoreGradient& gradient) const {
   const Matrix<const float> x = context.tokens.x;
   if (jitter > 0 && context.rule == Rule::kTraining) {
-    const Buffer<float> factor = jitter_of(context, jitter), through(factor.size());
-    const Matrix<float> u = factor.matrix(x.rows, x.cols), d = through.matrix(x.rows, x.cols);
+    base::Frame frame(context.threads);
+    const Matrix<float> u = jitter_of(context, jitter, frame), d = matrix_in(frame, x.rows, x.cols);
     kernels::gemm_backward_input(dz, tensor::as_matrix(context.tensors[0]), d, kernels::Write::kSet, context.threads);
     each_token(context, [&](int t) {
       multiply(d.row(t), u.row(t));
@@ -113,8 +112,8 @@ void LinearScore::backward(const Context& context, const Routing&, Matrix<const 
   kernels::gemm_backward_weight(dz, context.tokens.previous, gradient.tensors.back(), context.threads);
 }
 
-std::vector<float> LinearScore::inverse_lengths(const Context& context) const {
-  return moe::inverse_lengths(context.tensors[0], context.threads);
+std::span<const float> LinearScore::inverse_lengths(const Context& context, base::Frame& frame) const {
+  return moe::inverse_lengths(context.tensors[0], frame, context.threads);
 }
 
 // DeepSeek-V3 adds its bias to sigmoid(z), its successor to sqrt(log(1 + e^z)).

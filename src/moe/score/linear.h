@@ -40,7 +40,7 @@ struct LinearScore {
   void backward(const Context& context, const Routing& routing, Matrix<const float> dz,
                 const ScoreGradient& gradient) const;
   // 1 / |w_e|: z / (|w_e| |x_t|) is the cosine.
-  std::vector<float> inverse_lengths(const Context& context) const;
+  std::span<const float> inverse_lengths(const Context& context, base::Frame& frame) const;
   // key = what proposals compare, from z; the two may not overlap.
   bool selects() const { return select_by != SelectBy::kLogit; }
   void select(const Context& context, Matrix<const float> z, Matrix<float> key) const;

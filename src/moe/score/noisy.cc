@@ -11,10 +11,9 @@ namespace {
 constexpr uint64_t kStream = 0x4015e;  // keeps the draws apart from those of other words
 
 // v_te = x_t . v_e.
-Buffer<float> spread(const Context& context) {
-  Buffer<float> v(context.pairs());
-  kernels::gemm_forward(context.tokens.x, context.tensors[1], v.matrix(context.tokens.rows(), context.experts),
-                        context.threads);
+Matrix<float> spread(const Context& context, base::Frame& frame) {
+  const Matrix<float> v = matrix_in(frame, context.tokens.rows(), context.experts);
+  kernels::gemm_forward(context.tokens.x, context.tensors[1], v, context.threads);
   return v;
 }
 
@@ -35,8 +34,8 @@ class Noise {
 void NoisyScore::forward(const Context& context, Matrix<float> z) const {
   kernels::gemm_forward(context.tokens.x, context.tensors[0], z, context.threads);
   if (context.rule == Rule::kDecode) return;
-  const Buffer<float> buffer = spread(context);
-  const Matrix<const float> v = buffer.matrix(z.rows, z.cols);
+  base::Frame frame(context.threads);
+  const Matrix<const float> v = spread(context, frame);
   const Noise noise(context);
   each_token(context, [&](int t) {
     for (int e = 0; e < z.cols; ++e) z[t][e] += noise(t, e) * softplus(v[t][e]);
@@ -48,8 +47,8 @@ void NoisyScore::backward(const Context& context, const Routing&, Matrix<const f
                           const ScoreGradient& gradient) const {
   gate_backward(context, 0, dz, gradient);
   if (context.rule == Rule::kDecode) return;
-  const Buffer<float> buffer = spread(context);
-  const Matrix<float> d = buffer.matrix(dz.rows, dz.cols);
+  base::Frame frame(context.threads);
+  const Matrix<float> d = spread(context, frame);
   const Noise noise(context);
   each_token(context, [&](int t) {
     for (int e = 0; e < d.cols; ++e) d[t][e] = dz[t][e] * noise(t, e) * logistic(d[t][e]);
@@ -57,8 +56,8 @@ void NoisyScore::backward(const Context& context, const Routing&, Matrix<const f
   gate_backward(context, 1, d, gradient);
 }
 
-std::vector<float> NoisyScore::inverse_lengths(const Context& context) const {
-  return moe::inverse_lengths(context.tensors[0], context.threads);
+std::span<const float> NoisyScore::inverse_lengths(const Context& context, base::Frame& frame) const {
+  return moe::inverse_lengths(context.tensors[0], frame, context.threads);
 }
 
 }  // namespace choir::moe

@@ -19,7 +19,7 @@ struct NoisyScore {
   void backward(const Context& context, const Routing& routing, Matrix<const float> dz,
                 const ScoreGradient& gradient) const;
   // 1 / |w_e| of the gate; with noise z / (|w_e| |x_t|) is a noisy cosine.
-  std::vector<float> inverse_lengths(const Context& context) const;
+  std::span<const float> inverse_lengths(const Context& context, base::Frame& frame) const;
 };
 
 }  // namespace choir::moe

@@ -11,10 +11,9 @@ namespace {
 constexpr float kMostScale = 100;
 enum Place { kExperts, kProjection, kTemperature };
 
-Buffer<float> projected(const Context& context, int rank) {
-  Buffer<float> y(static_cast<size_t>(context.tokens.rows()) * static_cast<size_t>(rank));
-  kernels::gemm_forward(context.tokens.x, context.tensors[kProjection], y.matrix(context.tokens.rows(), rank),
-                        context.threads);
+Matrix<float> projected(const Context& context, int rank, base::Frame& frame) {
+  const Matrix<float> y = matrix_in(frame, context.tokens.rows(), rank);
+  kernels::gemm_forward(context.tokens.x, context.tensors[kProjection], y, context.threads);
   return y;
 }
 
@@ -41,17 +40,17 @@ float ProjectedCosineScore::scale(const Context& context) const {
 }
 
 void ProjectedCosineScore::forward(const Context& context, Matrix<float> z) const {
-  const Buffer<float> y = projected(context, rank);
-  cosine_forward(y.matrix(z.rows, rank), context.tensors[kExperts], scale(context), z, context.threads);
+  base::Frame frame(context.threads);
+  cosine_forward(projected(context, rank, frame), context.tensors[kExperts], scale(context), z, context.threads);
 }
 
 // Through y = P x: dP += dy^T x, dx += dy P. dt = sum_te dz_te z_te below the limit, else 0.
 void ProjectedCosineScore::backward(const Context& context, const Routing& routing, Matrix<const float> dz,
                                     const ScoreGradient& gradient) const {
   const Matrix<const float> x = context.tokens.x, z = routing.scores(context.experts);
-  const Buffer<float> y = projected(context, rank), through(y.size());
-  const Matrix<float> dy = through.matrix(x.rows, rank);
-  cosine_backward({.x = y.matrix(x.rows, rank),
+  base::Frame frame(context.threads);
+  const Matrix<float> y = projected(context, rank, frame), dy = matrix_in(frame, x.rows, rank);
+  cosine_backward({.x = y,
                    .w = tensor::as_matrix(context.tensors[kExperts]),
                    .scale = scale(context),
                    .z = z,

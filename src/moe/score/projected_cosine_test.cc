@@ -65,7 +65,9 @@ TEST_CASE("projected_cosine: admissions compare cosines") {
   const auto list = p.c.weights();
   router.route(p.c.context(list), Balancing::kOff, p.c.routing);
   CHECK(static_cast<double>(p.c.routing.scale) == doctest::Approx(std::exp(3.0)).epsilon(1e-6));
-  for (const float a : affinities(Affinity::kCosine, p.c.context(list), p.c.routing)) CHECK(std::abs(a) <= 1.00001f);
+  base::Frame frame(p.c.threads);
+  for (const float a : affinities(Affinity::kCosine, p.c.context(list), p.c.routing, frame))
+    CHECK(std::abs(a) <= 1.00001f);
 }
 
 }  // namespace

@@ -15,15 +15,13 @@ struct Best {
   int k = 0;                       // 0: none are asked for
   std::optional<Groups> within{};  // the router's proposals, which tell
 
-  // [N*k], -1 where a token's groups hold fewer.
-  std::vector<int32_t> of(const Context& context, const Routing& routing) const {
-    std::vector<int32_t> best;
+  // Fills routing.best: [N*k], -1 where a token's groups hold fewer.
+  void find(const Context& context, Routing& routing) const {
     const Matrix<const float> key = routing.compared(context.tokens.rows(), context.experts);
     if (within)
-      widened().propose(context, key, best);
+      widened().propose(context, key, routing.best);
     else
-      TopK{k}.propose(context, key, best);
-    return best;
+      TopK{k}.propose(context, key, routing.best);
   }
 
   std::string misfit(int experts) const {

@@ -13,10 +13,9 @@ struct Share {
   const float* z;
   float most = -INFINITY, sum = 0;
 
-  Share(const Context& context, const Routing& routing, const std::vector<int32_t>& best, int k, int t)
-      : z(routing.scores(context.experts)[t]) {
-    each_slot(best, k, t, [&](int, int32_t e) { most = std::max(most, z[e]); });
-    each_slot(best, k, t, [&](int, int32_t e) { sum += std::exp(z[e] - most); });
+  Share(const Context& context, const Routing& routing, int k, int t) : z(routing.scores(context.experts)[t]) {
+    each_slot(routing.best, k, t, [&](int, int32_t e) { most = std::max(most, z[e]); });
+    each_slot(routing.best, k, t, [&](int, int32_t e) { sum += std::exp(z[e] - most); });
   }
   float operator[](int32_t e) const { return std::exp(z[e] - most) / sum; }
 };
@@ -50,9 +49,9 @@ void ChosenWeights::backward(const Context& context, const Routing& routing, std
 
 // g_e = q_e for the kept ones.
 void ChosenWeights::forward_over(const Context& context, Routing& routing) const {
-  const std::vector<int32_t> best = over.of(context, routing);
+  over.find(context, routing);
   each_token(context, [&](int t) {
-    const Share q(context, routing, best, over.k, t);
+    const Share q(context, routing, over.k, t);
     each_edge(routing, t, [&](int32_t i, int32_t e) { routing.plan.weight[i] = q[e]; });
   });
 }
@@ -61,13 +60,12 @@ void ChosenWeights::forward_over(const Context& context, Routing& routing) const
 void ChosenWeights::backward_over(const Context& context, const Routing& routing, std::span<const float> dweight,
                                   Matrix<float> dz) const {
   const std::vector<float>& weight = routing.plan.weight;
-  const std::vector<int32_t> best = over.of(context, routing);
   each_token(context, [&](int t) {
     float mean = 0;
     each_edge(routing, t, [&](int32_t i, int32_t) { mean += weight[i] * dweight[i]; });
     each_edge(routing, t, [&](int32_t i, int32_t e) { dz[t][e] += weight[i] * dweight[i]; });
-    const Share q(context, routing, best, over.k, t);
-    each_slot(best, over.k, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
+    const Share q(context, routing, over.k, t);
+    each_slot(routing.best, over.k, t, [&](int, int32_t e) { dz[t][e] -= q[e] * mean; });
   });
 }
 

@@ -18,13 +18,9 @@ struct Divisors {
   }
 };
 
-// `best` is room for the list of the best.
 template <class Word>
-Divisors divisors_of(const Word& word, const Context& context, const Routing& routing, std::vector<int32_t>& best) {
-  if (word.over.k > 0) {
-    best = word.over.of(context, routing);
-    return {best, word.over.k};
-  }
+Divisors divisors_of(const Word& word, const Routing& routing) {
+  if (word.over.k > 0) return {routing.best, word.over.k};
   return {word.kept ? routing.chosen : routing.proposed, routing.plan.choices};
 }
 
@@ -42,8 +38,8 @@ NormWeights<Function> NormWeights<Function>::read(Arguments& arguments) {
 // g_e = scale s_e / (sum over the divisors of s_j + 1e-20).
 template <class Function>
 void NormWeights<Function>::forward(const Context& context, Routing& routing) const {
-  std::vector<int32_t> best;
-  const Divisors divisors = divisors_of(*this, context, routing, best);
+  if (over.k > 0) over.find(context, routing);
+  const Divisors divisors = divisors_of(*this, routing);
   each_token(context, [&](int t) {
     const float* z = routing.scores(context.experts)[t];
     const float factor = scale / divisors.template sum<Function>(z, t);
@@ -55,8 +51,7 @@ void NormWeights<Function>::forward(const Context& context, Routing& routing) co
 template <class Function>
 void NormWeights<Function>::backward(const Context& context, const Routing& routing, std::span<const float> dweight,
                                      Matrix<float> dz) const {
-  std::vector<int32_t> best;
-  const Divisors divisors = divisors_of(*this, context, routing, best);
+  const Divisors divisors = divisors_of(*this, routing);
   each_token(context, [&](int t) {
     const float* z = routing.scores(context.experts)[t];
     float mean = 0;
