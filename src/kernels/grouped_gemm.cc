@@ -66,10 +66,14 @@ void check_groups(const Groups& groups, size_t experts, int positions) {
               std::to_string(groups.offset.size()) + " offsets for " + std::to_string(experts) + " experts");
 }
 
+const Versions<void(const PanelBlock&)>& panel_for(Sums sums) {
+  return sums == Sums::kRounded ? kRoundedPanel : kPanel;
+}
+
 // Every piece packs the columns of the weight that it needs, so more rows a piece pack less often.
-void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
+void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y, Sums sums,
                     Threads& threads) {
-  constexpr int kPackedRows = 256, kPackedCols = 128;
+  constexpr int kPackedRows = kPanelMostRows, kPackedCols = 128;
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].rows; };
   const Pieces pieces(groups.count(), rows, cols, kPackedRows, kPackedCols);
@@ -80,14 +84,14 @@ void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const
     const int first = groups.offset[piece.expert] + piece.row;
     std::array<const float*, kPackedRows> sources;
     for (int r = 0; r < piece.rows; ++r) sources[r] = x[groups.source(first + r)];
-    kPanel(PanelBlock{.a_rows = sources.data(),
-                      .w = weight[piece.col],
-                      .w_stride = weight.stride,
-                      .y = y[first] + piece.col,
-                      .y_stride = y.stride,
-                      .rows = piece.rows,
-                      .cols = piece.cols,
-                      .depth = weight.cols});
+    panel_for(sums)(PanelBlock{.a_rows = sources.data(),
+                               .w = weight[piece.col],
+                               .w_stride = weight.stride,
+                               .y = y[first] + piece.col,
+                               .y_stride = y.stride,
+                               .rows = piece.rows,
+                               .cols = piece.cols,
+                               .depth = weight.cols});
   });
 }
 
@@ -96,7 +100,7 @@ void packed_forward(const Groups& groups, Matrix<const float> x, std::span<const
 void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<const Weight> w, Matrix<float> y,
                      Threads& threads, Sums sums) {
   check_groups(groups, w.size(), y.rows);
-  if (sums == Sums::kPacked) return packed_forward(groups, x, w, y, threads);
+  if (sums != Sums::kLanes) return packed_forward(groups, x, w, y, sums, threads);
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].rows; };
   int most = 0;
@@ -124,9 +128,9 @@ void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<cons
 constexpr int kGradientCols = 256;
 
 void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::span<const Matrix<const float>> w,
-                            Matrix<float> dx, Write write, Threads& threads) {
+                            Matrix<float> dx, Target target, Threads& threads) {
   check_groups(groups, w.size(), dy.rows);
-  constexpr int kInputRows = 256;
+  constexpr int kInputRows = kPanelMostRows;
   constexpr int kDepth = 512;  // rows of the weight whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] - groups.offset[e]; };
   const auto cols = [&](int e) { return w[e].cols; };
@@ -141,20 +145,20 @@ void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::s
       const int depth = std::min(kDepth, weight.rows - done);
       for (int r = 0; r < piece.rows; ++r) a[r] = dy[first + r] + done;
       for (int p = 0; p < depth; ++p) b[p] = weight[done + p] + piece.col;
-      kPanel(PanelBlock{.a_rows = a.data(),
-                        .b_rows = b.data(),
-                        .y = dx[first] + piece.col,
-                        .y_stride = dx.stride,
-                        .rows = piece.rows,
-                        .cols = piece.cols,
-                        .depth = depth,
-                        .add = write == Write::kAdd || done > 0});
+      panel_for(target.sums)(PanelBlock{.a_rows = a.data(),
+                                        .b_rows = b.data(),
+                                        .y = dx[first] + piece.col,
+                                        .y_stride = dx.stride,
+                                        .rows = piece.rows,
+                                        .cols = piece.cols,
+                                        .depth = depth,
+                                        .add = target.write == Write::kAdd || done > 0});
     }
   });
 }
 
 void grouped_backward_weight(const Groups& groups, Matrix<const float> dy, Matrix<const float> x,
-                             std::span<const Matrix<float>> dw, Threads& threads) {
+                             std::span<const Matrix<float>> dw, Threads& threads, Sums sums) {
   check_groups(groups, dw.size(), dy.rows);
   constexpr int kDepth = 512;  // tokens whose pointers fit on the stack
   const auto rows = [&](int e) { return groups.offset[e + 1] > groups.offset[e] ? dw[e].rows : 0; };
@@ -167,15 +171,15 @@ void grouped_backward_weight(const Groups& groups, Matrix<const float> dy, Matri
     for (int from = groups.offset[piece.expert]; from < groups.offset[piece.expert + 1]; from += kDepth) {
       const int depth = std::min(kDepth, groups.offset[piece.expert + 1] - from);
       for (int p = 0; p < depth; ++p) b[p] = x[groups.source(from + p)] + piece.col;
-      kPanel(PanelBlock{.a = dy[from] + piece.row,
-                        .a_step = dy.stride,
-                        .b_rows = b.data(),
-                        .y = dw[piece.expert][piece.row] + piece.col,
-                        .y_stride = dw[piece.expert].stride,
-                        .rows = piece.rows,
-                        .cols = piece.cols,
-                        .depth = depth,
-                        .add = true});
+      panel_for(sums)(PanelBlock{.a = dy[from] + piece.row,
+                                 .a_step = dy.stride,
+                                 .b_rows = b.data(),
+                                 .y = dw[piece.expert][piece.row] + piece.col,
+                                 .y_stride = dw[piece.expert].stride,
+                                 .rows = piece.rows,
+                                 .cols = piece.cols,
+                                 .depth = depth,
+                                 .add = true});
     }
   });
 }
@@ -196,13 +200,14 @@ void gemm_forward(Matrix<const float> x, const Weight& w, Matrix<float> y, Threa
   grouped_forward(OneGroup(x.rows).groups(), x, {&w, 1}, y, threads, sums);
 }
 
-void gemm_backward_input(Matrix<const float> dy, Matrix<const float> w, Matrix<float> dx, Write write,
+void gemm_backward_input(Matrix<const float> dy, Matrix<const float> w, Matrix<float> dx, Target target,
                          Threads& threads) {
-  grouped_backward_input(OneGroup(dy.rows).groups(), dy, {&w, 1}, dx, write, threads);
+  grouped_backward_input(OneGroup(dy.rows).groups(), dy, {&w, 1}, dx, target, threads);
 }
 
-void gemm_backward_weight(Matrix<const float> dy, Matrix<const float> x, Matrix<float> dw, Threads& threads) {
-  grouped_backward_weight(OneGroup(dy.rows).groups(), dy, x, {&dw, 1}, threads);
+void gemm_backward_weight(Matrix<const float> dy, Matrix<const float> x, Matrix<float> dw, Threads& threads,
+                          Sums sums) {
+  grouped_backward_weight(OneGroup(dy.rows).groups(), dy, x, {&dw, 1}, threads, sums);
 }
 
 }  // namespace choir::kernels

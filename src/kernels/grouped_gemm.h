@@ -25,10 +25,10 @@ void grouped_forward(const Groups& groups, Matrix<const float> x, std::span<cons
 // dx[i] = or += dy[i] w[e] for every position: dy (M, at least O_e), w[e] (O_e,I), dx (M,I). No gather: dx has a row
 // for each position.
 void grouped_backward_input(const Groups& groups, Matrix<const float> dy, std::span<const Matrix<const float>> w,
-                            Matrix<float> dx, Write write, Threads& threads);
+                            Matrix<float> dx, Target target, Threads& threads);
 
 // dw[e] (O_e,I) += sum over positions i of expert e, in ascending order, of dy[i]^T x[row[i]].
 void grouped_backward_weight(const Groups& groups, Matrix<const float> dy, Matrix<const float> x,
-                             std::span<const Matrix<float>> dw, Threads& threads);
+                             std::span<const Matrix<float>> dw, Threads& threads, Sums sums = Sums::kPacked);
 
 }  // namespace choir::kernels

@@ -30,6 +30,16 @@ CHOIR_INLINE Lanes<W> lanes(Vec v) {
   return result;
 }
 
+// Words of four bytes, whatever they hold.
+template <int W, class Word>
+CHOIR_INLINE Lanes<W> load_words(const Word* p) {
+  static_assert(sizeof(Word) == sizeof(float));
+  Lanes<W> result;
+#pragma GCC unroll 4
+  for (int i = 0; i < Lanes<W>::kParts; ++i) std::memcpy(&result.part[i], p + i * W, sizeof result.part[i]);
+  return result;
+}
+
 // Of a format that is widened as it is read.
 template <int W, class Half>
 CHOIR_INLINE Lanes<W> load_lanes(const Half* p) {

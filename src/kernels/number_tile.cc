@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/packed_formats.h"
+#include "kernels/pair_lanes.h"
 
 namespace choir::kernels {
 namespace {
@@ -32,12 +33,6 @@ CHOIR_INLINE auto widened(std::type_identity<tensor::F16>, const std::byte* word
   } else {
     return widen_half<typename Native<W>::Floats>(bits);
   }
-}
-
-// sum[l] + the two products of BF16 in each word: of w[l] and of x.
-CHOIR_INLINE Vec add_pairs(Vec sum, IntVec w, IntVec x) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-  return sum;
 }
 
 template <class Floats, int P, int R>
@@ -106,9 +101,9 @@ CHOIR_INLINE void some_pair_rows(const NumberTile& tile, int r0, int col) {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const IntVec both = IntVec{} + static_cast<int32_t>(x[r][k]);
+      const IntVec word = in_all(x[r][k]);
 #pragma GCC unroll 2
-      for (int p = 0; p < P; ++p) total[p][r] = add_pairs(total[p][r], w[p], both);
+      for (int p = 0; p < P; ++p) total[p][r] = add_pairs(total[p][r], w[p], word);
     }
   }
   finish(tile, r0, col, total);

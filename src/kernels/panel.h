@@ -19,12 +19,17 @@ struct PanelBlock {
   ptrdiff_t w_stride = 0;
   float* y = nullptr;
   ptrdiff_t y_stride = 0;
-  int rows = 0, cols = 0, depth = 0;  // rows at most kPanelRows where a is columns
+  int rows = 0, cols = 0, depth = 0;  // rows at most kPanelMostRows, kPanelRows where a is columns
   bool add = false;
 };
 
-constexpr int kPanelDepth = 128, kPanelRows = 96, kPanelTile = 6;  // the tile's rows: whole tiles are fastest
+constexpr int kPanelDepth = 128, kPanelRows = 96, kPanelMostRows = 256;
+constexpr int kPanelTile = 6;  // the tile's rows: whole tiles are fastest
 
 extern const Versions<void(const PanelBlock&)> kPanel;
+
+// The same of both operands rounded to BF16, two products a step, where the machine multiplies those faster than floats
+// (Isa::kBf16); elsewhere kPanel.
+extern const Versions<void(const PanelBlock&)> kRoundedPanel;
 
 }  // namespace choir::kernels

@@ -107,7 +107,7 @@ ForwardPass::ForwardPass(const Model& model, const Batch& batch, Threads& thread
 
 // A training pass has many rows and float weights.
 kernels::Sums ForwardPass::sums() const {
-  return routing_.balancing == moe::Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
+  return routing_.balancing == moe::Balancing::kOn ? routing_.training_sums : kernels::Sums::kLanes;
 }
 
 nn::AttentionContext ForwardPass::context(int layer) const {
@@ -171,6 +171,7 @@ moe::MoeStep ForwardPass::routing_step(int layer, const BlockActivations& activa
                  .padding = {},
                  .previous = previous};
   step.balancing = routing_.balancing;
+  step.sums = sums();
   step.rule = routing_.rule;
   step.seed = moe::scramble(routing_.seed, l);  // not a multiple of what draws add from place to place
   if (!routing_.shares.empty()) step.shares = routing_.shares[l];

@@ -43,8 +43,9 @@ struct Batch {
 struct RoutingOptions {
   moe::Rule rule = moe::Rule::kDecode;
   moe::Balancing balancing = moe::Balancing::kOff;
-  uint64_t seed = 0;                // of the step, for routers that draw
-  std::span<const int32_t> node{};  // [N] the node of each token, below nodes
+  kernels::Sums training_sums = kernels::Sums::kPacked;  // of the linear maps, where balancing is on
+  uint64_t seed = 0;                                     // of the step, for routers that draw
+  std::span<const int32_t> node{};                       // [N] the node of each token, below nodes
   int nodes = 1;
   std::span<const std::vector<float>> shares{};  // [L] moe::Context::shares; empty where the call is the whole step
 };
@@ -102,10 +103,9 @@ class ForwardPass {
 
   nn::AttentionContext context(int layer) const;
   nn::LatentContext latent_context() const;
+  kernels::Sums sums() const;  // of all linear maps but those of the routers
 
  private:
-  kernels::Sums sums() const;
-
   const Model& model_;
   Batch batch_;
   Threads& threads_;

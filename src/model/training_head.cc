@@ -72,6 +72,7 @@ TrainingLoss head_losses(const Model& model, const HeadStep& step, const HeadRow
   loss.tokens = static_cast<int>(std::ranges::count_if(targets, [](int32_t t) { return t >= 0; }));
   const auto counted = static_cast<float>(std::max(1, loss.tokens));
   const float scale = step.scale / counted / model.config().logit_divisor;
+  const kernels::Sums sums = step.pass.sums();
   prepare(std::min(n, kHeadRows), vocab, rows.room);
   for (int first = 0; first < n; first += kHeadRows) {
     const int count = std::min(kHeadRows, n - first);
@@ -81,9 +82,9 @@ TrainingLoss head_losses(const Model& model, const HeadStep& step, const HeadRow
     differentiate(part, step.batch.teaching, first, scale, loss, threads);
     const base::Operator op(threads, "head", kernels::product_backward_work, count, model.tensors().head,
                             model.tensors().head_bias);
-    nn::linear_backward_weight(part.logits, normed, gradients.head, gradients.head_bias, threads);
+    nn::linear_backward_weight(part.logits, normed, gradients.head, gradients.head_bias, threads, sums);
     kernels::gemm_backward_input(part.logits, tensor::as_matrix(model.tensors().head),
-                                 rows.dnormed.slice_rows(first, count), kernels::Write::kSet, threads);
+                                 rows.dnormed.slice_rows(first, count), {kernels::Write::kSet, sums}, threads);
   }
   loss.cross_entropy /= std::max(1, loss.tokens);
   loss.distillation /= std::max(1, loss.tokens);

@@ -131,6 +131,7 @@ void experts_backward(const ExpertBackward& backward, const ExpertViews<Weight>&
   if (weights.w1.empty()) return;
   const kernels::Groups &by_token = backward.step.rows, by_row{by_token.offset, {}};
   const auto offset = by_token.offset;
+  const kernels::Sums sums = backward.target.sums;
   const int f = widest(weights.w1), rows = offset.back();
   const Views a(activations, rows, f);
   backward.dhidden.reserve(area(rows, f));
@@ -139,25 +140,25 @@ void experts_backward(const ExpertBackward& backward, const ExpertViews<Weight>&
   clear_past_width(offset, weights.w1, dhidden);
 
   base::Operator op(threads, "down", kernels::grouped_backward_work, offset, weights.w2, weights.b2);
-  kernels::grouped_backward_input(by_row, backward.dout, matrices(weights.w2, frame), dhidden, kernels::Write::kSet,
-                                  threads);
+  kernels::grouped_backward_input(by_row, backward.dout, matrices(weights.w2, frame), dhidden,
+                                  {kernels::Write::kSet, sums}, threads);
   // dg_i = <d (g y)_i / g, y> = <W2^T dout, h> + <dout, b2>: the expert's output is not needed again. Then both factors
   // of the product W2 h take the weight: dh for what lies before, h for the gradient of W2.
   if (!backward.weight.empty()) {
     kernels::weigh_rows_backward(backward.weight, dhidden, a.hidden, backward.dweight, threads);
     weigh_bias(offset, weights.b2, backward.dout, backward.dweight, threads);
   }
-  kernels::grouped_backward_weight(by_row, backward.dout, a.hidden, gradients.w2, threads);
+  kernels::grouped_backward_weight(by_row, backward.dout, a.hidden, gradients.w2, threads, sums);
   bias_backward(offset, backward.dout, backward.weight, gradients.b2, threads);
   op.next("activation", kernels::moved, rows, f, 5);
   kernels::swiglu_backward(dhidden, a.gate, a.up, threads, backward.step.activation);
   op.next("gate+up", gate_up_work, offset, weights, kernels::grouped_backward_work);
-  kernels::grouped_backward_weight(by_token, a.gate, backward.step.x, gradients.w1, threads);
-  kernels::grouped_backward_weight(by_token, a.up, backward.step.x, gradients.w3, threads);
+  kernels::grouped_backward_weight(by_token, a.gate, backward.step.x, gradients.w1, threads, sums);
+  kernels::grouped_backward_weight(by_token, a.up, backward.step.x, gradients.w3, threads, sums);
   bias_backward(offset, a.gate, {}, gradients.b1, threads);
   bias_backward(offset, a.up, {}, gradients.b3, threads);
-  kernels::grouped_backward_input(by_row, a.gate, matrices(weights.w1, frame), backward.dx, backward.write, threads);
-  kernels::grouped_backward_input(by_row, a.up, matrices(weights.w3, frame), backward.dx, kernels::Write::kAdd,
+  kernels::grouped_backward_input(by_row, a.gate, matrices(weights.w1, frame), backward.dx, backward.target, threads);
+  kernels::grouped_backward_input(by_row, a.up, matrices(weights.w3, frame), backward.dx, {kernels::Write::kAdd, sums},
                                   threads);
 }
 

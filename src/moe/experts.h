@@ -75,7 +75,7 @@ struct ExpertBackward {
   std::span<const float> weight;  // [M] what each row's answer is multiplied with; empty: 1
   Matrix<const float> dout;       // (M,D) gradient of the product
   Matrix<float> dx;               // (M,D) of each row's x; may be dout
-  kernels::Write write;           // of dx
+  kernels::Target target;         // of dx; the other products are summed the same way
   std::span<float> dweight;       // [M] set; empty where there are no weights
   Buffer<float>& dhidden;         // scratch (M,F); grows as needed
 };

@@ -46,7 +46,13 @@ void shared_backward(const MoeTensors<Weight>& weights, MoeActivations& a, const
   base::Frame frame(threads);
   const std::span<float> dshare = frame.list<float>(gated ? static_cast<size_t>(x.rows) : 0);
   const std::span<const float> share = a.shared_share.span().first(dshare.size());
-  experts_backward({step, share, backward.doutput, backward.dx, kernels::Write::kAdd, dshare, backward.dhidden},
+  experts_backward({step,
+                    share,
+                    backward.doutput,
+                    backward.dx,
+                    {kernels::Write::kAdd, backward.step.sums},
+                    dshare,
+                    backward.dhidden},
                    weights.shared, a.shared, gradients, threads);
   if (!gated) return;
   const base::Operator op(threads, "share", kernels::product_backward_work, x.rows, weights.shared.gate, Weight());
@@ -110,11 +116,10 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
   const Matrix<const float> x = step.tokens.x;
   router.route(context_of(weights, step, threads), step.balancing, activations.routing);
   const Plan& plan = activations.routing.plan;
-  const kernels::Sums sums = step.balancing == Balancing::kOn ? kernels::Sums::kPacked : kernels::Sums::kLanes;
-  run_experts(plan, weights, x, activations, threads, sums);
+  run_experts(plan, weights, x, activations, threads, step.sums);
   combine(plan, activations.out.matrix(plan.edges(), x.cols), Weighting::kByPlan, Into::kSet, step.output, threads);
   router.finish(context_of(weights, step, threads), plan, step.output);
-  add_shared_expert(weights, x, step.output, activations, threads, sums);
+  add_shared_expert(weights, x, step.output, activations, threads, step.sums);
 }
 
 void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeActivations& a, Threads& threads) {
@@ -122,11 +127,10 @@ void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeAc
   const Plan& plan = a.routing.plan;
   const Matrix<const float> input = input_of(plan, x, a.input);
   a.out.reserve(area(plan.edges(), x.cols));  // for the gradients of the answers
-  experts_hidden({busy_edges(plan, weights.w1.size()), input, weights.activation}, weights, kernels::Sums::kPacked, a,
-                 threads);
+  experts_hidden({busy_edges(plan, weights.w1.size()), input, weights.activation}, weights, step.sums, a, threads);
   if (!weights.shared.has()) return;
   const int32_t offset[] = {0, x.rows};
-  experts_hidden({{offset, {}}, x, weights.activation}, weights.shared, kernels::Sums::kPacked, a.shared, threads);
+  experts_hidden({{offset, {}}, x, weights.activation}, weights.shared, step.sums, a.shared, threads);
   weigh_shared(weights.shared.gate, x, a, threads);
 }
 
@@ -142,8 +146,9 @@ void moe_backward(const Router& router, const MoeTensors<Weight>& weights, MoeAc
   router.finish_backward(context_of(weights, backward.step, threads), plan, drows);
   idle_backward({plan, weights.idle, x, gradients.idle}, drows, dweight, threads);
   const ExpertStep step{busy_edges(plan, weights.w1.size()), x, weights.activation};
-  experts_backward({step, plan.weight, drows, drows, kernels::Write::kSet, dweight, backward.dhidden}, weights,
-                   activations, gradients, threads);
+  experts_backward(
+      {step, plan.weight, drows, drows, {kernels::Write::kSet, backward.step.sums}, dweight, backward.dhidden}, weights,
+      activations, gradients, threads);
   if (plan.input != 1)
     for (int i = 0; i < plan.edges(); ++i)
       for (float& d : drows.row(i)) d *= plan.input;

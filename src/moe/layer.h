@@ -38,6 +38,7 @@ struct MoeStep {
   Tokens tokens;
   Matrix<float> output;  // (N,D)
   Balancing balancing = Balancing::kOff;
+  kernels::Sums sums = kernels::Sums::kLanes;  // of the experts' products
   Rule rule = Rule::kDecode;
   uint64_t seed = 0;                // of the layer and step
   std::span<const float> shares{};  // Context::shares
@@ -53,7 +54,7 @@ void moe_forward(const Router& router, const MoeTensors<Weight>& weights, const 
                  MoeActivations& activations, Threads& threads);
 
 // Computes again what moe_backward reads and a later call has overwritten, from x and the routing that stands in the
-// activations, bit for bit as moe_forward did with Balancing::kOn. The experts' answers are not among it.
+// activations, bit for bit as moe_forward did. The experts' answers are not among it.
 void moe_recompute(const MoeTensors<Weight>& weights, const MoeStep& step, MoeActivations& activations,
                    Threads& threads);
 

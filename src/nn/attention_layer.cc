@@ -131,7 +131,7 @@ void append(kernels::AttentionInput& in, const kernels::KeyBlocks& cache, Thread
 }
 
 void attend(kernels::AttentionInput& in, kernels::Sums sums, const Views& a, Buffer<float>& room, Threads& threads) {
-  if (sums == kernels::Sums::kPacked) return kernels::attention_forward_packed(in, a.mixed, a.log_sum, threads);
+  if (sums != kernels::Sums::kLanes) return kernels::attention_forward_packed(in, a.mixed, a.log_sum, threads);
   room.reserve(kernels::attention_room(in));
   in.room = room.span();
   kernels::attention_forward(in, a.mixed, a.log_sum, threads);
@@ -194,8 +194,9 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   if (gradients.sinks.data) d.dsinks = gradients.sinks.row(0);
 
   base::Operator op(threads, "o", kernels::product_backward_work, dh.rows, weights.o, weights.o_bias);
-  linear_backward_weight(dbranch, a.mixed, gradients.o, gradients.o_bias, threads);
-  kernels::gemm_backward_input(dbranch, tensor::as_matrix(weights.o), dmixed, kernels::Write::kSet, threads);
+  linear_backward_weight(dbranch, a.mixed, gradients.o, gradients.o_bias, threads, context.sums);
+  kernels::gemm_backward_input(dbranch, tensor::as_matrix(weights.o), dmixed, {kernels::Write::kSet, context.sums},
+                               threads);
   const kernels::AttentionInput in = attention_input(context, weights, a.q, a.k, a.v);
   op.next("attention", kernels::attention_backward_work, in);
   kernels::attention_backward(dmixed, in, {a.mixed, a.log_sum}, d, threads);
@@ -204,13 +205,16 @@ void attention_layer_backward(const AttentionContext& context, const AttentionTe
   const Matrix<float> dk = unrefine(context, refined.k, d.dk, gradients.k_norm, threads);
   const Matrix<float> dv = unrefine(context, refined.v, d.dv, {}, threads);
   op.next("qkv", qkv_work, dh.rows, weights, kernels::product_backward_work);
-  linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads);
-  linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads);
-  linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads);
+  linear_backward_weight(dq, a.normed, gradients.q, gradients.q_bias, threads, context.sums);
+  linear_backward_weight(dk, a.normed, gradients.k, gradients.k_bias, threads, context.sums);
+  linear_backward_weight(dv, a.normed, gradients.v, gradients.v_bias, threads, context.sums);
   const Matrix<float> dnormed = a.normed;
-  kernels::gemm_backward_input(dq, tensor::as_matrix(weights.q), dnormed, kernels::Write::kSet, threads);
-  kernels::gemm_backward_input(dk, tensor::as_matrix(weights.k), dnormed, kernels::Write::kAdd, threads);
-  kernels::gemm_backward_input(dv, tensor::as_matrix(weights.v), dnormed, kernels::Write::kAdd, threads);
+  kernels::gemm_backward_input(dq, tensor::as_matrix(weights.q), dnormed, {kernels::Write::kSet, context.sums},
+                               threads);
+  kernels::gemm_backward_input(dk, tensor::as_matrix(weights.k), dnormed, {kernels::Write::kAdd, context.sums},
+                               threads);
+  kernels::gemm_backward_input(dv, tensor::as_matrix(weights.v), dnormed, {kernels::Write::kAdd, context.sums},
+                               threads);
   norm_backward({weights.norm, weights.norm_bias, context.epsilon}, dnormed,
                 {backward.input, activations.norm, dh, gradients.norm.row(0),
                  gradients.norm_bias.data ? gradients.norm_bias.row(0) : std::span<float>()},

@@ -163,7 +163,7 @@ void attend_naive(const Forward& f) {
     }
   });
   const auto forward =
-      f.context.sums == kernels::Sums::kPacked ? kernels::attention_forward_packed : kernels::attention_forward;
+      f.context.sums == kernels::Sums::kLanes ? kernels::attention_forward : kernels::attention_forward_packed;
   const kernels::AttentionInput in{naive_shape(s), f.context.sequences, f.a.q, e.keys, e.values};
   op.next("attention", kernels::attention_work, in);
   forward(in, f.a.mixed, e.log_sum, f.threads);
@@ -304,8 +304,9 @@ void latents_backward(const Backward& b, Matrix<const float> dkeys, Matrix<const
   const Matrix<float> dexpanded = Expanded(b.activations, s).expanded, c = columns(b.a.latent, 0, s.kv_rank);
   gather_keys(b, dkeys, dvalues, dexpanded, drope);
   kernels::rope(drope, b.context.positions, of_keys(b.context), Turn::kBack, b.threads);
-  kernels::gemm_backward_weight(dexpanded, c, b.gradients.kv_b, b.threads);
-  kernels::gemm_backward_input(dexpanded, tensor::as_matrix(b.weights.kv_b), c, Write::kSet, b.threads);
+  kernels::gemm_backward_weight(dexpanded, c, b.gradients.kv_b, b.threads, b.context.sums);
+  kernels::gemm_backward_input(dexpanded, tensor::as_matrix(b.weights.kv_b), c, {Write::kSet, b.context.sums},
+                               b.threads);
   norm_backward({b.weights.kv_a_norm, {}, kLatentEpsilon}, c,
                 {columns(b.a.squeezed, 0, s.kv_rank),
                  b.activations.kv_norm,
@@ -313,25 +314,28 @@ void latents_backward(const Backward& b, Matrix<const float> dkeys, Matrix<const
                  b.gradients.kv_a_norm.row(0),
                  {}},
                 b.threads);
-  linear_backward_weight(dsqueezed, b.a.normed, b.gradients.kv_a, b.gradients.kv_a_bias, b.threads);
-  kernels::gemm_backward_input(dsqueezed, tensor::as_matrix(b.weights.kv_a), b.dnormed, Write::kSet, b.threads);
+  linear_backward_weight(dsqueezed, b.a.normed, b.gradients.kv_a, b.gradients.kv_a_bias, b.threads, b.context.sums);
+  kernels::gemm_backward_input(dsqueezed, tensor::as_matrix(b.weights.kv_a), b.dnormed, {Write::kSet, b.context.sums},
+                               b.threads);
 }
 
 void queries_backward(const Backward& b, Matrix<float> dq) {
   kernels::rope(dq, b.context.positions, of_queries(b.context), Turn::kBack, b.threads);
   if (b.shape().q_rank == 0) {
-    kernels::gemm_backward_weight(dq, b.a.normed, b.gradients.q, b.threads);
-    kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q), b.dnormed, Write::kAdd, b.threads);
+    kernels::gemm_backward_weight(dq, b.a.normed, b.gradients.q, b.threads, b.context.sums);
+    kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q), b.dnormed, {Write::kAdd, b.context.sums},
+                                 b.threads);
     return;
   }
   const Matrix<float> latent = b.a.q_latent;
   const Matrix<float> dsqueezed = cleared(latent.rows, latent.cols, b.scratch.q_squeezed);
-  kernels::gemm_backward_weight(dq, latent, b.gradients.q_b, b.threads);
-  kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q_b), latent, Write::kSet, b.threads);
+  kernels::gemm_backward_weight(dq, latent, b.gradients.q_b, b.threads, b.context.sums);
+  kernels::gemm_backward_input(dq, tensor::as_matrix(b.weights.q_b), latent, {Write::kSet, b.context.sums}, b.threads);
   norm_backward({b.weights.q_a_norm, {}, kLatentEpsilon}, latent,
                 {b.a.q_squeezed, b.activations.q_norm, dsqueezed, b.gradients.q_a_norm.row(0), {}}, b.threads);
-  linear_backward_weight(dsqueezed, b.a.normed, b.gradients.q_a, b.gradients.q_a_bias, b.threads);
-  kernels::gemm_backward_input(dsqueezed, tensor::as_matrix(b.weights.q_a), b.dnormed, Write::kAdd, b.threads);
+  linear_backward_weight(dsqueezed, b.a.normed, b.gradients.q_a, b.gradients.q_a_bias, b.threads, b.context.sums);
+  kernels::gemm_backward_input(dsqueezed, tensor::as_matrix(b.weights.q_a), b.dnormed, {Write::kAdd, b.context.sums},
+                               b.threads);
 }
 
 }  // namespace
@@ -398,8 +402,8 @@ void latent_attention_backward(const LatentContext& context, const LatentTensors
   const Matrix<float> dm = room(n, a.mixed.cols, scratch.mixed);
 
   base::Operator op(threads, "o", kernels::product_backward_work, n, weights.o, weights.o_bias);
-  linear_backward_weight(dh, a.mixed, gradients.o, gradients.o_bias, threads);
-  kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, Write::kSet, threads);
+  linear_backward_weight(dh, a.mixed, gradients.o, gradients.o_bias, threads, context.sums);
+  kernels::gemm_backward_input(dh, tensor::as_matrix(weights.o), dm, {Write::kSet, context.sums}, threads);
   const kernels::AttentionInput in{naive_shape(context.shape), context.sequences, a.q, e.keys, e.values};
   op.next("attention", kernels::attention_backward_work, in);
   kernels::attention_backward(dm, in, {a.mixed, e.log_sum}, d, threads);

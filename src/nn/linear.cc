@@ -98,8 +98,8 @@ void experts_linear_forward(const Groups& groups, Matrix<const float> x, std::sp
 }
 
 void linear_backward_weight(Matrix<const float> dy, Matrix<const float> x, Matrix<float> dw, Matrix<float> dbias,
-                            Threads& threads) {
-  kernels::gemm_backward_weight(dy, x, dw, threads);
+                            Threads& threads, kernels::Sums sums) {
+  kernels::gemm_backward_weight(dy, x, dw, threads, sums);
   if (!dbias.data) return;
   CHOIR_CHECK(dbias.rows == 1 && dbias.cols == dy.cols, std::to_string(dbias.cols) + " numbers of a bias");
   add_rows(dy, dbias.row(0), threads);

@@ -39,6 +39,6 @@ void experts_linear_forward(const kernels::Groups& groups, Matrix<const float> x
 // dw (O,I) += dy (N,O)^T x (N,I) and dbias (1,O) += the sum of dy's rows; a dbias without data is left out. The
 // gradient of x is kernels::gemm_backward_input.
 void linear_backward_weight(Matrix<const float> dy, Matrix<const float> x, Matrix<float> dw, Matrix<float> dbias,
-                            Threads& threads);
+                            Threads& threads, kernels::Sums sums = kernels::Sums::kPacked);
 
 }  // namespace choir::nn

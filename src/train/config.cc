@@ -23,7 +23,7 @@ const std::vector<Section>& sections() {
   static const std::vector<Section> known{
       {"",
        {"task", "tensorboard", "model", "router", "from", "upcycle_noise", "teacher", "distill", "freeze", "moments",
-        "recompute", "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
+        "recompute", "precision", "tokenizer", "data", "evaluation", "nodes", "pin", "training", "dtype"}},
       {"tokenizer", {"path", "vocab_size"}},
       {"data", {"name", "weight", "files"}},
       {"distill", {"weight", "temperature"}},
@@ -203,6 +203,10 @@ TrainConfig read_train_config(const std::string& path) {
   if (recompute != "none" && recompute != "block")
     base::input_error("unknown recompute \"" + recompute + "\"", path + ": recompute", "use none or block");
   if (recompute == "block") config.recompute = model::Recompute::kBlock;
+  const std::string precision = fields.get_string("precision", "float32");
+  if (precision != "float32" && precision != "bfloat16")
+    base::input_error("unknown precision \"" + precision + "\"", path + ": precision", "use float32 or bfloat16");
+  if (precision == "bfloat16") config.sums = kernels::Sums::kRounded;
   config.saved_type = saved_type(fields.get_string("dtype", "bfloat16"), path + ": dtype");
   return config;
 }

@@ -64,6 +64,7 @@ struct TrainConfig {
   std::vector<std::string> freeze;                       // patterns of names (pattern.h) that are not trained
   tensor::DType moments = tensor::DType::kF32;           // kBF16: half the memory
   model::Recompute recompute = model::Recompute::kNone;  // of what each block keeps for its backward
+  kernels::Sums sums = kernels::Sums::kPacked;           // of the products; kRounded: operands in BF16
   Distillation distillation;
   EvaluationPlan evaluation;
   Placement placement;

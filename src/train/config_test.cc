@@ -64,15 +64,18 @@ TEST_CASE("train config: what the file says, and what it leaves open") {
   CHECK(config.schedule.min_learning_rate == 0);
   CHECK(config.batch_size == TrainConfig().batch_size);
   CHECK(config.saved_type == tensor::DType::kBF16);
+  CHECK(config.sums == kernels::Sums::kPacked);
 }
 
 TEST_CASE("train config: a tokenizer of its own, another type") {
   Json json = sound_config();
   json["tokenizer"] = {{"path", "t.json"}};
   json["dtype"] = "float16";
+  json["precision"] = "bfloat16";
   const TrainConfig config = read(json);
   CHECK(config.tokenizer.path == "t.json");
   CHECK(config.saved_type == tensor::DType::kF16);
+  CHECK(config.sums == kernels::Sums::kRounded);
 }
 
 TEST_CASE("train config: evaluations and nodes") {
@@ -173,6 +176,7 @@ TEST_CASE("train config: every refusal names its field") {
   refuses("/tensorboard", 1, "tensorboard");
   refuses("/moments", "float16", "moments");
   refuses("/recompute", "layer", "recompute");
+  refuses("/precision", "float16", "precision");
   refuses("/freeze", "*", "freeze");
   refuses("/freeze", {1}, "freeze");
   refuses("/from", 1, "from");

@@ -34,14 +34,15 @@ float share(int64_t part, int64_t whole) {
 
 int64_t tokens_of(const TokenBatch& batch) { return static_cast<int64_t>(batch.ids.size()); }
 
-model::RoutingOptions routing_of(uint64_t seed, size_t number, const TokenBatch& batch, const Placement& placement,
+model::RoutingOptions routing_of(const TrainConfig& config, uint64_t seed, size_t number, const TokenBatch& batch,
                                  base::Frame& frame) {
   const std::span<int32_t> nodes = frame.list<int32_t>(batch.ids.size());
-  fill_nodes(batch, placement, nodes);
+  fill_nodes(batch, config.placement, nodes);
   return {.rule = moe::Rule::kTraining,
+          .training_sums = config.sums,
           .seed = seed + 0xd1342543de82ef95 * number,
           .node = nodes,
-          .nodes = placement.nodes};
+          .nodes = config.placement.nodes};
 }
 
 }  // namespace
@@ -70,7 +71,7 @@ std::vector<std::vector<float>> Stepper::shares(std::span<const TokenBatch> batc
   const model::Observer count = [&](int l, const moe::Routing& routing) { stats[static_cast<size_t>(l)].add(routing); };
   for (size_t b = 0; b < batches.size(); ++b) {
     base::Frame frame(threads_);
-    model::RoutingOptions routing = routing_of(seed, b, batches[b], config_.placement, frame);
+    model::RoutingOptions routing = routing_of(config_, seed, b, batches[b], frame);
     routing.balancing = moe::Balancing::kOn;  // the products of the step itself, bit for bit
     model::forward_stream(model_, {batches[b].ids, batches[b].sequences}, {.observer = count, .routing = routing},
                           scratch_, threads_);
@@ -160,7 +161,7 @@ StepReport Stepper::step(std::span<const TokenBatch> batches, Progress& progress
   sums.swept = !all.empty();
   for (size_t b = 0; b < batches.size(); ++b) {
     base::Frame frame(threads_);
-    model::RoutingOptions routing = routing_of(seed, b, batches[b], config_.placement, frame);
+    model::RoutingOptions routing = routing_of(config_, seed, b, batches[b], frame);
     routing.shares = all;
     add_gradients(batches[b], routing, {share(batches[b].counted(), counted), share(tokens_of(batches[b]), tokens)},
                   sums);

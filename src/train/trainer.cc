@@ -92,6 +92,8 @@ class Run {
     peak_ = kernels::measure_peak_flops(threads_);
     note(fmt::format("machine: {} threads, {:.0f} GFLOP/s of multiply-adds ({})", threads_.count(), peak_ / 1e9,
                      kernels::name_of(kernels::best_isa())));
+    if (config_.sums == kernels::Sums::kRounded && kernels::best_isa() != kernels::Isa::kBf16)
+      note("precision: products stay in float32, which this machine multiplies faster than bfloat16");
   }
 
   // All that changes what a step does. It must be the same for a run to go on; steps and learning rates need not.
@@ -106,6 +108,7 @@ class Run {
                                  {"freeze", c.freeze},
                                  {"nodes", {c.placement.nodes, c.placement.pin == Placement::Pin::kDomain}},
                                  {"seed", c.seed}};
+    if (c.sums == kernels::Sums::kRounded) print["precision"] = "bfloat16";
     if (teacher_) print["teacher"] = {teacher_->hash(), c.distillation.weight, c.distillation.temperature};
     for (const Domain& domain : c.domains) print["domains"].push_back({domain.name, domain.weight});
     return print.dump();

@@ -293,6 +293,19 @@ TEST_CASE("trainer: moments in half the memory, and a resumed run with them") {
   check_same(runs, "whole", "stopped");
 }
 
+TEST_CASE("trainer: products in bfloat16 learn about as well, and a resumed run with them is the same") {
+  const Runs runs;
+  TrainConfig config = tiny_run();
+  runs.run(config, runs.options("float"));
+  config.sums = kernels::Sums::kRounded;
+  runs.run(config, runs.options("whole"));
+  runs.run_in_parts(config, "stopped", 5);
+  check_same(runs, "whole", "stopped");
+  const double exact = numbers(runs, "float").back()["loss"], rounded = numbers(runs, "whole").back()["loss"];
+  CHECK(rounded == doctest::Approx(exact).epsilon(0.01));
+  CHECK((rounded != exact) == (kernels::best_isa() == kernels::Isa::kBf16));
+}
+
 TEST_CASE("trainer: fine-tuning learns answers and resumes bit for bit") {
   const Runs runs;
   std::string lines;
