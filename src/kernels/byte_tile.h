@@ -5,9 +5,8 @@
 
 namespace choir::kernels {
 
-constexpr int kPanelOutputs = 16;  // rows of the weight in a panel
-constexpr int kTilePanels = 2;     // of a tile
-constexpr int kTileRows = 8;       // of activations
+constexpr int kTilePanels = 2;  // of a tile
+constexpr int kTileRows = 8;    // of activations
 
 // Up to kTileRows rows of activations against up to kTilePanels panels: y[r][l] for l < cols.
 struct ByteTile {

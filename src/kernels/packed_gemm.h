@@ -23,6 +23,12 @@
 
 namespace choir::kernels {
 
+constexpr int kPanelOutputs = 16;  // rows of the weight in a panel
+
+// The order of the bytes that pack() writes, which is the same on every machine; files name it (docs/formats.md).
+// Whoever changes the order changes the number.
+constexpr int kPanelVersion = 1;
+
 bool can_pack(tensor::DType type);
 bool wants_blocks(tensor::DType type);  // of the activations; CHECKs that the type can be packed
 bool wants_pairs(tensor::DType type);   // of the activations, on this machine
@@ -34,6 +40,12 @@ size_t packed_bytes(std::span<const Weight> weights);
 // Each weight gets its numbers in panels, at `to`, of packed_bytes(weights); aligned to 64 is fastest. The bytes that
 // the weights looked at before are not needed afterwards.
 void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads);
+
+// One panel of them, the rows from `row` on of a weight in rows: packed_bytes(type, kPanelOutputs, cols) bytes at `to`.
+void pack_panel(const Weight& weight, int row, std::byte* to);
+
+// The reverse of pack() for one weight in panels: its bytes as they lay in rows, packed.bytes() of them at `to`.
+void unpack(const Weight& packed, std::byte* to);
 
 // 32 quantised activations of one row.
 struct RowBlock {

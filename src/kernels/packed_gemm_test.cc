@@ -373,6 +373,49 @@ TEST_CASE("packed weights: several in one launch are those packed one by one, ea
   }
 }
 
+TEST_CASE("packed weights: unpacked they are the bytes they were") {
+  for (const std::span<const DType> types : std::initializer_list<std::span<const DType>>{kBlocked, kNumbers})
+    for (const DType type : types)
+      for (const int rows : {1, 16, 37})
+        for (const int cols : {256, 768, 91}) {
+          if (static_cast<size_t>(cols) % tensor::block_of(type).numbers != 0) continue;
+          CAPTURE(tensor::name_of(type));
+          const Stored stored(type, rows, cols, 40);
+          const Packed packed(stored);
+          std::vector<std::byte> back(stored.bytes.size());
+          unpack(packed.weight, back.data());
+          CHECK(back == stored.bytes);
+        }
+  const Stored stored(DType::kF32, 3, 5, 41);
+  std::vector<std::byte> back(stored.bytes.size());
+  CHECK_THROWS_AS(unpack(stored.weight, back.data()), base::Error);
+}
+
+// Files hold this order. Where one of these numbers changes, kPanelVersion must.
+TEST_CASE("packed weights: the order of their bytes is that of version 1") {
+  CHECK(kPanelVersion == 1);
+  const auto digest = [](DType type) {  // FNV-1a
+    std::vector<std::byte> bytes(21 * tensor::bytes_of(type, 512));
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * i / 7 + i);
+    Weight weight(bytes.data(), type, 21, 512);
+    Buffer<std::byte> panels(packed_bytes({&weight, 1}));
+    Threads threads(1);
+    pack({&weight, 1}, panels.span(), threads);
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < packed_bytes(type, 21, 512); ++i)
+      hash = (hash ^ std::to_integer<uint64_t>(panels[i])) * 0x100000001b3;
+    return hash;
+  };
+  CHECK(digest(DType::kQ8_0) == 0x3d76d2c42c897af5);
+  CHECK(digest(DType::kQ4_0) == 0x7e0476554d940cf5);
+  CHECK(digest(DType::kQ4_K) == 0x35d21b6aae57fb19);
+  CHECK(digest(DType::kQ6_K) == 0xcdccf06c5bb8cec7);
+  CHECK(digest(DType::kMXFP4) == 0x64e47e5eb462181b);
+  CHECK(digest(DType::kBF16) == 0xcad9fd3fec543e89);
+  CHECK(digest(DType::kF16) == digest(DType::kBF16));
+  CHECK(digest(DType::kF32) == 0xc8493932fcc14939);
+}
+
 TEST_CASE("packed weights are as large as the file's, up to a panel, and what cannot be is refused") {
   CHECK(packed_bytes(DType::kQ8_0, 32, 64) == tensor::bytes_of(DType::kQ8_0, 32 * 64));
   CHECK(packed_bytes(DType::kQ6_K, 17, 256) == tensor::bytes_of(DType::kQ6_K, 32 * 256));

@@ -147,10 +147,17 @@ size_t packed_bytes(std::span<const Weight> weights) {
   return bytes;
 }
 
+void pack_panel(const Weight& w, int row, std::byte* to) {
+  CHOIR_CHECK(w.layout != tensor::Layout::kPanels, "packed already");
+  if (wants_blocks(w.type))
+    pack_blocks(w, row, 0, w.cols / RowBlock::kNumbers, to);
+  else
+    pack_numbers(w, row, 0, w.cols, to);
+}
+
 // A thread should fill huge pages of its own: two that touch the same one first both clear it.
 void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) {
   CHOIR_CHECK(to.size() == packed_bytes(weights), std::to_string(to.size()) + " bytes");
-  for (const Weight& w : weights) CHOIR_CHECK(w.layout != tensor::Layout::kPanels, "packed already");
   constexpr size_t kPiece = size_t{4} << 20;
   const auto panel_bytes = [](const Weight& w) { return packed_bytes(w.type, kPanelOutputs, w.cols); };
   const auto panels_at_once = [&](const Weight& w) {
@@ -172,10 +179,7 @@ void pack(std::span<Weight> weights, std::span<std::byte> to, Threads& threads) 
     const int first = piece * panels_at_once(w), last = std::min(panels(w), first + panels_at_once(w));
     for (int panel = first; panel < last; ++panel) {
       std::byte* of_panel = place + static_cast<size_t>(panel) * panel_bytes(w);
-      if (wants_blocks(w.type))
-        pack_blocks(w, panel * kPanelOutputs, 0, w.cols / RowBlock::kNumbers, of_panel);
-      else
-        pack_numbers(w, panel * kPanelOutputs, 0, w.cols, of_panel);
+      pack_panel(w, panel * kPanelOutputs, of_panel);
     }
   });
   std::byte* place = to.data();
