@@ -75,21 +75,25 @@ bool exponents_below(std::span<const std::byte> bytes, Bits all_ones) {
   return !bad;
 }
 
-// The order of the reference writer.
-std::vector<size_t> writing_order(std::span<const Tensor> tensors) {
+constexpr size_t kLine = 64;
+
+std::vector<size_t> writing_order(std::span<const Tensor> tensors, Placing placing) {
   std::vector<size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const auto broken = [&](const Tensor& t) { return placing == Placing::kLines && t.bytes.size() % kLine != 0; };
+    const bool broken_a = broken(tensors[a]), broken_b = broken(tensors[b]);
     const size_t size_a = tensor::size_of(tensors[a].type), size_b = tensor::size_of(tensors[b].type);
-    return std::tie(size_b, tensors[a].name) < std::tie(size_a, tensors[b].name);
+    return std::tie(broken_a, size_b, tensors[a].name) < std::tie(broken_b, size_a, tensors[b].name);
   });
   return order;
 }
 
-std::string header_for(std::span<const Tensor> tensors, std::span<const size_t> order, const Metadata& metadata) {
+std::string header_for(std::span<const Tensor> tensors, std::span<const size_t> order, const Metadata& metadata,
+                       Placing placing) {
   std::vector<const Tensor*> in_order;
   for (const size_t i : order) in_order.push_back(&tensors[i]);
-  return format_header(in_order, metadata);
+  return format_header(in_order, metadata, placing == Placing::kLines ? kLine : kLengthBytes);
 }
 
 void check_writable(std::span<const Tensor> tensors) {
@@ -146,11 +150,11 @@ const Tensor* SafetensorsFile::find(std::string_view name) const {
 }
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
-                                     base::Existing existing)
+                                     base::Existing existing, Placing placing)
     : file_(path, existing) {
   check_writable(tensors);
-  order_ = writing_order(tensors);
-  const std::string header = header_for(tensors, order_, metadata);
+  order_ = writing_order(tensors, placing);
+  const std::string header = header_for(tensors, order_, metadata, placing);
   const uint64_t length = header.size();
   if (length > kMostHeaderBytes)
     base::input_error("the header would be too long for any reader", path, "write fewer tensors into one file");
@@ -178,7 +182,8 @@ void write_safetensors(const std::string& path, std::span<const Tensor> tensors,
 }
 
 size_t safetensors_size(std::span<const Tensor> tensors, const Metadata& metadata) {
-  size_t size = sizeof(uint64_t) + header_for(tensors, writing_order(tensors), metadata).size();
+  const auto order = writing_order(tensors, Placing::kReference);
+  size_t size = kLengthBytes + header_for(tensors, order, metadata, Placing::kReference).size();
   for (const Tensor& t : tensors) size += t.bytes.size();
   return size;
 }

@@ -62,13 +62,17 @@ class SafetensorsFile {
 void write_safetensors(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
                        base::Existing existing);
 
+// What comes first. kReference: larger elements, then by name, as the reference writer does. kLines: the same, but
+// tensors of whole lines of 64 bytes before all others, each at a multiple of 64 in the file.
+enum class Placing { kReference, kLines };
+
 // The same file as a stream, for tensors that do not exist all at once: `tensors` have names, types, shapes and the
 // sizes of their bytes, which are not looked at. The bytes then come tensor by tensor in the order that order() says,
 // in pieces of any size.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::string& path, std::span<const Tensor> tensors, const Metadata& metadata,
-                    base::Existing existing);
+                    base::Existing existing, Placing placing = Placing::kReference);
 
   const std::vector<size_t>& order() const { return order_; }  // places in `tensors`
   void write(std::span<const std::byte> piece);

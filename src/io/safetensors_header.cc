@@ -142,7 +142,7 @@ std::string place_in(const std::string& path, const std::string& tensor, size_t 
 
 Header parse_header(std::string_view text, const std::string& path) { return Reader(text, path).read(); }
 
-std::string format_header(std::span<const Tensor* const> tensors, const Metadata& metadata) {
+std::string format_header(std::span<const Tensor* const> tensors, const Metadata& metadata, size_t step) {
   std::string text = "{";
   if (!metadata.empty()) {
     text += fmt::format("\"{}\":{{", kMetadataName);
@@ -158,7 +158,7 @@ std::string format_header(std::span<const Tensor* const> tensors, const Metadata
     begin += t->bytes.size();
   }
   text += '}';
-  text.resize((text.size() + kLengthBytes - 1) / kLengthBytes * kLengthBytes, ' ');
+  text.resize((kLengthBytes + text.size() + step - 1) / step * step - kLengthBytes, ' ');
   return text;
 }
 

@@ -35,7 +35,8 @@ Header parse_header(std::string_view text, const std::string& path);
 // "file: tensor "x": byte n", for the errors of a safetensors file.
 std::string place_in(const std::string& path, const std::string& tensor, size_t byte);
 
-// The text for tensors that lie behind it in this order, blanks appended to a multiple of kLengthBytes.
-std::string format_header(std::span<const Tensor* const> tensors, const Metadata& metadata);
+// The text for tensors that lie behind it in this order, blanks appended so that they begin at a multiple of `step`,
+// which is one of kLengthBytes.
+std::string format_header(std::span<const Tensor* const> tensors, const Metadata& metadata, size_t step = kLengthBytes);
 
 }  // namespace choir::io

@@ -205,6 +205,29 @@ TEST_CASE("the bytes of a written file are those of the format") {
         with_length(padded, header + std::string(padded - header.size(), ' ') + "AB"));
 }
 
+TEST_CASE("tensors of whole lines come first where that is asked for, each at a multiple of 64") {
+  const TemporaryDirectory dir;
+  const std::vector<std::byte> bytes(256);
+  const auto sized = [&](const char* name, DType type, int64_t elements) {
+    return Tensor{
+        name, type, {elements}, std::span(bytes).first(static_cast<size_t>(elements) * tensor::size_of(type))};
+  };
+  for (int length = 1; length < 70; ++length) {  // of the metadata, which moves the end of the header
+    const std::vector<Tensor> tensors{sized("a", DType::kF32, 3),  sized("b", DType::kU8, 128),
+                                      sized("c", DType::kU8, 65),  sized("d", DType::kF32, 16),
+                                      sized("e", DType::kBF16, 5), sized("f", DType::kU8, 64)};
+    SafetensorsWriter writer(dir.file("lines"), tensors, {{"k", std::string(static_cast<size_t>(length), 'v')}},
+                             base::Existing::kReplace, Placing::kLines);
+    CHECK(writer.order() == std::vector<size_t>{3, 1, 5, 0, 4, 2});
+    for (const size_t i : writer.order()) writer.write(tensors[i].bytes);
+    writer.commit();
+    const SafetensorsFile file(dir.file("lines"));
+    for (const char* name : {"b", "d", "f"})
+      CHECK((file.find(name)->bytes.data() - file.file().bytes().data()) % 64 == 0);
+    for (const Tensor& t : file.tensors()) CHECK(is_aligned(t));
+  }
+}
+
 TEST_CASE("a file is written inside an unfinished directory, and an existing one is kept") {
   const TemporaryDirectory dir;
   {
