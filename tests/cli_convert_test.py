@@ -115,6 +115,56 @@ class ConvertTest(CliTest):
         self.assertEqual(short, long[:20])
         self.assertEqual(len(self.json_of("generate", gguf, *ids, "-n", 40, "--exact")["ids"]), 40)
 
+    def test_packed(self):
+        """A packed directory answers as the model that is packed when it is loaded, and does all else in rows."""
+        packed, again, gguf = (self.dir / n for n in ["packed", "packed_again", "packed.gguf"])
+        made = self.json_of("convert", self.dir / "trained", "--out", packed, "--packed", "--dtype", "q8_0")
+        self.assertLess(made["verified"]["fault"], 1e-4)
+        self.done("convert", self.dir / "trained", "--out", gguf, "--dtype", "q8_0")
+        prompt = ["--prompt", "In year 7", "-n", "40", "--ignore-end"]
+        for exact in [[], ["--exact"]]:
+            self.assertEqual(self.json_of("generate", packed, *prompt, *exact)["ids"],
+                             self.json_of("generate", gguf, *prompt, *exact)["ids"])
+            ours, theirs = (self.json_of("eval", m, "--text", self.text, *exact) for m in [packed, gguf])
+            self.assertEqual(ours["nll"], theirs["nll"])
+        self.assertEqual(self.json_of("eval", gguf, "--against", packed, "--text", self.text)["kl_mean"], 0)
+        self.assertGreater(self.json_of("bench", packed, "--repeats", 1)["decode_tokens_per_second"], 0)
+        self.assertEqual([self.json_of("inspect", m)["packed"] for m in [packed, gguf]], [True, False])
+        self.assertIn("packed", self.done("inspect", packed).stdout)
+        self.done("doctor", packed)
+        ids = [3, 1, 4, 1, 5]
+        self.assertEqual(self.rows(packed, ids), self.rows(gguf, ids))
+        self.done("convert", packed, "--out", again, "--packed")
+        self.assertEqual((again / "model.safetensors").read_bytes(), (packed / "model.safetensors").read_bytes())
+        self.refused("prune", packed, "--keep", "2", "--calibrate", self.text, "--out", self.dir / "no", says="is Q8_0")
+
+    def test_packed_numbers_there_and_back(self):
+        packed, back, pruned = (self.dir / n for n in ["packed_f32", "packed_back", "packed_pruned"])
+        self.json_of("convert", self.model, "--out", packed, "--packed")
+        self.json_of("convert", packed, "--out", back)
+        before, after = (models.read_safetensors(d / "model.safetensors") for d in (self.model, back))
+        self.assertEqual(before, after)
+        self.assertEqual((packed / "tokenizer.json").read_bytes(), self.tokenizer)
+        for source, out in [(packed, pruned), (self.model, self.dir / "plain_pruned")]:
+            self.done("prune", source, "--keep", "2", "--ids", self.ids, "--out", out)
+        self.assertEqual((pruned / "model.safetensors").read_bytes(),
+                         (self.dir / "plain_pruned" / "model.safetensors").read_bytes())
+
+    def test_what_cannot_be_packed_is_refused(self):
+        for more in [["--out", self.dir / "no.gguf"], ["--out", self.dir / "no", "--to", "gguf"]]:
+            self.refused("convert", self.model, "--packed", *more, code=2, says="a GGUF file cannot be packed")
+        packed = self.dir / "packed_old"
+        self.done("convert", self.model, "--out", packed, "--packed")
+        weights = packed / "model.safetensors"
+        data = weights.read_bytes()
+        for old, new, says in [(b'"choir.panels":"1"', b'"choir.panels":"7"', "another version than 1"),
+                               (b"F32 panels [", b"F16 panels [", "bytes"), (b" panels [", b" stripes[", "described")]:
+            weights.write_bytes(data.replace(old, new))
+            for verb in [["generate", "--ids", "1", "-n", "1"], ["inspect"], ["convert", "--out", self.dir / "no"]]:
+                self.refused(verb[0], packed, *verb[1:], says=says)
+        weights.write_bytes(data[:-5])
+        self.refused("inspect", packed, says="model.safetensors")
+
     def test_a_model_in_blocks_is_refused_by_who_writes_safetensors(self):
         config = models.mixtral_config(290, hidden_size=32, intermediate_size=32)
         source, gguf, out = self.dir / "in_blocks", self.dir / "in_blocks.gguf", self.dir / "in_blocks_out"

@@ -317,6 +317,10 @@ CLI::App* add_convert(CLI::App& app, Call& call, Convert& o) {
       ->check(CLI::IsMember({"gguf", "safetensors", "hf"}));
   verb->add_option("--dtype,--type", o.type, "format of the numbers; otherwise what they have")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}));
+  verb->add_flag(
+      "--packed", o.packed,
+      "a directory for choir alone, its weights in the order that products read fastest: nothing is packed or "
+      "copied when it is loaded; takes every --dtype");
   return verb;
 }
 

@@ -189,7 +189,8 @@ Json json_of(const Bench& o, const Results& r, int threads) {
 void run(const Bench& asked, const Common& common) {
   check_trace(asked.trace);
   base::Threads threads(common.threads, common.placement());
-  const model::Model model = ready_to_run(model::Model(asked.model), asked.exact, threads);
+  const model::Model model =
+      ready_to_run(runtime::Bundle(asked.model, use_for(asked.exact)).model, asked.exact, threads);
   const Bench o = complete(asked, model);
   Measurement measurement(o, model, threads, common.seed);
   const Results results = measurement.results();

@@ -29,6 +29,13 @@ std::optional<tensor::DType> type_named(const std::string& name) {
 
 bool to_gguf(const Convert& o) { return o.to.empty() ? o.out.ends_with(".gguf") : o.to == "gguf"; }
 
+void check_type(const Convert& o, bool file) {
+  if (file && o.packed)
+    base::usage_error("a GGUF file cannot be packed", "--packed", "give the name of a directory, and no --to gguf");
+  if (!file && !o.packed && (o.type == "q8_0" || o.type == "q4_0"))
+    base::usage_error("safetensors have no " + o.type, "--dtype", "--to gguf, --packed, or bf16, f16 or f32");
+}
+
 // Ids that config.json names and the tokenizer's files do not.
 void add_ids(const nlohmann::json& config, text::GgufVocabulary& vocabulary) {
   const auto first = [&](const char* key) -> int32_t {
@@ -92,7 +99,8 @@ void write_tokens(const model::Source& source, const std::string& directory, std
 
 Outcome to_directory(const Convert& o, model::Source& source, const nlohmann::json& config, base::Threads& threads) {
   base::AtomicDirectory directory(o.out, existing(o.force));
-  Outcome outcome{model::convert_to_safetensors(source, type_named(o.type), directory.path(), config), {}};
+  const auto layout = o.packed ? tensor::Layout::kPanels : tensor::Layout::kRows;
+  Outcome outcome{model::convert_to_safetensors(source, type_named(o.type), layout, directory.path(), config), {}};
   if (model::is_gguf(o.model))
     write_tokens(source, directory.path(), outcome.done.notes);
   else
@@ -106,8 +114,7 @@ Outcome to_directory(const Convert& o, model::Source& source, const nlohmann::js
 
 void run(const Convert& o, const Common& common) {
   const bool file = to_gguf(o);
-  if (!file && (o.type == "q8_0" || o.type == "q4_0"))
-    base::usage_error("safetensors have no " + o.type, "--dtype", "--to gguf, or bf16, f16 or f32");
+  check_type(o, file);
   if (file)
     base::check_output(o.out, existing(o.force), base::Kind::kFile);
   else

@@ -33,7 +33,7 @@ bool holds_weights(const std::string& path) {
 
 Finding examine_model(const std::string& path) {
   try {
-    const model::Model model(path);
+    const model::Model model(path, model::Panels::kStay);
     model.check_finite();
     return {Severity::kOk, "model", -1, "all tensors are there, and every weight is a finite number"};
   } catch (const base::Error& error) {

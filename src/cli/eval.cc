@@ -40,7 +40,7 @@ Json choices(const Work& w) {
 }
 
 Json against(const Work& w) {
-  const model::Model other = ready_to_run(model::Model(w.o.against), w.o.exact, w.threads);
+  const model::Model other = ready_to_run(runtime::Bundle(w.o.against, use_for(w.o.exact)).model, w.o.exact, w.threads);
   const auto documents = read_documents(w.o.text, w.bundle);
   const eval::Distance d =
       eval::distance(w.model, other, documents, {.context = w.o.context}, w.threads, {model::counting(w.counts), {}});
@@ -79,7 +79,7 @@ Json text(const Work& w) {
 void run(const Eval& o, const Common& common) {
   if (o.text.empty() && o.choices.empty())
     base::usage_error("nothing to measure on", "", "give --text FILE... or --choices FILE.jsonl");
-  const runtime::Bundle bundle(o.model);
+  const runtime::Bundle bundle(o.model, use_for(o.exact));
   base::Threads threads(common.threads, common.placement());
   const model::Model asked =
       skipping_as_asked(o.skip, o.router.empty() ? bundle.model : bundle.model.with_router(o.router));

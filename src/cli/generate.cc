@@ -40,7 +40,7 @@ std::vector<int32_t> prompt_ids(const Generate& o, const text::Tokenizer* tokeni
 
 void run(const Generate& o, const Common& common) {
   check_trace(o.trace);
-  const runtime::Bundle bundle(o.model);
+  const runtime::Bundle bundle(o.model, use_for(o.exact));
   const text::Tokenizer* tokenizer = tokenizer_for(o, bundle);
   const std::vector<int32_t> prompt = prompt_ids(o, tokenizer);
   base::Threads threads(common.threads, common.placement());

@@ -76,6 +76,8 @@ TensorPlace tensor_place(const std::string& argument, const std::string& otherwi
   return {argument.substr(0, colon), argument.substr(colon + 1)};
 }
 
+runtime::Use use_for(bool exact) { return exact ? runtime::Use::kRows : runtime::Use::kRun; }
+
 model::Model ready_to_run(const model::Model& model, bool exact, base::Threads& threads) {
   return exact ? model : model.packed(threads);
 }

@@ -17,6 +17,9 @@ struct TensorPlace {
 };
 TensorPlace tensor_place(const std::string& argument, const std::string& otherwise);
 
+// How to read a model that ready_to_run() gets.
+runtime::Use use_for(bool exact);
+
 // The model as it runs fastest, or where --exact asks for it as its file has it.
 model::Model ready_to_run(const model::Model& model, bool exact, base::Threads& threads);
 

@@ -61,7 +61,7 @@ std::string layer_text(const model::Config& config, const model::LayerConfig& la
 }  // namespace
 
 void run(const Inspect& o, const Common& common) {
-  const model::Model model(o.model);
+  const model::Model model(o.model, model::Panels::kStay);
   const model::Config& config = model.config();
   const auto count = model::count_parameters(config);
   if (common.json) {
@@ -85,13 +85,15 @@ void run(const Inspect& o, const Common& common) {
                 {"bytes_per_token", model::bytes_per_token(model)},
                 {"router", model::router_expression(config, model::typical_layer(config))},
                 {"dtype", tensor::name_of(model.tensors().embedding.type)},
+                {"packed", model.tensors().head.packed()},
                 {"defaults_used", config.defaulted},
                 {"notes", config.notes}});
     return;
   }
-  fmt::print("{}  {:.2f} M parameters, {:.2f} M active a token, {:.2f} MB ({})\n", config.family,
+  fmt::print("{}  {:.2f} M parameters, {:.2f} M active a token, {:.2f} MB ({}{})\n", config.family,
              static_cast<double>(count.total) / 1e6, static_cast<double>(count.active) / 1e6,
-             static_cast<double>(model::bytes_of(model)) / 1e6, tensor::name_of(model.tensors().embedding.type));
+             static_cast<double>(model::bytes_of(model)) / 1e6, tensor::name_of(model.tensors().embedding.type),
+             model.tensors().head.packed() ? ", packed" : "");
   fmt::print("width {}, {}, window {}, vocabulary {}, {} positions\n", config.width, heads_text(config),
              window_text(config), config.vocab, config.max_positions);
   for (int l = 0; l < config.depth(); ++l) fmt::print("layer {:3}  {}\n", l, layer_text(config, config.layers[l]));

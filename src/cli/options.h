@@ -123,7 +123,7 @@ struct Skip {
 // Another file format, another number format, or both.
 struct Convert {
   std::string model, out, to, type;  // no `to`: what the end of `out` says; no type: as they are
-  bool force = false;
+  bool packed = false, force = false;
 };
 
 struct Train {

@@ -226,7 +226,7 @@ void prune_and_write(Session& session, const Asked& asked) {
 void run(const Prune& o, const Common& common) {
   if (o.explore.asked) return explore(o, common);
   check_call(o);
-  const runtime::Bundle bundle(o.model, o.out.empty() ? runtime::Use::kRun : runtime::Use::kWrite);
+  const runtime::Bundle bundle(o.model, o.out.empty() ? runtime::Use::kRows : runtime::Use::kWrite);
   if (!o.plan.empty()) {
     base::Threads threads(common.threads, common.placement());
     return apply_plan(o, common, bundle, threads);

@@ -4,11 +4,14 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "model/convert_rows.h"
 #include "model/families/family.h"
 #include "model/gguf_config.h"
+#include "model/packed.h"
+#include "model/packed_file.h"
 
 namespace choir::model {
 namespace {
@@ -25,11 +28,18 @@ struct Output {
   std::vector<TensorInfo> parts{};
   RowTurn turn{};
   bool transposed = false;  // parts are written as write_transposed says, gate and up by twos
+  bool panels = false;      // of one matrix
 
   size_t bytes() const {
     size_t rows = 1;
     for (size_t d = 0; d + 1 < shape.size(); ++d) rows *= static_cast<size_t>(shape[d]);
-    return rows * tensor::bytes_of(type, static_cast<size_t>(shape.back()));
+    return panels ? bytes_in_file(weight()) : rows * tensor::bytes_of(type, static_cast<size_t>(shape.back()));
+  }
+  // Of one matrix, without data.
+  Weight weight() const {
+    Weight weight(nullptr, type, static_cast<int>(shape.front()), static_cast<int>(shape.back()));
+    if (panels) weight.layout = tensor::Layout::kPanels;
+    return weight;
   }
 };
 
@@ -57,6 +67,11 @@ void write(Source& source, const Output& output, const Write& to, Converted& don
       write_transposed(info, weight, &up, output.type, source.path(), to);
     } else if (output.transposed) {
       write_transposed(info, weight, nullptr, output.type, source.path(), to);
+    } else if (output.panels) {
+      PanelWriter panels(output.weight(), to);
+      write_rows(info, weight, output.turn, output.type, source.path(),
+                 [&](std::span<const std::byte> piece) { panels.take(piece); });
+      panels.finish();
     } else {
       write_rows(info, weight, output.turn, output.type, source.path(), to);
     }
@@ -66,6 +81,32 @@ void write(Source& source, const Output& output, const Write& to, Converted& don
   done.bytes_out += static_cast<int64_t>(output.bytes());
 }
 
+// The types of a model's matrices where they may be blocks.
+class BlockTypes {
+ public:
+  DType type_for(const TensorInfo& info, DType type, bool is_head) {
+    if (type == DType::kQ4_0 && is_head) type = DType::kQ8_0;
+    if (static_cast<size_t>(info.cols) % tensor::block_of(type).numbers == 0) return type;
+    ++short_rows_[type];
+    return DType::kF16;
+  }
+
+  std::vector<std::string> notes() const {
+    std::vector<std::string> notes;
+    for (const auto& [type, count] : short_rows_)
+      notes.push_back(fmt::format("{} matrices have rows that are not whole blocks of {} and are F16", count,
+                                  tensor::name_of(type)));
+    return notes;
+  }
+
+ private:
+  std::map<DType, int> short_rows_;
+};
+
+bool is_head(const Config& config, const TensorInfo& info) {
+  return info.name == kHeadName || (config.tied && info.name == "model.embed_tokens.weight");
+}
+
 // What a GGUF file of the model holds.
 class GgufPlan {
  public:
@@ -73,13 +114,10 @@ class GgufPlan {
       : source_(source), asked_(asked), architecture_(*architecture_of(source.config().family)) {
     for (const TensorInfo& info : source.infos()) add(info);
     if (source.config().tied && needs_head()) add_head();
-    for (const auto& [type, count] : short_rows_)
-      notes_.push_back(fmt::format("{} matrices have rows that are not whole blocks of {} and are F16", count,
-                                   tensor::name_of(type)));
   }
 
   std::vector<Output>& outputs() { return outputs_; }
-  std::vector<std::string>& notes() { return notes_; }
+  std::vector<std::string> notes() const { return types_.notes(); }
 
  private:
   // llama.cpp knows these architectures without an embedding that is the head, too.
@@ -111,12 +149,7 @@ class GgufPlan {
 
   DType type_for(const TensorInfo& info) {
     if (info.vector || info.rows == 1 || info.role != Role::kWeight) return DType::kF32;
-    DType type = asked_ ? *asked_ : type_of(source_, info);
-    if (type == DType::kQ4_0 && (info.name == "lm_head.weight" || (source_.config().tied && outputs_.empty())))
-      type = DType::kQ8_0;
-    if (static_cast<size_t>(info.cols) % tensor::block_of(type).numbers == 0) return type;
-    ++short_rows_[type];
-    return DType::kF16;
+    return types_.type_for(info, asked_ ? *asked_ : type_of(source_, info), is_head(source_.config(), info));
   }
 
   Source& source_;
@@ -124,8 +157,7 @@ class GgufPlan {
   const Architecture& architecture_;
   std::map<std::string, size_t> places_;
   std::vector<Output> outputs_;
-  std::map<DType, int> short_rows_;
-  std::vector<std::string> notes_;
+  BlockTypes types_;
 };
 
 // llama.cpp's number for what most matrices are (llama.h: enum llama_ftype).
@@ -149,20 +181,35 @@ uint32_t file_type(const std::vector<Output>& outputs) {
 }
 
 // What the directory of the model holds, one tensor for each matrix of each expert unless the family's own code wants
-// them stacked.
+// them stacked, and the directory is for that.
 class DirectoryPlan {
  public:
-  DirectoryPlan(Source& source, std::optional<DType> asked)
-      : source_(source), asked_(asked), names_(family_of(source.config().family, source.path()).names) {
+  DirectoryPlan(Source& source, std::optional<DType> asked, tensor::Layout layout)
+      : source_(source),
+        asked_(asked),
+        packs_(layout == tensor::Layout::kPanels),
+        names_(family_of(source.config().family, source.path()).names) {
+    if (packs_) in_panels_ = names_in_panels(source.config());
     for (const TensorInfo& info : source.infos()) add(info);
+    if (packs_ && source.config().tied) add_head();
   }
 
   std::vector<Output>& outputs() { return outputs_; }
+  std::vector<std::string> notes() const { return types_.notes(); }
 
  private:
   void add(const TensorInfo& info) {
-    if (info.expert >= 0 && names_.stacked.written) return stack(info);
+    if (info.expert >= 0 && names_.stacked.written && !packs_) return stack(info);
     outputs_.push_back({info.name, type_for(info), shape_of(info), {info}, turn_of(info)});
+    outputs_.back().panels = in_panels_.contains(info.name);
+  }
+
+  // Rows of an embedding are looked up, and products with it want panels.
+  void add_head() {
+    Output head = outputs_.front();
+    head.name = kHeadName;
+    head.panels = true;
+    outputs_.push_back(head);
   }
 
   RowTurn turn_of(const TensorInfo& info) const {
@@ -192,18 +239,37 @@ class DirectoryPlan {
   // What a type is asked for: all but a router's own numbers, which training goes on with.
   DType type_for(const TensorInfo& info) {
     if (info.role == Role::kState) return DType::kF32;
-    if (asked_) return *asked_;
-    const Tensor* found = source_.files().find(info.name);
-    const DType type = found && found->type != DType::kF8E4M3 ? found->type : type_of(source_, info);
+    const bool matrix = !info.vector && info.rows > 1 && info.role == Role::kWeight;
+    const bool takes = matrix || (asked_ && !tensor::is_blocked(*asked_));
+    const DType type = asked_ && takes ? *asked_ : own_type(info);
+    if (packs_) return types_.type_for(info, type, asked_ && is_head(source_.config(), info));
     return tensor::is_blocked(type) ? DType::kBF16 : type;
+  }
+
+  // As the file has it, where that is a format of numbers; loading makes vectors float.
+  DType own_type(const TensorInfo& info) {
+    const Tensor* found = source_.files().find(info.name);
+    const bool plain = found && found->type != DType::kF8E4M3 && found->type != DType::kU8;
+    return plain ? found->type : type_of(source_, info);
   }
 
   Source& source_;
   std::optional<DType> asked_;
+  bool packs_;
   const Names& names_;
+  std::unordered_set<std::string> in_panels_;
   std::map<std::string, size_t> places_;
   std::vector<Output> outputs_;
+  BlockTypes types_;
 };
+
+// As safetensors have it, the bytes to come; what they have no word for is said in the metadata.
+Tensor declared(const Output& output, io::Metadata& metadata) {
+  const std::span<const std::byte> bytes{static_cast<const std::byte*>(nullptr), output.bytes()};
+  if (!output.panels && !tensor::is_blocked(output.type)) return {output.name, output.type, output.shape, bytes};
+  metadata[output.name] = description_of(output.weight());
+  return {output.name, DType::kU8, {static_cast<int64_t>(bytes.size())}, bytes};
+}
 
 std::string word_of(DType type) {
   return type == DType::kF16 ? "float16" : type == DType::kBF16 ? "bfloat16" : "float32";
@@ -238,23 +304,25 @@ Converted convert_to_gguf(Source& source, std::optional<DType> type, const GgufO
   return done;
 }
 
-Converted convert_to_safetensors(Source& source, std::optional<DType> type, const std::string& directory,
-                                 nlohmann::json config_file) {
-  DirectoryPlan plan(source, type);
+Converted convert_to_safetensors(Source& source, std::optional<DType> type, tensor::Layout layout,
+                                 const std::string& directory, nlohmann::json config_file) {
+  const bool packs = layout == tensor::Layout::kPanels;
+  DirectoryPlan plan(source, type, layout);
   const std::vector<Output>& outputs = plan.outputs();
+  io::Metadata metadata = packs ? packed_metadata() : io::Metadata{{"format", "pt"}};
   std::vector<Tensor> tensors;
-  for (const Output& output : outputs)
-    tensors.push_back(
-        {output.name, output.type, output.shape, {static_cast<const std::byte*>(nullptr), output.bytes()}});
+  for (const Output& output : outputs) tensors.push_back(declared(output, metadata));
   Converted done;
-  io::SafetensorsWriter file(directory + "/model.safetensors", tensors, {{"format", "pt"}}, base::Existing::kRefuse);
+  io::SafetensorsWriter file(directory + "/model.safetensors", tensors, metadata, base::Existing::kRefuse,
+                             packs ? io::Placing::kLines : io::Placing::kReference);
   const Write to = [&](std::span<const std::byte> piece) { file.write(piece); };
   for (const size_t i : file.order()) write(source, outputs[i], to, done);
   done.ignored = source.ignored();
+  done.notes = plan.notes();
   file.commit();
 
   for (const char* key : {"quantization_config", "dtype", "torch_dtype"}) config_file.erase(key);
-  config_file["torch_dtype"] = word_of(outputs.front().type);
+  if (!packs) config_file["torch_dtype"] = word_of(outputs.front().type);
   base::write_file(directory + "/config.json", config_file.dump(2) + "\n", base::Existing::kRefuse);
   return done;
 }

@@ -42,9 +42,10 @@ struct GgufOutput {
 Converted convert_to_gguf(Source& source, std::optional<tensor::DType> type, const GgufOutput& output);
 
 // config.json and model.safetensors in an existing directory, as the family's own code reads them. `config_file` is the
-// source's config.json.
-Converted convert_to_safetensors(Source& source, std::optional<tensor::DType> type, const std::string& directory,
-                                 nlohmann::json config_file);
+// source's config.json. In panels: a packed directory, for Choir alone, whose tensors also may be blocks; of q8_0 and
+// q4_0 the matrices as in GGUF, vectors and routers as they are.
+Converted convert_to_safetensors(Source& source, std::optional<tensor::DType> type, tensor::Layout layout,
+                                 const std::string& directory, nlohmann::json config_file);
 
 // How far the answers to the same few ids are apart.
 struct Verified {

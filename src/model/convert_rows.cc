@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "kernels/packed_gemm.h"
 #include "model/gguf_names.h"
+#include "model/packed_file.h"
 
 namespace choir::model {
 namespace {
@@ -79,6 +81,39 @@ void write_rows(const TensorInfo& info, const Weight& weight, const RowTurn& tur
                     std::span(piece.numbers()).subspan(static_cast<size_t>(r - begin) * cols, cols));
     piece.flush();
   }
+}
+
+PanelWriter::PanelWriter(const Weight& packed, const Write& write)
+    : panel_(nullptr, packed.type, kernels::kPanelOutputs, packed.cols),
+      rows_left_(packed.rows),
+      write_(write),
+      bytes_(kernels::packed_bytes(packed.type, kernels::kPanelOutputs, packed.cols)),
+      left_(bytes_in_file(packed)) {}
+
+void PanelWriter::take(std::span<const std::byte> piece) {
+  while (!piece.empty()) {
+    const size_t count = std::min(piece.size(), panel_.bytes() - rows_.size());
+    rows_.insert(rows_.end(), piece.begin(), piece.begin() + static_cast<ptrdiff_t>(count));
+    piece = piece.subspan(count);
+    if (rows_.size() == panel_.bytes()) flush();
+  }
+}
+
+void PanelWriter::flush() {
+  Weight rows = panel_;
+  rows.data = rows_.data();
+  rows.rows = std::min(panel_.rows, rows_left_);
+  CHOIR_CHECK(rows_.size() == rows.bytes(), std::to_string(rows_.size()) + " bytes of rows");
+  kernels::pack_panel(rows, 0, bytes_.data());
+  write_(bytes_);
+  rows_left_ -= rows.rows;
+  left_ -= bytes_.size();
+  rows_.clear();
+}
+
+void PanelWriter::finish() {
+  if (rows_left_ > 0) flush();
+  write_(std::vector<std::byte>(left_));
 }
 
 void write_transposed(const TensorInfo& info, const Weight& first, const Weight* second, DType type,

@@ -25,6 +25,24 @@ struct RowTurn {
 void write_rows(const TensorInfo& info, const Weight& weight, const RowTurn& turn, tensor::DType type,
                 const std::string& where, const Write& write);
 
+// Takes a weight's rows in pieces of any size and writes its panels, as a file has them.
+class PanelWriter {
+ public:
+  PanelWriter(const Weight& packed, const Write& write);  // its data is not looked at; `write` must outlive it
+
+  void take(std::span<const std::byte> piece);
+  void finish();
+
+ private:
+  void flush();
+
+  Weight panel_;  // its rows
+  int rows_left_;
+  const Write& write_;
+  std::vector<std::byte> rows_, bytes_;
+  size_t left_;  // to write
+};
+
 // Writes two weights of one expert, or one, transposed and with their columns in turn: as interleaved families stack
 // them. `second` may be null.
 void write_transposed(const TensorInfo& info, const Weight& first, const Weight* second, tensor::DType type,

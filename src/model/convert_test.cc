@@ -24,7 +24,7 @@ TEST_CASE("convert: to GGUF and back every family has the same bytes and the sam
     CHECK(done.notes.empty());
     CHECK(logits_of(c.gguf) == logits_of(c.source));
     Source from(c.gguf);
-    convert_to_safetensors(from, {}, c.back, config_file_of(c.gguf));
+    convert_to_safetensors(from, {}, tensor::Layout::kRows, c.back, config_file_of(c.gguf));
     const io::TensorDirectory before(c.source), after(c.back);
     for (const Tensor& t : before.tensors()) {
       CAPTURE(t.name);

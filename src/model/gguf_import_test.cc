@@ -115,7 +115,7 @@ TEST_CASE("import: a model in parts answers as in one piece") {
   const std::string first = c.file("m-00001-of-00003.gguf");
   CHECK(logits_of(first) == logits_of(c.source));
   Source from(first);
-  convert_to_safetensors(from, {}, c.back, config_file_of(first));
+  convert_to_safetensors(from, {}, tensor::Layout::kRows, c.back, config_file_of(first));
   CHECK(logits_of(c.back) == logits_of(c.source));
 }
 

@@ -6,6 +6,9 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "kernels/packed_gemm.h"
+#include "model/packed.h"
+#include "model/packed_file.h"
 #include "tensor/blocks.h"
 
 namespace choir::model {
@@ -61,8 +64,11 @@ Weight copy_of(const Weight& weight, DType type, Owned& owned) {
   return copy;
 }
 
-Loader::Loader(const Config& config, const io::TensorDirectory& files, const std::string& where, Owned& owned)
-    : config_(config), names_(family_of(config.family, where).names), files_(files), where_(where), owned_(owned) {}
+Loader::Loader(const Config& config, const io::TensorDirectory& files, const std::string& where, Owned& owned,
+               Panels panels)
+    : config_(config), names_(family_of(config.family, where).names), files_(files), where_(where), owned_(owned) {
+  if (panels == Panels::kStay) stay_ = names_in_panels(config);
+}
 
 // Some versions of transformers call every family's mixture "mlp.".
 const Tensor* Loader::look_up(const std::string& name) {
@@ -106,7 +112,39 @@ void Loader::check_type(const Tensor& tensor) const {
                       "weights may be F32, BF16 or F16");
 }
 
+Weight Loader::tied_head() {
+  const Tensor* found = stay_.empty() ? nullptr : files_.find(kHeadName);
+  if (!found || !description(*found)) return {};
+  return find({kHeadName, config_.vocab, config_.width, false});
+}
+
+const std::string* Loader::description(const Tensor& tensor) const {
+  const auto found = files_.metadata().find(tensor.name);
+  return tensor.type == DType::kU8 && found != files_.metadata().end() ? &found->second : nullptr;
+}
+
+Weight Loader::as_described(const Tensor& tensor, const std::string& text, const TensorInfo& info) {
+  if (const std::string reason = reason_against(files_.metadata()); !reason.empty())
+    base::input_error(reason, where_, "convert the model that it was made from once more");
+  const auto weight = info.vector ? std::nullopt : described(text, info.rows, info.cols);
+  if (!weight)
+    base::input_error(
+        fmt::format("tensor {} is described as another one", tensor.name), where_,
+        fmt::format("config.json asks for [{},{}], in panels or in rows of blocks", info.rows, info.cols));
+  if (tensor.bytes.size() != bytes_in_file(*weight))
+    base::input_error(fmt::format("tensor {} has {} bytes", tensor.name, tensor.bytes.size()), where_,
+                      fmt::format("{} takes {}", description_of(*weight), bytes_in_file(*weight)));
+  Weight result = *weight;
+  result.data = tensor.bytes.data();
+  if (result.layout != tensor::Layout::kPanels || stay_.contains(info.name)) return result;
+  std::byte* rows = room(result.bytes(), owned_);
+  kernels::unpack(result, rows);
+  files_.forget(tensor.bytes);
+  return {rows, result.type, result.rows, result.cols};
+}
+
 Weight Loader::direct(const Tensor& tensor, const TensorInfo& info) {
+  if (const std::string* text = description(tensor)) return as_described(tensor, *text, info);
   if (info.vector)
     check_shape(tensor, {info.cols});
   else
@@ -223,7 +261,7 @@ Weight Loader::bias(const Tensor& tensor, const TensorInfo& info) {
 
 std::string Loader::reason_to_pass(const std::string& name) const {
   if (name.ends_with("rotary_emb.inv_freq")) return "rotary frequencies, which follow from the configuration";
-  if (config_.tied && name == "lm_head.weight") return "the head of a tied model is its embedding";
+  if (config_.tied && name == kHeadName) return "the head of a tied model is its embedding";
   if (layer_of(name) >= config_.depth()) return "of a layer that predicts further tokens in training";
   return {};
 }

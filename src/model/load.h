@@ -20,17 +20,24 @@ using Owned = std::vector<std::shared_ptr<const Bytes>>;
 // `owned`.
 Weight copy_of(const Weight& weight, tensor::DType type, Owned& owned);
 
+// What becomes of weights that lie in panels in the files. kToRows: they are unpacked, for whoever needs rows. kStay:
+// those that products alone read stay where and as they are.
+enum class Panels { kToRows, kStay };
+
 // Everything throws Error (input) that names the tensor.
 class Loader {
  public:
   // All must outlive it. What cannot stay in the files goes to `owned`: vectors, which become float; what is not
-  // aligned; what lies there transposed or in a format that the kernels do not compute with.
-  Loader(const Config& config, const io::TensorDirectory& files, const std::string& where, Owned& owned);
+  // aligned; what lies there transposed or in a format that the kernels do not compute with; panels as said.
+  Loader(const Config& config, const io::TensorDirectory& files, const std::string& where, Owned& owned,
+         Panels panels = Panels::kToRows);
 
   // Experts of one layer may stand under their own names or stacked in two tensors; either way they are not copied
   // where gate and up rows are runs.
   Weight find(const TensorInfo& info);
   bool has(const TensorInfo& info);
+  // The head of a tied model where the files have it once more, in panels, and these stay; else without data.
+  Weight tied_head();
   // Refuses a tensor that nothing asked for, unless files carry it along for others: returns those, each with the
   // reason.
   std::vector<std::string> check_rest() const;
@@ -38,6 +45,8 @@ class Loader {
  private:
   const io::Tensor* look_up(const std::string& name);
   Weight direct(const io::Tensor& tensor, const TensorInfo& info);
+  Weight as_described(const io::Tensor& tensor, const std::string& text, const TensorInfo& info);
+  const std::string* description(const io::Tensor& tensor) const;  // null: there is none
   Weight with_scales(const io::Tensor& tensor, const TensorInfo& info);
   const io::Tensor* stacked(const TensorInfo& info, const std::string& suffix);
   Weight unstacked(const io::Tensor& tensor, const TensorInfo& info);
@@ -53,7 +62,7 @@ class Loader {
   const io::TensorDirectory& files_;
   const std::string& where_;
   Owned& owned_;
-  std::unordered_set<std::string> used_;
+  std::unordered_set<std::string> used_, stay_;  // stay_: tensors whose panels do
 };
 
 }  // namespace choir::model

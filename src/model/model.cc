@@ -8,8 +8,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "kernels/packed_gemm.h"
 #include "kernels/rope.h"
 #include "model/gguf_model.h"
+#include "model/packed.h"
 #include "model/store.h"
 
 namespace choir::model {
@@ -29,7 +31,7 @@ constexpr int kMostPositions = 1 << 15;  // bounds the rotary table: 16 MB for h
 
 }  // namespace
 
-Model::Model(const std::string& path) : where_(path) {
+Model::Model(const std::string& path, Panels panels) : where_(path) {
   if (is_gguf(path)) {
     GgufModel file = open_gguf(path, RowOrder::kFamily);
     config_ = std::move(file.config);
@@ -38,8 +40,9 @@ Model::Model(const std::string& path) : where_(path) {
     config_ = read_config(path + "/config.json");
     files_ = std::make_shared<const io::TensorDirectory>(path);
   }
-  Loader loader(config_, *files_, path, copies_);
+  Loader loader(config_, *files_, path, copies_, panels);
   visit_tensors(config_, tensors_, [&](const TensorInfo& info, Weight& weight) { weight = loader.find(info); });
+  if (const Weight head = config_.tied ? loader.tied_head() : Weight(); head.data) tensors_.head = head;
   loader.check_rest();
   finish();
 }
@@ -217,11 +220,16 @@ Model Model::with_admission(const std::string& admission) const {
 }
 
 void Model::check_finite() const {
-  if (packed_) return files_ ? Model(where_).check_finite() : void();
-  each_tensor(*this, [&](const TensorInfo& info, const Weight& weight) {
-    if (!io::all_finite(as_stored(info, weight)))
+  if (packed_) return files_ ? Model(where_, Panels::kStay).check_finite() : void();
+  const auto check = [&](const TensorInfo& info, const Weight& weight) {
+    io::Tensor numbers = as_stored(info, weight);
+    if (weight.layout == tensor::Layout::kPanels)
+      numbers.bytes = {numbers.bytes.data(), kernels::packed_bytes(weight.type, weight.rows, weight.cols)};
+    if (!io::all_finite(numbers))
       base::input_error("tensor " + info.name + " holds a NaN or an infinity", where_, "the file is damaged");
-  });
+  };
+  each_tensor(*this, check);
+  if (config_.tied && tensors_.head.packed()) check({kHeadName, config_.vocab, config_.width, false}, tensors_.head);
 }
 
 void Model::refuse_result(const std::string& what) const {

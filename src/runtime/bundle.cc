@@ -7,6 +7,17 @@
 
 namespace choir::runtime {
 
+namespace {
+
+model::Model load(const std::string& path, Use use) {
+  model::Model model(path, use == Use::kRun ? model::Panels::kStay : model::Panels::kToRows);
+  return use == Use::kWrite ? model.savable() : model;
+}
+
+}  // namespace
+
+Bundle::Bundle(const std::string& path, Use use) : model(load(path, use)), path_(path) {}
+
 bool Bundle::has_tokenizer() const {
   if (model::is_gguf(path_)) return io::GgufFile(path_).metadata().has("tokenizer.ggml.tokens");
   return text::directory_has_tokens(path_);

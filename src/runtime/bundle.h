@@ -10,15 +10,15 @@
 
 namespace choir::runtime {
 
-// kWrite: the weights as safetensors can hold them (Model::savable).
-enum class Use { kRun, kWrite };
+// kRun: weights in panels stay so, and nothing is copied. kRows: they become rows, for whoever does more than products.
+// kWrite: rows as safetensors can hold them (Model::savable).
+enum class Use { kRun, kRows, kWrite };
 
 // Movable. Threads may share it once tokenizer() has been called.
 class Bundle {
  public:
   // Throws Error (input) naming the file when the model is damaged. The tokenizer is not looked at.
-  explicit Bundle(const std::string& path, Use use = Use::kRun)
-      : model(use == Use::kWrite ? model::Model(path).savable() : model::Model(path)), path_(path) {}
+  explicit Bundle(const std::string& path, Use use = Use::kRows);
 
   bool has_tokenizer() const;
 
