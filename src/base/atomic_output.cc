@@ -14,6 +14,9 @@ namespace choir::base {
 namespace fs = std::filesystem;
 namespace {
 
+// The file is written by huge pages: Linux then keeps it in such, and whoever maps it gets them.
+constexpr size_t kBuffer = size_t{2} << 20;
+
 std::string beside(const std::string& path) { return path + ".partial." + std::to_string(::getpid()); }
 
 [[noreturn]] void disk_error(const char* what, const std::string& path) {
@@ -64,10 +67,11 @@ void check_output(const std::string& path, Existing existing, Kind kind) {
 }
 
 AtomicFile::AtomicFile(std::string path, Existing existing)
-    : path_(std::move(path)), beside_(beside(path_)), existing_(existing) {
+    : path_(std::move(path)), beside_(beside(path_)), existing_(existing), buffer_(new char[kBuffer]) {
   check_output(path_, existing_, Kind::kFile);
   file_ = std::fopen(beside_.c_str(), "wb");
   if (!file_) disk_error("cannot create the output", path_);
+  std::setvbuf(file_, buffer_.get(), _IOFBF, kBuffer);
 }
 
 AtomicFile::~AtomicFile() {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdio>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,6 +37,7 @@ class AtomicFile {
  private:
   std::string path_, beside_;
   Existing existing_;
+  std::unique_ptr<char[]> buffer_;
   std::FILE* file_ = nullptr;
 };
 
