@@ -117,10 +117,12 @@ class ConvertTest(CliTest):
 
     def test_packed(self):
         """A packed directory answers as the model that is packed when it is loaded, and does all else in rows."""
-        packed, again, gguf = (self.dir / n for n in ["packed", "packed_again", "packed.gguf"])
-        made = self.json_of("convert", self.dir / "trained", "--out", packed, "--packed", "--dtype", "q8_0")
+        source, packed, again, gguf = (self.dir / n for n in ["wide", "packed", "packed_again", "packed.gguf"])
+        config = models.mixtral_config(self.config["vocab_size"], hidden_size=32, intermediate_size=64)
+        models.write_model(source, config, models.random_tensors(config), self.tokenizer)
+        made = self.json_of("convert", source, "--out", packed, "--packed", "--dtype", "q8_0")
         self.assertLess(made["verified"]["fault"], 1e-4)
-        self.done("convert", self.dir / "trained", "--out", gguf, "--dtype", "q8_0")
+        self.done("convert", source, "--out", gguf, "--dtype", "q8_0")
         prompt = ["--prompt", "In year 7", "-n", "40", "--ignore-end"]
         for exact in [[], ["--exact"]]:
             self.assertEqual(self.json_of("generate", packed, *prompt, *exact)["ids"],
