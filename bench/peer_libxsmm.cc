@@ -1,6 +1,6 @@
 // libxsmm makes kernels of one shape and leaves loops, threads and layout to its caller. Its matrices are column-major,
 // so that c^T (n,m) = b^T a^T: its first operand is our b. A kernel adds up all blocks along k in one call
-// (batch-reduce). Tiles have at most 32 rows and 64 columns, or 32 where b is read as it lies: measured the best of
+// (batch-reduce). Tiles have at most 32 rows and 64 columns, or 32 for dx: measured the best of
 // seven sizes.
 #include <libxsmm.h>
 

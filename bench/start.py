@@ -38,7 +38,8 @@ def generate(args, model):
     command = [args.choir, "generate", model, "--ids", "5,6,7,8", "-n", args.tokens, "--ignore-end", "--threads",
                args.threads]
     begin, first, memory = time.perf_counter(), None, 0
-    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    words = [str(word) for word in command]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         while process.stdout.read1(4096):
             first = first or time.perf_counter() - begin
             memory = max(memory, own_memory(process))

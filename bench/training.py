@@ -134,9 +134,10 @@ class Bench:
         (self.place / "tokenizer.json").write_text(tokenizer)
         self.vocab = int(re.search(r"vocabulary (\d+)", said)[1])
 
-    def choir(self, router):
+    def choir(self, router, dtype):
         args = self.args
-        lines, said, _ = self.train(self.config(router, args.warmup + args.steps, {"path": "tokenizer.json"}))
+        config = self.config(router, args.warmup + args.steps, {"path": "tokenizer.json"})
+        lines, said, _ = self.train(config | {"precision": dtype})
         timed = lines[args.warmup:]
         peak = float(re.search(r"(\d+) GFLOP/s of multiply-adds", said)[1])
         seconds = statistics.median(line["seconds"] for line in timed)
@@ -162,15 +163,17 @@ class Bench:
 
     def round(self, router, number):
         """Every engine once; each round begins with another."""
-        engines = ["choir", *(f"torch {dtype}" for dtype in self.args.dtypes)]
+        engines = [f"{engine} {dtype}" for engine in ("choir", "torch") for dtype in self.args.dtypes]
         begin = number % len(engines)
         rows = {}
         for engine in engines[begin:] + engines[:begin]:
-            rows[engine] = self.choir(router) if engine == "choir" else self.torch(router, engine.split()[1])
+            name, dtype = engine.split()
+            rows[engine] = self.choir(router, dtype) if name == "choir" else self.torch(router, dtype)
+        first = rows[engines[0]]
         for row in rows.values():
             row["tokens"] = self.shape["batch"] * self.shape["sequence"] / row["seconds"]
-            row["peak"] = rows["choir"]["peak"]
-            row["percent"] = 100 * row["tokens"] * rows["choir"]["flops"] / row["peak"]
+            row["peak"] = first["peak"]
+            row["percent"] = 100 * row["tokens"] * first["flops"] / row["peak"]
         return rows
 
 
@@ -193,9 +196,10 @@ def measure(bench, router):
     for engine in rounds[0]:
         rows = [r[engine] for r in rounds]
         show("median", router, engine, "", {key: statistics.median(row[key] for row in rows) for key in rows[0]})
-    for engine in list(rounds[0])[1:]:
-        ratio = statistics.median(r["choir"]["tokens"] / r[engine]["tokens"] for r in rounds)
-        print(f"ratio,{router},choir / {engine},,{ratio:.2f}" + "," * (len(COLUMNS) - 5), flush=True)
+    for ours in (engine for engine in rounds[0] if engine.startswith("choir")):
+        for theirs in (engine for engine in rounds[0] if engine.startswith("torch")):
+            ratio = statistics.median(r[ours]["tokens"] / r[theirs]["tokens"] for r in rounds)
+            print(f"ratio,{router},{ours} / {theirs},,{ratio:.2f}" + "," * (len(COLUMNS) - 5), flush=True)
 
 
 def main():
@@ -204,7 +208,7 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="one that has torch; default the one that runs this")
     parser.add_argument("--routers", nargs="+", choices=sorted(LOAD_WEIGHT), default=["mixtral", "etr"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"],
-                        help="of the peer's products; choir computes in float32")
+                        help="of the products of both")
     for name, value in {**SHAPE, "vocab": 8192, "rounds": 5, "steps": 5, "warmup": 2,
                         "threads": os.cpu_count(), "seed": 1}.items():
         parser.add_argument("--" + name, type=int, default=value, help=f"default {value}")

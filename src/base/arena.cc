@@ -59,7 +59,10 @@ Frame::~Frame() {
   arena_.top_ = below_;
   if (below_ || arena_.most_ == 0 || arena_.blocks_[0].size >= arena_.most_) return;
   arena_.blocks_.clear();
-  arena_.blocks_.emplace_back(rounded_up(arena_.most_, std::max(kAlignment, std::bit_ceil(arena_.most_) / 8)));
+  try {
+    arena_.blocks_.emplace_back(rounded_up(arena_.most_, std::max(kAlignment, std::bit_ceil(arena_.most_) / 8)));
+  } catch (const std::bad_alloc&) {  // the next list asks again, where that may throw
+  }
 }
 
 std::byte* Frame::take(size_t bytes) {

@@ -14,7 +14,7 @@ namespace choir::base {
 namespace fs = std::filesystem;
 namespace {
 
-// The file is written by huge pages: Linux then keeps it in such, and whoever maps it gets them.
+// The file is written by huge pages: file systems with large folios may then keep it in such, for whoever maps it.
 constexpr size_t kBuffer = size_t{2} << 20;
 
 std::string beside(const std::string& path) { return path + ".partial." + std::to_string(::getpid()); }

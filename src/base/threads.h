@@ -36,7 +36,7 @@ class Threads {
   void watch(Profile* profile);
   Profile* profile() const { return profile_; }
 
-  // Where the calling thread takes its lists from (arena.h).
+  // Lists (arena.h) of the one thread that calls for_each; not for bodies.
   Arena& arena() const { return *arena_; }
 
  private:

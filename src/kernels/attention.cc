@@ -94,7 +94,7 @@ CHOIR_INLINE void with_rows(int rows, const Body& body) {
 }
 
 // The first group of rows asks memory for what the head's blocks have 4 KB later, every other line of it: the machine
-// fetches the line beside. One thread then reads 26 GB/s for one row and 23 for four, of the 29 that it can. With all
+// fetches the line beside. One thread then reads 25 GB/s for one row and 23 for four, of the 29 that it can. With all
 // lines it is 18 for four rows, as with none: what is asked for stands in the way of what is needed.
 template <int R>
 struct FetchingScalars {
@@ -409,6 +409,7 @@ struct Pieces {
       chunks = std::max(chunks, (s.count + tokens - 1) / tokens);
       splits = std::max(splits, (s.first + s.count + kSplit - 1) / kSplit);
     }
+    if (in.shape.window > 0 && in.shape.window + tokens <= kSplit) splits = 1;  // two at most: nothing to share out
   }
 
   bool few() const { return chunks == 1 && splits > 1; }
@@ -436,6 +437,7 @@ Tile tile_of(const Forward& f, const Pieces& pieces, const Sequence& s, int part
   tile.width = shape.head_width;
   tile.values = shape.values();
   tile.scale = shape.factor();
+  const ptrdiff_t split_numbers = static_cast<ptrdiff_t>(pieces.splits) * (shape.values() + 2);
   for (int t = chunk * pieces.tokens; t < std::min(s.count, (chunk + 1) * pieces.tokens); ++t)
     for (int h = head; h < std::min(last_head, head + pieces.heads); ++h) {
       const int row = s.row + t, position = s.first + t, n = f.log_sum.rows;
@@ -443,7 +445,7 @@ Tile tile_of(const Forward& f, const Pieces& pieces, const Sequence& s, int part
       tile.query[tile.rows++] = {f.in.by_heads ? f.in.q[h * n + row] : f.in.q[row] + h * shape.head_width,
                                  f.in.by_heads ? f.out[h * n + row] : f.out[row] + h * shape.values(),
                                  f.log_sum[row] + h,
-                                 f.in.room.data() + place * pieces.splits * (shape.values() + 2),
+                                 f.in.room.empty() ? nullptr : f.in.room.data() + place * split_numbers,
                                  shape.window > 0 ? std::max(0, position + 1 - shape.window) : 0,
                                  position + 1,
                                  f.in.sinks.empty() ? -kInfinity : f.in.sinks[static_cast<size_t>(h)]};
@@ -454,8 +456,8 @@ Tile tile_of(const Forward& f, const Pieces& pieces, const Sequence& s, int part
 }  // namespace
 
 void check_blocks(const AttentionShape& shape, const Sequence& s, int blocks, int rows) {
-  CHOIR_CHECK(s.first + s.count <= blocks * kKeyBlock && s.kv_row % (blocks * kKeyBlock) == 0 &&
-                  first_block(shape, s, shape.kv_heads, blocks) <= rows,
+  CHOIR_CHECK(blocks > 0 && s.first >= 0 && s.kv_row >= 0 && s.first + s.count <= blocks * kKeyBlock &&
+                  s.kv_row % (blocks * kKeyBlock) == 0 && first_block(shape, s, shape.kv_heads, blocks) <= rows,
               std::to_string(s.first + s.count) + " positions from " + std::to_string(s.kv_row) + " on, in " +
                   std::to_string(blocks) + " blocks of each head");
 }

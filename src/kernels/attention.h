@@ -60,7 +60,7 @@ size_t attention_room(const AttentionInput& in);
 
 // out (N, heads*U); log_sum (N, heads) = log (sum_j exp(scale q.k_j) + exp(sink)) is kept for the backward. A row's
 // result depends on its own position, keys and values only, whatever else the call holds and however many threads
-// there are.
+// there are; among finite values, for 0 times a value that comes later may be added to it.
 void attention_forward(const AttentionInput& in, Matrix<float> out, Matrix<float> log_sum, Threads& threads);
 
 struct AttentionSaved {

@@ -22,7 +22,7 @@ enum class Write { kSet, kAdd };
 // (Isa::kBf16); elsewhere kPacked.
 enum class Sums { kLanes, kPacked, kRounded };
 
-// Where a product for a gradient goes, and how it is summed: not kLanes.
+// Where a product for a gradient goes, and how it is summed; kLanes counts as kPacked.
 struct Target {
   Write write;
   Sums sums;

@@ -1,7 +1,9 @@
 #include "kernels/key_blocks.h"
 
 #include <algorithm>
+#include <string>
 
+#include "base/error.h"
 #include "kernels/turn.h"
 
 namespace choir::kernels {
@@ -65,6 +67,7 @@ void store_keys(const AttentionInput& rows, const KeyBlocks& to, Threads& thread
   int most = 0;  // blocks of a sequence
   for (const Sequence& s : rows.sequences) {
     check_blocks(shape, s, to.blocks, std::min(to.k.rows, to.v.rows));
+    CHOIR_CHECK(s.row >= 0 && s.row + s.count <= std::min(rows.k.rows, rows.v.rows), std::to_string(s.count) + " rows");
     if (s.count > 0) most = std::max(most, (s.first + s.count - 1) / kKeyBlock - s.first / kKeyBlock + 1);
   }
   const int heads = shape.kv_heads;

@@ -63,12 +63,12 @@ CHOIR_INLINE void pack_rows(const PanelBlock& block, int p0, int depth, int j0, 
 
 // A piece of sixteen rows of a weight, filled up with zeros beyond its edges.
 template <class Word>
-CHOIR_INLINE void turn_edge(const PanelBlock& block, int p, int depth, int j, int cols, Word* panel, int width) {
+CHOIR_INLINE void turn_edge(const float* from, ptrdiff_t stride, int depth, int cols, Word* panel, int width) {
   constexpr int kDeep = kLanes * kNumbers<Word>;
   alignas(64) float piece[kLanes][kDeep] = {};
   alignas(64) Word words[kLanes][kLanes];
   for (int c = 0; c < std::min(cols, kLanes); ++c)
-    for (int k = 0; k < std::min(depth, kDeep); ++k) piece[c][k] = block.w[(j + c) * block.w_stride + p + k];
+    for (int k = 0; k < std::min(depth, kDeep); ++k) piece[c][k] = from[c * stride + k];
   turn_square(piece[0], kDeep, words[0], kLanes);
   for (int k = 0; k < std::min(words_of<Word>(depth), kLanes); ++k)
     std::memcpy(panel + k * width, words[k], sizeof words[k]);
@@ -82,11 +82,12 @@ CHOIR_INLINE void pack(const PanelBlock& block, int p0, int depth, int j0, int w
   const int cols = std::min(width, block.cols - j0);
   for (int c = 0; c < width; c += kLanes)
     for (int p = 0; p < depth; p += kDeep) {
+      const float* from = block.w + (j0 + c) * block.w_stride + p0 + p;
       Word* to = panel + words_of<Word>(p) * width + c;
       if (c + kLanes <= cols && p + kDeep <= depth)
-        turn_square(block.w + (j0 + c) * block.w_stride + p0 + p, block.w_stride, to, width);
+        turn_square(from, block.w_stride, to, width);
       else
-        turn_edge(block, p0 + p, depth - p, j0 + c, cols - c, to, width);
+        turn_edge(from, block.w_stride, depth - p, cols - c, to, width);
     }
 }
 

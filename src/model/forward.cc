@@ -53,8 +53,8 @@ KvCache::KvCache(const Config& config, int sequences, int capacity)
       k_width_(config.is_latent() ? config.latent.cached() : config.attention.head_width),
       v_width_(config.is_latent() ? 0 : kernels::in_sixteens(config.attention.values())) {
   for (int l = 0; l < config.depth(); ++l) {
-    k_.emplace_back(area(sequences_ * heads_ * capacity_, k_width_));
-    v_.emplace_back(area(sequences_ * heads_ * capacity_, v_width_));
+    k_.emplace_back(area(sequences_ * heads_, capacity_) * static_cast<size_t>(k_width_));
+    v_.emplace_back(area(sequences_ * heads_, capacity_) * static_cast<size_t>(v_width_));
   }
 }
 
@@ -74,7 +74,7 @@ void KvCache::copy(const KvCache& from, int length) {
   for (size_t l = 0; l < k_.size(); ++l)
     for (int head = 0; head < sequences_ * heads_; ++head) {
       const auto rows = [&](const Buffer<float>& b, const KvCache& cache, int width) {
-        return b.data() + area(head * cache.capacity(), width);
+        return b.data() + area(head, cache.capacity()) * static_cast<size_t>(width);
       };
       std::copy_n(rows(from.k_[l], from, k_width_), area(positions, k_width_), rows(k_[l], *this, k_width_));
       std::copy_n(rows(from.v_[l], from, v_width_), area(positions, v_width_), rows(v_[l], *this, v_width_));

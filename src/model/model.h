@@ -21,8 +21,8 @@ class Model {
   using Owned = model::Owned;
 
   // Loads a directory, its config.json and safetensors, or a GGUF file. Every tensor must be there in the right shape,
-  // and no other. Throws Error (input) naming the tensor. Of a packed directory kStay gives a packed() model, without a
-  // copy; kToRows unpacks all of it, into memory.
+  // and no other. Throws Error (input) naming the tensor. Of a packed directory kStay leaves the weights in panels
+  // where they lie; kToRows unpacks all of it, into memory.
   explicit Model(const std::string& path, Panels panels = Panels::kToRows);
 
   // Wraps tensors that somebody else owns and may change between calls: the trainer's parameters.

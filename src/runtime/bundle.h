@@ -10,7 +10,7 @@
 
 namespace choir::runtime {
 
-// kRun: weights in panels stay so, and nothing is copied. kRows: they become rows, for whoever does more than products.
+// kRun: weights in panels stay where they lie. kRows: they become rows, for whoever does more than products.
 // kWrite: rows as safetensors can hold them (Model::savable).
 enum class Use { kRun, kRows, kWrite };
 

@@ -146,10 +146,12 @@ void TopCapacity::send_on(const Context& context, const Affinities& affinity, st
 void TopCapacity::observe(const Context& context, const Routing& routing, std::span<float> sums) const {
   if (context.rule == Rule::kDecode) return;  // nobody was cut and no cosines are at hand
   const std::vector<float>& affinity = routing.affinity;
-  if (capacity.state_size() > 0 && key == Affinity::kCosine) capacity.observe(context, routing, affinity, sums);
   base::Frame frame(context.threads);
-  if (capacity.state_size() > 0 && key != Affinity::kCosine)
-    capacity.observe(context, routing, affinities(Affinity::kCosine, context, routing, frame), sums);
+  if (capacity.state_size() > 0)
+    capacity.observe(context, routing,
+                     key == Affinity::kCosine ? std::span<const float>(affinity)
+                                              : affinities(Affinity::kCosine, context, routing, frame),
+                     sums);
   if (decode != Decode::kThreshold) return;
   const auto experts = static_cast<size_t>(context.experts);
   std::vector<float> last(experts, HUGE_VALF);
