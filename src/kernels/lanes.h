@@ -15,21 +15,6 @@ struct Lanes {
   Native part[kParts];
 };
 
-template <int W>
-CHOIR_INLINE Lanes<W> load_lanes(const float* p) {
-  Lanes<W> result;
-#pragma GCC unroll 4
-  for (int i = 0; i < Lanes<W>::kParts; ++i) std::memcpy(&result.part[i], p + i * W, sizeof result.part[i]);
-  return result;
-}
-
-template <int W>
-CHOIR_INLINE Lanes<W> lanes(Vec v) {
-  Lanes<W> result;
-  std::memcpy(&result, &v, sizeof v);
-  return result;
-}
-
 // Words of four bytes, whatever they hold.
 template <int W, class Word>
 CHOIR_INLINE Lanes<W> load_words(const Word* p) {
@@ -37,6 +22,18 @@ CHOIR_INLINE Lanes<W> load_words(const Word* p) {
   Lanes<W> result;
 #pragma GCC unroll 4
   for (int i = 0; i < Lanes<W>::kParts; ++i) std::memcpy(&result.part[i], p + i * W, sizeof result.part[i]);
+  return result;
+}
+
+template <int W>
+CHOIR_INLINE Lanes<W> load_lanes(const float* p) {
+  return load_words<W>(p);
+}
+
+template <int W>
+CHOIR_INLINE Lanes<W> lanes(Vec v) {
+  Lanes<W> result;
+  std::memcpy(&result, &v, sizeof v);
   return result;
 }
 
